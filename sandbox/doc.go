@@ -1,0 +1,2 @@
+// Package sandbox is the node's side of machine isolation.
+package sandbox
