@@ -1,0 +1,165 @@
+package api
+
+import "time"
+
+// App is an app as the API shows it.
+type App struct {
+	ID           string       `json:"id"`
+	Name         string       `json:"name"`
+	Status       string       `json:"status" enum:"pending,deployed,suspended"`
+	MachineCount int          `json:"machine_count"`
+	VolumeCount  int          `json:"volume_count"`
+	Network      string       `json:"network"`
+	Organization Organization `json:"organization"`
+	Hostname     string       `json:"hostname,omitempty" doc:"Name under which the app answers (Perigee)"`
+	Hosts        []string     `json:"hosts,omitempty" doc:"Custom names (Perigee)"`
+	URL          string       `json:"url,omitempty" doc:"Address to open in a browser from this node's point of view (Perigee)"`
+	Release      int          `json:"release,omitempty" doc:"Version of the newest complete release (Perigee)"`
+	CreatedAt    time.Time    `json:"created_at,omitempty"`
+}
+
+// Organization is the owner of apps.
+type Organization struct {
+	Name string `json:"name"`
+	Slug string `json:"slug"`
+}
+
+// CreateAppRequest asks for a new app (POST /v1/apps).
+type CreateAppRequest struct {
+	AppName        string `json:"app_name" doc:"1 to 63 lower-case letters, digits and hyphens"`
+	Name           string `json:"name,omitempty" doc:"The same as app_name, as newer clients send it"`
+	OrgSlug        string `json:"org_slug,omitempty"`
+	Network        string `json:"network,omitempty"`
+	IdempotencyKey string `json:"idempotency_key,omitempty"`
+}
+
+// CreateAppResponse names the new app.
+type CreateAppResponse struct {
+	ID        string `json:"id"`
+	CreatedAt int64  `json:"created_at" doc:"Milliseconds since 1970"`
+}
+
+// ListAppsResponse is the answer of GET /v1/apps.
+type ListAppsResponse struct {
+	TotalApps int   `json:"total_apps"`
+	Apps      []App `json:"apps"`
+}
+
+// CreateMachineRequest makes a machine (POST /v1/apps/{app}/machines), or, as
+// the body of POST …/machines/{id}, makes a new version of one.
+type CreateMachineRequest struct {
+	Config                  *MachineConfig `json:"config"`
+	Name                    string         `json:"name,omitempty"`
+	Region                  string         `json:"region,omitempty"`
+	SkipLaunch              bool           `json:"skip_launch,omitempty" doc:"Create only; do not start"`
+	SkipServiceRegistration bool           `json:"skip_service_registration,omitempty" doc:"Start cordoned: the router sends it nothing"`
+	SkipSecrets             bool           `json:"skip_secrets,omitempty"`
+	LeaseTTL                int            `json:"lease_ttl,omitempty" doc:"Seconds"`
+	MinSecretsVersion       *uint64        `json:"min_secrets_version,omitempty"`
+	CurrentVersion          string         `json:"current_version,omitempty" doc:"For updates: refuse with 409 unless this is the version"`
+	Release                 int            `json:"release,omitempty" doc:"Version of the release (Perigee)"`
+}
+
+// Lease is a short exclusive right to change a machine.
+type Lease struct {
+	Nonce       string `json:"nonce"`
+	ExpiresAt   int64  `json:"expires_at" doc:"Seconds since 1970"`
+	Owner       string `json:"owner"`
+	Description string `json:"description,omitempty"`
+	Version     string `json:"version,omitempty"`
+}
+
+// LeaseResponse wraps a lease as Fly's clients expect it.
+type LeaseResponse struct {
+	Status string `json:"status"`
+	Data   Lease  `json:"data"`
+}
+
+// LeaseRequest asks for a lease.
+type LeaseRequest struct {
+	TTL         int    `json:"ttl,omitempty" doc:"Seconds"`
+	Description string `json:"description,omitempty"`
+}
+
+// StopRequest asks a machine to stop.
+type StopRequest struct {
+	Signal  string    `json:"signal,omitempty"`
+	Timeout *Duration `json:"timeout,omitempty"`
+}
+
+// SignalRequest sends a signal to the machine's first process.
+type SignalRequest struct {
+	Signal string `json:"signal"`
+}
+
+// StartResponse is the answer of POST …/start.
+type StartResponse struct {
+	PreviousState string `json:"previous_state"`
+	Migrated      bool   `json:"migrated"`
+	NewHost       string `json:"new_host"`
+}
+
+// OKResponse is the answer of verbs that have nothing to tell.
+type OKResponse struct {
+	OK bool `json:"ok"`
+}
+
+// WaitResponse is the answer of GET …/wait.
+type WaitResponse struct {
+	OK      bool   `json:"ok"`
+	State   string `json:"state"`
+	Version string `json:"version"`
+	EventID string `json:"event_id,omitempty"`
+}
+
+// ExecRequest runs a command in a machine (POST …/exec).
+type ExecRequest struct {
+	Command   []string `json:"command,omitempty"`
+	Cmd       string   `json:"cmd,omitempty" doc:"The older form: one line, split at spaces as a shell would"`
+	Stdin     string   `json:"stdin,omitempty"`
+	Timeout   int      `json:"timeout,omitempty" doc:"Seconds; default 60"`
+	Container string   `json:"container,omitempty"`
+}
+
+// ExecResponse says how the command went.
+type ExecResponse struct {
+	ExitCode   int    `json:"exit_code"`
+	ExitSignal int    `json:"exit_signal,omitempty"`
+	Stdout     string `json:"stdout"`
+	Stderr     string `json:"stderr"`
+}
+
+// ProcessStat is one process of a machine (GET …/ps).
+type ProcessStat struct {
+	PID     int    `json:"pid"`
+	Command string `json:"command"`
+	User    string `json:"user,omitempty"`
+	CPU     int    `json:"cpu,omitempty"`
+	RSS     int64  `json:"rss,omitempty"`
+}
+
+// Secret is one secret as the API shows it: never its value.
+type Secret struct {
+	Name      string    `json:"name"`
+	Type      string    `json:"type,omitempty"`
+	Digest    string    `json:"digest"`
+	Version   uint64    `json:"version,omitempty"`
+	CreatedAt time.Time `json:"created_at,omitempty"`
+	UpdatedAt time.Time `json:"updated_at,omitempty"`
+}
+
+// ListSecretsResponse is the answer of GET /v1/apps/{app}/secrets.
+type ListSecretsResponse struct {
+	Secrets []Secret `json:"secrets"`
+}
+
+// SetSecretsRequest sets (text) and removes (null) secrets.
+type SetSecretsRequest struct {
+	Values map[string]*string `json:"values"`
+}
+
+// SetSecretsResponse gives the new version of the app's secrets.
+type SetSecretsResponse struct {
+	Secrets []Secret `json:"secrets"`
+	Version uint64   `json:"version"`
+}
