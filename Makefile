@@ -1,0 +1,58 @@
+# Perigee's doors. `make demo` and `make test` are all that a newcomer needs;
+# `make help` lists the rest.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GOVISOR := $(shell sed -n 's/^.*gvisor.dev\/gvisor v[0-9.]*-//p' cmd/perigee-sandbox/go.mod | head -1)
+LDFLAGS := -s -w -X github.com/perigee-run/perigee/internal/version.Version=$(VERSION)
+BIN     := bin
+export CGO_ENABLED = 0
+export PATH := /usr/local/go/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+.PHONY: deps
+deps: ## install what building and the demo need (Go, a few Debian packages)
+	@scripts/deps.sh run
+
+.PHONY: build
+build: deps ## build perigee, perigeed and perigee-sandbox into bin/
+	@scripts/build.sh "$(BIN)" "$(VERSION)"
+
+.PHONY: demo
+demo: build ## one-node cloud, example app from its Dockerfile: answering, asleep, awake
+	@scripts/demo.sh "$(BIN)"
+
+.PHONY: test
+test: ## every test, the demo included; needs root for the sandbox
+	@scripts/deps.sh test
+	@$(MAKE) --no-print-directory build
+	@scripts/test.sh "$(BIN)"
+
+.PHONY: test-crash
+test-crash: build ## the long crash test: 200 operations under kill -9
+	@scripts/deps.sh test
+	PERIGEE_CRASH_OPS=200 go test -count=1 -timeout 30m -run TestCrash -v ./test
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (default 20s) each
+	@scripts/fuzz.sh "$(or $(FUZZTIME),20s)"
+
+.PHONY: bench
+bench: build ## the figures, with peers side by side in the same run
+	@scripts/deps.sh bench
+	go run ./bench -bin $(BIN)
+
+.PHONY: lint
+lint: ## formatting, vet, house rules
+	@scripts/lint.sh
+
+.PHONY: install
+install: build ## put the three programs into /usr/local/bin
+	install -m 0755 $(BIN)/perigee $(BIN)/perigeed $(BIN)/perigee-sandbox /usr/local/bin/
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf $(BIN) dist

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Runs every test against the programs in DIR: scripts/test.sh DIR
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bin=$(cd "${1:-bin}" && pwd)
+export CGO_ENABLED=0 PERIGEE_BIN=$bin
+[ "$(id -u)" = 0 ] || echo "not root: the tests that start machines skip themselves" >&2
+go vet ./...
+# -p 1: the rooms' tests start real sandboxes, builders and servers; side by
+# side on a small machine they would only measure each other.
+go test -p 1 -timeout 20m ./...
+go -C cmd/perigee-sandbox vet ./...
+go -C cmd/perigee-sandbox test -timeout 10m ./...
