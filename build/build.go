@@ -1,0 +1,68 @@
+//go:build linux
+
+package build
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/perigee-run/perigee/build/progress"
+	"github.com/tonistiigi/fsutil"
+)
+
+// Request is one image to build. The zero value of every field but the context is useful.
+type Request struct {
+	// Name says what is built, for example an app's name. Builds of one name share what the builder remembers of their
+	// context, so that only changed files are read again. Default: the context folder's path.
+	Name string
+	// ContextDir is the folder that COPY reads from. Links in it are not followed out of it.
+	ContextDir string
+	// ContextFS stands in for ContextDir when the context is not a plain folder.
+	ContextFS fsutil.FS
+	// Dockerfile is the slash-separated path of the Dockerfile in the context. Default: "Dockerfile".
+	Dockerfile string
+	// Args are the values of the Dockerfile's ARG lines.
+	Args map[string]string
+	// Target is the stage to build. Default: the last one.
+	Target string
+	// Labels are put on the image.
+	Labels map[string]string
+	// NoCache runs every step again.
+	NoCache bool
+	// Secrets are what RUN --mount=type=secret,id=… reads. They never become part of the image or the cache.
+	Secrets map[string][]byte
+	// Platform is "os/arch" or "os/arch/variant". Default: linux and this node's own architecture.
+	Platform string
+
+	// Have reports whether the image of this manifest digest is kept already; then Import is not called and nothing is
+	// copied. Nil means no.
+	Have func(digest string) bool
+	// Import takes the finished image as an OCI archive (an uncompressed tar of an OCI layout). What the build made is
+	// in uncompressed layers; layers of a base image are as its registry had them. The digest is that of the manifest.
+	// An archive that breaks off ends in an error, never in io.EOF. Nil only warms the cache.
+	Import func(ctx context.Context, digest string, archive io.Reader) error
+}
+
+// Result is a finished build.
+type Result struct {
+	// Digest is the manifest's digest. The same context and Dockerfile with a warm cache give the same digest.
+	Digest string `json:"digest"`
+	// ConfigDigest is the image configuration's digest.
+	ConfigDigest string `json:"config_digest,omitempty"`
+	// Imported says that Import was called; false when Have said yes or Import is nil.
+	Imported bool `json:"imported"`
+	// Duration is the whole build with the import.
+	Duration time.Duration `json:"duration"`
+}
+
+// Usage is what the build cache holds.
+type Usage struct {
+	Bytes   int64 `json:"bytes"`   // all of it
+	InUse   int64 `json:"in_use"`  // of which a running build holds this much
+	Records int   `json:"records"` // number of cached results
+}
+
+// ProgressFunc is told every event of a build, one at a time and in order, and never after Build returned. It must
+// not block for long: the build's output waits for it.
+type ProgressFunc func(progress.Event)
