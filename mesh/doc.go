@@ -1,0 +1,43 @@
+// Package mesh gives every machine of this node its own network: a network
+// namespace with one device, a private IPv4 and IPv6 address, a way out to the
+// internet, and a firewall that keeps orgs, and the host, apart.
+//
+// It is not a proxy (that is router), answers no names (that is dns, which
+// listens on the addresses of [Network.ResolverAddrs]) and starts no process.
+//
+// # Slots
+//
+// A [Slot] is a network for one machine. [Network.Acquire] makes one ahead of
+// need, [Network.Assign] gives it to a machine in well under two milliseconds,
+// [Network.Release] ends it. A slot is a namespace, bound to a file in
+// [Config.Dir], with a veth pair: "eth0" inside, "<prefix>-<id>" on the host.
+// The kernel is the only state: the device's name is the slot's id, its alias
+// says whose it is. So a daemon that was killed finds every slot again
+// ([Network.Slots]), and a power cut leaves nothing stale to believe in.
+//
+// # Addresses
+//
+// A slot's IPv4 address is the node's own affair: pool base + 16 + slot id. The
+// private IPv6 address follows the machine, wherever it runs:
+//
+//	 0       16              48              80             112    127
+//	| fdaa  | org (32 bits) | node (32)     | machine (32) | host |
+//
+// Each field but the first is a hash of the name. A machine owns the whole
+// /112 and answers on host 2. Org 0 is ours: fdaa::3 is the resolver. The hash
+// is for addressing only; the firewall goes by org name, never by address bits.
+//
+// The far end of every slot looks the same (gateway base + 1 and fe80::1, one
+// hardware address), so that a machine resumed in another slot keeps a valid
+// idea of its gateway. Both ends know each other by permanent neighbour entries:
+// a first packet never waits for ARP.
+//
+// # Firewall
+//
+// One nftables table of ours, replaced in one transaction by Setup; the tables
+// of others are never touched. Machines reach the internet, local networks of
+// the host, and machines of their own org. They do not reach machines of other
+// orgs, cloud metadata services, or the host's own ports, but for the resolver,
+// ping and [Config.HostPorts]. A packet with a source address that is not the
+// slot's is dropped before it is tracked. The next rule goes in rules.go.
+package mesh
