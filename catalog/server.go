@@ -1,0 +1,266 @@
+package catalog
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	markFile   = "perigee.json" // in Dir/nats: says that the directory is ours
+	lockFile   = "lock"
+	markFormat = 1
+	startLimit = 60 * time.Second // recovery reads every block after a crash
+)
+
+// mark is the content of markFile.
+type mark struct {
+	Format int  `json:"format"`
+	Bucket bool `json:"bucket"` // the bucket was made: finding none is damage
+}
+
+// embedded is the NATS server inside this process and the lock on its directory.
+type embedded struct {
+	ns   *server.Server
+	dir  string
+	lock *os.File
+	mark mark
+}
+
+func startEmbedded(ctx context.Context, cfg Config) (*embedded, error) {
+	e := &embedded{dir: filepath.Join(cfg.Dir, "nats")}
+	if err := os.MkdirAll(e.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make the catalog's directory: %w", err)
+	}
+	if err := e.takeLock(); err != nil {
+		return nil, err
+	}
+	if err := e.start(ctx, cfg); err != nil {
+		return nil, errors.Join(err, e.stop())
+	}
+	return e, nil
+}
+
+// takeLock holds a flock for as long as the process lives: the kernel lets go
+// of it after kill -9, and a stale file means nothing.
+func (e *embedded) takeLock() error {
+	f, err := os.OpenFile(filepath.Join(e.dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot open the catalog's lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		owner := make([]byte, 20)
+		n, _ := f.ReadAt(owner, 0)
+		f.Close()
+		return fmt.Errorf("cannot open catalog in %q: %w (pid %s); stop that one or use another data directory",
+			e.dir, ErrInUse, strings.TrimSpace(string(owner[:n])))
+	}
+	e.lock = f
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	return err
+}
+
+func (e *embedded) start(ctx context.Context, cfg Config) error {
+	if err := e.readMark(); err != nil {
+		return err
+	}
+	opts, err := e.options(cfg)
+	if err != nil {
+		return err
+	}
+	logs := &serverLog{log: cfg.Logger}
+	if e.ns, err = server.NewServer(opts); err != nil {
+		return fmt.Errorf("cannot make the embedded NATS server: %w", err)
+	}
+	e.ns.SetLoggerV2(logs, false, false, false)
+	return e.awaitStart(ctx, logs)
+}
+
+func (e *embedded) awaitStart(ctx context.Context, logs *serverLog) error {
+	started := make(chan bool, 1)
+	go func() {
+		e.ns.Start() // returns once JetStream has recovered its files
+		started <- e.ns.ReadyForConnections(startLimit)
+	}()
+	var ready bool
+	select {
+	case ready = <-started:
+	case <-ctx.Done():
+		e.ns.Shutdown()
+		<-started
+		return fmt.Errorf("cannot start the embedded NATS server: %w", ctx.Err())
+	}
+	if msg := logs.fatal(); msg != "" {
+		return fmt.Errorf("cannot start the embedded NATS server in %q: %s", e.dir, msg)
+	}
+	if !ready || !e.ns.JetStreamEnabled() {
+		return fmt.Errorf("cannot start the embedded NATS server in %q: it was not ready after %s", e.dir, startLimit)
+	}
+	return nil
+}
+
+// options: JetStream may use the whole disk (each stream has its own limits, and
+// the catalog must not stop because logs grew), but hardly any memory.
+func (e *embedded) options(cfg Config) (*server.Options, error) {
+	opts := &server.Options{
+		ServerName: cfg.Node, DontListen: true, NoSigs: true, NoSystemAccount: true,
+		JetStream: true, StoreDir: e.dir, JetStreamMaxMemory: 64 << 20, JetStreamMaxStore: 1 << 50,
+		SyncAlways: !cfg.noSync, SyncInterval: SyncInterval,
+		Authorization: cfg.Token,
+	}
+	if cfg.Listen == "" {
+		return opts, nil
+	}
+	return opts, listenOn(opts, cfg)
+}
+
+func listenOn(opts *server.Options, cfg Config) error {
+	host, port, err := net.SplitHostPort(cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("cannot listen for NATS on %q: %w; use host:port", cfg.Listen, err)
+	}
+	ip := net.ParseIP(host)
+	if cfg.Token == "" && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return fmt.Errorf("cannot listen for NATS on %q: anyone could write the catalog; set a token or listen on 127.0.0.1", cfg.Listen)
+	}
+	opts.Port, err = strconv.Atoi(port)
+	if err != nil || opts.Port < 0 || opts.Port > 65535 {
+		return fmt.Errorf("cannot listen for NATS on %q: port must be a number up to 65535", cfg.Listen)
+	}
+	if opts.Port == 0 {
+		opts.Port = server.RANDOM_PORT
+	}
+	opts.Host, opts.DontListen = host, false
+	return nil
+}
+
+// readMark refuses a directory that holds something else, before the server
+// writes into it.
+func (e *embedded) readMark() error {
+	data, err := os.ReadFile(filepath.Join(e.dir, markFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return e.claim()
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read the catalog's mark: %w", err)
+	}
+	if err := json.Unmarshal(data, &e.mark); err != nil {
+		return fmt.Errorf("cannot open catalog in %q: %w: %s is not JSON (%w); restore the directory from a backup",
+			e.dir, ErrDamaged, markFile, err)
+	}
+	if e.mark.Format != markFormat {
+		return fmt.Errorf("cannot open catalog in %q: %w: it has format %d and this program knows %d; use the program that wrote it",
+			e.dir, ErrForeign, e.mark.Format, markFormat)
+	}
+	return nil
+}
+
+func (e *embedded) claim() error {
+	names, err := os.ReadDir(e.dir)
+	if err != nil {
+		return fmt.Errorf("cannot read the catalog's directory: %w", err)
+	}
+	for _, n := range names {
+		if n.Name() != lockFile && n.Name() != markFile+".new" {
+			return fmt.Errorf("cannot open catalog in %q: %w: it holds %q but no %s; use an empty data directory",
+				e.dir, ErrForeign, n.Name(), markFile)
+		}
+	}
+	e.mark = mark{Format: markFormat}
+	return e.writeMark()
+}
+
+func (e *embedded) markBucket() error {
+	e.mark.Bucket = true
+	return e.writeMark()
+}
+
+func (e *embedded) writeMark() error {
+	data, err := json.Marshal(e.mark)
+	if err != nil {
+		return err
+	}
+	if err := writeSynced(filepath.Join(e.dir, markFile), data); err != nil {
+		return fmt.Errorf("cannot write the catalog's mark: %w", err)
+	}
+	return nil
+}
+
+// writeSynced replaces a file so that after a crash it is the old or the new one.
+func writeSynced(path string, data []byte) error {
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+func (e *embedded) stop() error {
+	if e.ns != nil {
+		e.ns.Shutdown()
+		e.ns.WaitForShutdown()
+	}
+	if e.lock == nil {
+		return nil
+	}
+	err := e.lock.Close()
+	e.lock = nil
+	return err
+}
+
+// serverLog passes the server's warnings on. Its notices are a page at every
+// start, so they are debug lines; its fatal errors do not end the process but
+// are what Open returns.
+type serverLog struct {
+	log *slog.Logger
+
+	mu    sync.Mutex // guards death
+	death string
+}
+
+func (l *serverLog) fatal() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.death
+}
+
+func (l *serverLog) Noticef(f string, v ...any) { l.log.Debug("nats: " + fmt.Sprintf(f, v...)) }
+func (l *serverLog) Debugf(f string, v ...any)  { l.log.Debug("nats: " + fmt.Sprintf(f, v...)) }
+func (l *serverLog) Tracef(f string, v ...any)  { l.log.Debug("nats: " + fmt.Sprintf(f, v...)) }
+func (l *serverLog) Warnf(f string, v ...any)   { l.log.Warn("nats: " + fmt.Sprintf(f, v...)) }
+func (l *serverLog) Errorf(f string, v ...any)  { l.log.Error("nats: " + fmt.Sprintf(f, v...)) }
+
+func (l *serverLog) Fatalf(f string, v ...any) {
+	l.mu.Lock()
+	l.death = fmt.Sprintf(f, v...)
+	l.mu.Unlock()
+	l.log.Error("nats: " + fmt.Sprintf(f, v...))
+}
+
+var _ server.Logger = (*serverLog)(nil)
