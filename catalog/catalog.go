@@ -68,7 +68,8 @@ type Config struct {
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
 
-	noSync bool // benchmarks compare with it
+	noSync    bool          // benchmarks compare with it
+	markerTTL time.Duration // tests shorten it
 }
 
 // Catalog is an open catalog. Its methods may be called from any goroutine.
@@ -78,6 +79,7 @@ type Catalog struct {
 	conn *nats.Conn
 	js   jetstream.JetStream
 	kv   jetstream.KeyValue
+	ttl  string // of delete markers
 
 	ctx    context.Context // ends at Close; every follower lives under it
 	cancel context.CancelFunc
@@ -97,7 +99,7 @@ func Open(ctx context.Context, cfg Config) (*Catalog, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Catalog{log: cfg.Logger, resync: make(chan struct{}), tables: map[string]bool{}}
+	c := &Catalog{log: cfg.Logger, resync: make(chan struct{}), tables: map[string]bool{}, ttl: cfg.markerTTL.String()}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if err := c.open(ctx, cfg); err != nil {
 		c.Close()
@@ -109,6 +111,9 @@ func Open(ctx context.Context, cfg Config) (*Catalog, error) {
 func (cfg Config) check() (Config, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
+	}
+	if cfg.markerTTL == 0 {
+		cfg.markerTTL = markerTTL
 	}
 	if cfg.Node == "" {
 		cfg.Node = "perigee"
@@ -188,7 +193,7 @@ func (c *Catalog) openBucket(ctx context.Context, cfg Config) error {
 func (c *Catalog) makeBucket(ctx context.Context, cfg Config) error {
 	kv, err := c.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
 		Bucket: bucketName, Description: "Perigee: who owns what, where it runs",
-		History: 1, Storage: jetstream.FileStorage, Replicas: max(cfg.Replicas, 1), LimitMarkerTTL: markerTTL,
+		History: 1, Storage: jetstream.FileStorage, Replicas: max(cfg.Replicas, 1), LimitMarkerTTL: cfg.markerTTL,
 	})
 	if err != nil {
 		return fmt.Errorf("cannot create the catalog's bucket: %w", err)

@@ -151,7 +151,7 @@ func (t *Table[T]) Delete(ctx context.Context, key string) error {
 	// Published by hand because the library's Delete does not tell the revision.
 	msg := nats.NewMsg("$KV." + bucketName + "." + t.name + "." + key)
 	msg.Header.Set("KV-Operation", "DEL")
-	msg.Header.Set(jetstream.MsgTTLHeader, markerTTL.String())
+	msg.Header.Set(jetstream.MsgTTLHeader, t.cat.ttl)
 	ack, err := t.cat.js.PublishMsg(ctx, msg)
 	if err != nil {
 		return t.fault("delete", key, t.closedOr(err))
