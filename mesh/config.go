@@ -17,7 +17,7 @@ type Config struct {
 	Prefix string
 	// Node is this node's id, part of its machines' IPv6 addresses. Default "local".
 	Node string
-	// Pool is the IPv4 range of the slots, /16 to /28. Default: the first of a
+	// Pool is the IPv4 range of the slots, /16 to /26. Default: the first of a
 	// few rarely used private ranges that no route of the host overlaps.
 	Pool netip.Prefix
 	// IPv6 is the /16 that private IPv6 addresses come from. Default fdaa::/16.
@@ -65,8 +65,8 @@ func (c *Config) validate() error {
 	if !filepath.IsAbs(c.Dir) {
 		return fmt.Errorf("cannot use %q as network directory: want an absolute path", c.Dir)
 	}
-	if c.Pool.IsValid() && (!c.Pool.Addr().Is4() || c.Pool.Bits() < 16 || c.Pool.Bits() > 28) {
-		return fmt.Errorf("cannot use %s as IPv4 pool: want an IPv4 range from /16 to /28", c.Pool)
+	if c.Pool.IsValid() && (!c.Pool.Addr().Is4() || c.Pool.Bits() < 16 || c.Pool.Bits() > 26) {
+		return fmt.Errorf("cannot use %s as IPv4 pool: want an IPv4 range from /16 to /26", c.Pool)
 	}
 	if !c.IPv6.Addr().Is6() || c.IPv6.Addr().Is4In6() || c.IPv6.Bits() != 16 {
 		return fmt.Errorf("cannot use %s as IPv6 range: want a /16, as fdaa::/16", c.IPv6)
