@@ -1,0 +1,92 @@
+package placement
+
+import (
+	"context"
+	"reflect"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/perigee-run/perigee/api"
+)
+
+var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func started(id string, idle time.Duration) Machine {
+	return Machine{ID: id, App: "shop", Group: "app", State: api.StateStarted, Since: now.Add(-time.Hour), Idle: now.Add(-idle), Healthy: true, Autostop: api.AutostopSuspend}
+}
+
+func with(m Machine, f func(*Machine)) Machine { f(&m); return m }
+
+func TestDecide(t *testing.T) {
+	cases := []struct {
+		name     string
+		machines []Machine
+		want     []Action
+	}{
+		{"nothing", nil, nil},
+		{"idle", []Machine{started("a", 2*time.Minute)}, []Action{{"a", Pause}}},
+		{"not idle long enough", []Machine{started("a", 30*time.Second)}, nil},
+		{"just started, no request yet", []Machine{with(started("a", time.Hour), func(m *Machine) { m.Since = now.Add(-time.Second) })}, nil},
+		{"busy", []Machine{with(started("a", 2*time.Minute), func(m *Machine) { m.Busy = true })}, nil},
+		{"not healthy", []Machine{with(started("a", 2*time.Minute), func(m *Machine) { m.Healthy = false })}, nil},
+		{"off", []Machine{with(started("a", 2*time.Minute), func(m *Machine) { m.Autostop = api.AutostopOff })}, nil},
+		{"no service", []Machine{with(started("a", 2*time.Minute), func(m *Machine) { m.Autostop = "" })}, nil},
+		{"one stays awake, the one used last", []Machine{
+			with(started("a", 2*time.Minute), func(m *Machine) { m.MinRunning = 1 }),
+			with(started("b", 3*time.Minute), func(m *Machine) { m.MinRunning = 1 }),
+		}, []Action{{"b", Pause}}},
+		{"groups count apart", []Machine{
+			with(started("a", 2*time.Minute), func(m *Machine) { m.MinRunning = 1 }),
+			with(started("b", 2*time.Minute), func(m *Machine) { m.MinRunning, m.Group = 1, "worker" }),
+		}, nil},
+		{"sleepers do not count as awake", []Machine{
+			with(started("a", 2*time.Minute), func(m *Machine) { m.MinRunning = 1 }),
+			with(started("b", 2*time.Minute), func(m *Machine) { m.MinRunning, m.State = 1, api.StatePaused }),
+		}, nil},
+		{"paused becomes stopped", []Machine{with(started("a", time.Hour), func(m *Machine) { m.State, m.Autostop = api.StatePaused, api.AutostopStop })}, []Action{{"a", Stop}}},
+		{"paused that suspends is left to the machine room", []Machine{with(started("a", time.Hour), func(m *Machine) { m.State = api.StatePaused })}, nil},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			if got := Decide(c.machines, now, time.Minute, 5*time.Minute); !reflect.DeepEqual(got, c.want) {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+// A request that reaches the door first keeps the machine awake; otherwise the
+// door says "asleep" only after the machine sleeps.
+func TestActKeepsTheOrder(t *testing.T) {
+	for _, wanted := range []bool{true, false} {
+		h := &recorder{wanted: make(chan struct{})}
+		if wanted {
+			close(h.wanted)
+		}
+		New(Config{Host: h}).act(context.Background(), Action{"a", Pause})
+		want := []string{"close", "pause", "commit", "cancel"}
+		if wanted {
+			want = []string{"close", "cancel"}
+		}
+		if !reflect.DeepEqual(h.calls, want) {
+			t.Errorf("wanted %v: calls %v, want %v", wanted, h.calls, want)
+		}
+	}
+}
+
+// recorder writes down the order of the calls; the order is what is tested.
+type recorder struct {
+	mu     sync.Mutex
+	calls  []string
+	wanted chan struct{}
+}
+
+func (r *recorder) say(s string)                        { r.mu.Lock(); r.calls = append(r.calls, s); r.mu.Unlock() }
+func (r *recorder) Machines() []Machine                 { return nil }
+func (r *recorder) Close(string) (Door, bool)           { r.say("close"); return r, true }
+func (r *recorder) Pause(context.Context, string) error { r.say("pause"); return nil }
+func (r *recorder) Stop(context.Context, string) error  { r.say("stop"); return nil }
+func (r *recorder) Wanted() <-chan struct{}             { return r.wanted }
+func (r *recorder) Commit()                             { r.say("commit") }
+func (r *recorder) Cancel()                             { r.say("cancel") }
