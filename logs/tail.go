@@ -1,0 +1,221 @@
+package logs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	defaultLines = 100
+	readerIdle   = 30 * time.Second // after which the server forgets a reader that is gone
+)
+
+// Query selects lines. Empty names match all.
+type Query struct {
+	App, Region, Machine string
+	// Since leaves out what was stored earlier.
+	Since time.Time
+	// Lines is the most past lines to give, the latest ones. 0 means 100, or all
+	// when Since is set; negative means none.
+	Lines int
+	// Follow goes on with new lines until the context ends.
+	Follow bool
+}
+
+// Tail gives the selected past lines and, with Follow, the live ones, in the
+// order they were stored. A slow reader holds nobody up. It ends without an error
+// when the context of a Follow ends; an error is the last thing given.
+func (s *Store) Tail(ctx context.Context, q Query) iter.Seq2[Line, error] {
+	return func(yield func(Line, error) bool) {
+		err := s.tail(ctx, q, func(l Line) bool { return yield(l, nil) })
+		if err != nil && !(q.Follow && ctx.Err() != nil) {
+			yield(Line{}, fmt.Errorf("cannot read logs: %w", err))
+		}
+	}
+}
+
+func (s *Store) tail(ctx context.Context, q Query, yield func(Line) bool) error {
+	filter, err := q.filter()
+	if err != nil {
+		return err
+	}
+	from, err := s.start(ctx, q, filter)
+	if err != nil {
+		return err
+	}
+	cons, err := s.stream.OrderedConsumer(ctx, from)
+	if err != nil {
+		return err
+	}
+	it, err := cons.Messages(jetstream.PullMaxBytes(2 << 20))
+	if err != nil {
+		return err
+	}
+	defer it.Stop()
+	past, err := history(ctx, it, cons.CachedInfo().NumPending, q.lines())
+	if err != nil {
+		return err
+	}
+	for _, l := range past {
+		if !yield(l) {
+			return nil
+		}
+	}
+	if !q.Follow {
+		return nil
+	}
+	return live(ctx, it, yield)
+}
+
+func (q Query) filter() (string, error) {
+	f := "logs"
+	for _, part := range []string{q.App, q.Region, q.Machine} {
+		if part == "" {
+			f += ".*"
+			continue
+		}
+		if err := checkToken(part); err != nil {
+			return "", fmt.Errorf("name %q: %w", part, err)
+		}
+		f += "." + part
+	}
+	return f, nil
+}
+
+// lines is the most past lines, -1 for all.
+func (q Query) lines() int {
+	switch {
+	case q.Lines < 0:
+		return 0
+	case q.Lines == 0 && !q.Since.IsZero():
+		return -1
+	case q.Lines == 0:
+		return defaultLines
+	}
+	return q.Lines
+}
+
+// history reads pending messages and keeps the last n lines of them.
+func history(ctx context.Context, it jetstream.MessagesContext, pending uint64, n int) ([]Line, error) {
+	var past []Line
+	for pending > 0 {
+		m, err := it.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return nil, err
+		}
+		past = append(past, readBatch(m)...)
+		if n >= 0 && len(past) > 2*n+1024 {
+			past = append(past[:0], past[len(past)-n:]...)
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return nil, err
+		}
+		// Old messages may have been discarded meanwhile: believe the latest count.
+		pending = min(pending-1, meta.NumPending)
+	}
+	if n >= 0 && len(past) > n {
+		past = past[len(past)-n:]
+	}
+	return past, nil
+}
+
+func live(ctx context.Context, it jetstream.MessagesContext, yield func(Line) bool) error {
+	for {
+		m, err := it.Next(jetstream.NextContext(ctx))
+		if errors.Is(err, jetstream.ErrMsgIteratorClosed) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, l := range readBatch(m) {
+			if !yield(l) {
+				return nil
+			}
+		}
+	}
+}
+
+// start is where to begin reading so that the last q.Lines lines are seen
+// without reading all that is kept.
+func (s *Store) start(ctx context.Context, q Query, filter string) (jetstream.OrderedConsumerConfig, error) {
+	c := jetstream.OrderedConsumerConfig{FilterSubjects: []string{filter}, InactiveThreshold: readerIdle}
+	switch {
+	case q.lines() == 0:
+		c.DeliverPolicy = jetstream.DeliverNewPolicy
+	case !q.Since.IsZero():
+		c.DeliverPolicy, c.OptStartTime = jetstream.DeliverByStartTimePolicy, &q.Since
+	default:
+		seq, err := s.lastMessages(ctx, filter, uint64(q.lines()))
+		if err != nil {
+			return c, err
+		}
+		c.DeliverPolicy, c.OptStartSeq = jetstream.DeliverByStartSequencePolicy, seq
+	}
+	return c, nil
+}
+
+// lastMessages finds a sequence number after which there are at least n messages
+// on filter (each has one line or more), and not many times n.
+func (s *Store) lastMessages(ctx context.Context, filter string, n uint64) (uint64, error) {
+	info, err := s.stream.Info(ctx)
+	if err != nil {
+		return 0, err
+	}
+	first, end := max(info.State.FirstSeq, 1), info.State.LastSeq+1
+	low, high := end, end // enough messages after low, too few after high
+	for window := 4 * n; ; window *= 8 {
+		if first+window >= end {
+			low = first
+			break
+		}
+		low = end - window
+		count, err := s.count(ctx, filter, low)
+		if err != nil {
+			return 0, err
+		}
+		if count >= n {
+			break
+		}
+		high = low
+	}
+	return s.narrow(ctx, filter, n, low, high)
+}
+
+func (s *Store) narrow(ctx context.Context, filter string, n, low, high uint64) (uint64, error) {
+	for high-low > 8*n+1000 {
+		mid := low + (high-low)/2
+		count, err := s.count(ctx, filter, mid)
+		if err != nil {
+			return 0, err
+		}
+		if count >= n {
+			low = mid
+		} else {
+			high = mid
+		}
+		if count >= n && count <= 8*n {
+			break
+		}
+	}
+	return low, nil
+}
+
+// count is how many messages there are on filter from seq on.
+func (s *Store) count(ctx context.Context, filter string, seq uint64) (uint64, error) {
+	cons, err := s.stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
+		FilterSubject: filter, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: seq,
+		AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: readerIdle,
+	})
+	if err != nil {
+		return 0, err
+	}
+	info := cons.CachedInfo()
+	return info.NumPending, s.stream.DeleteConsumer(ctx, info.Name)
+}
