@@ -163,3 +163,27 @@ type SetSecretsResponse struct {
 	Secrets []Secret `json:"secrets"`
 	Version uint64   `json:"version"`
 }
+
+// HostsResponse lists an app's custom names (GET /v1/apps/{app}/hosts).
+type HostsResponse struct {
+	Hosts []string `json:"hosts"`
+}
+
+// AddHostRequest gives an app a custom name (POST /v1/apps/{app}/hosts).
+type AddHostRequest struct {
+	Host string `json:"host" doc:"Name in full, such as shop.example.com; *.example.com is any one label"`
+}
+
+// MetadataValue is the body of POST …/metadata/{key}.
+type MetadataValue struct {
+	Value string `json:"value"`
+}
+
+// MachineVersion is one configuration that a machine has or had (GET
+// …/versions).
+type MachineVersion struct {
+	Version    string         `json:"version"`
+	UserConfig *MachineConfig `json:"user_config"`
+	Release    int            `json:"release,omitempty"`
+	CreatedAt  time.Time      `json:"created_at,omitempty"`
+}

@@ -48,6 +48,23 @@ type DeployRequest struct {
 	Hosts             []string                 `json:"hosts,omitempty" doc:"Custom names to answer to"`
 }
 
+// ScaleRequest changes the number and the size of an app's machines (POST
+// /v1/apps/{app}/scale); the answer is a stream of [Progress]. Zero values
+// change nothing.
+type ScaleRequest struct {
+	Counts   map[string]int `json:"counts,omitempty" doc:"Machines by process group"`
+	Group    string         `json:"group,omitempty" doc:"Group whose size changes; default all"`
+	CPUs     int            `json:"cpus,omitempty"`
+	MemoryMB int            `json:"memory_mb,omitempty"`
+	CPUKind  string         `json:"cpu_kind,omitempty" enum:",shared,performance"`
+}
+
+// RollbackRequest asks for a new release from an older one (POST
+// /v1/apps/{app}/rollback); the answer is a stream of [Progress].
+type RollbackRequest struct {
+	Version int `json:"version,omitempty" doc:"Release to go back to; default the newest complete one before the present"`
+}
+
 // Progress is one line of a long work's stream (application/x-ndjson).
 type Progress struct {
 	Time    time.Time `json:"time"`

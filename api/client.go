@@ -1,0 +1,248 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+)
+
+// NonceHeader carries the nonce of the caller's lease on a machine.
+const NonceHeader = "fly-machine-lease-nonce"
+
+// RequestIDHeader is on every answer; quote it when something went wrong.
+const RequestIDHeader = "fly-request-id"
+
+// ClientConfig says how a node is reached.
+type ClientConfig struct {
+	// Addr is "unix:///path/of/socket", "http://host:port" or "https://host".
+	Addr string
+	// Token is the node's token; a unix socket needs none.
+	Token string
+	// UserAgent names the calling program. Default "perigee-go".
+	UserAgent string
+	// Transport replaces the connection, for tests and proxies. Default: one of
+	// the client's own.
+	Transport http.RoundTripper
+}
+
+// Client speaks to one node. Its methods may be called from any goroutine; the
+// errors that the node answered are *Error, all others are the connection's.
+type Client struct {
+	base  string
+	token string
+	agent string
+	nonce string
+	http  *http.Client
+}
+
+// NewClient makes a client; it does not connect yet.
+func NewClient(cfg ClientConfig) (*Client, error) {
+	u, err := url.Parse(cfg.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use address %q: %w", cfg.Addr, err)
+	}
+	c := &Client{base: strings.TrimSuffix(cfg.Addr, "/"), token: cfg.Token, agent: cfg.UserAgent}
+	if c.agent == "" {
+		c.agent = "perigee-go"
+	}
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	switch {
+	case u.Scheme == "unix" && u.Path != "":
+		c.base = "http://perigee"
+		t.Proxy = nil
+		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", u.Path)
+		}
+	case (u.Scheme == "http" || u.Scheme == "https") && u.Host != "":
+	default:
+		return nil, fmt.Errorf("cannot use address %q: it is not unix:///path, http://host:port or https://host", cfg.Addr)
+	}
+	c.http = &http.Client{Transport: t}
+	if cfg.Transport != nil {
+		c.http.Transport = cfg.Transport
+	}
+	return c, nil
+}
+
+// WithLease returns a client that acts on machines under the lease with the
+// nonce.
+func (c *Client) WithLease(nonce string) *Client {
+	d := *c
+	d.nonce = nonce
+	return &d
+}
+
+// Close closes the connections that are idle. The client stays usable.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// pathf fills escaped path segments into format.
+func pathf(format string, segments ...string) string {
+	a := make([]any, len(segments))
+	for i, s := range segments {
+		a[i] = url.PathEscape(s)
+	}
+	return "/v1" + fmt.Sprintf(format, a...)
+}
+
+// call sends in as JSON (nil: no body) and reads the answer into out (nil: not
+// looked at).
+func (c *Client) call(ctx context.Context, method, path string, query url.Values, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("cannot write request: %w", err)
+		}
+		body = bytes.NewReader(b)
+	}
+	resp, err := c.send(ctx, method, path, query, "application/json", body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if out == nil || resp.StatusCode == http.StatusNoContent {
+		_, err := io.Copy(io.Discard, resp.Body)
+		return err
+	}
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return fmt.Errorf("cannot read the node's answer to %s %s: %w", method, path, err)
+	}
+	return nil
+}
+
+// send makes the request and turns refusals into errors; the caller closes the
+// body of the answer.
+func (c *Client) send(ctx context.Context, method, path string, query url.Values, contentType string, body io.Reader) (*http.Response, error) {
+	target := c.base + path
+	if len(query) > 0 {
+		target += "?" + query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, target, body)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make request: %w", err)
+	}
+	c.header(req.Header)
+	if body != nil {
+		req.Header.Set("Content-Type", contentType)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode >= 400 {
+		defer resp.Body.Close()
+		return nil, refusal(resp)
+	}
+	return resp, nil
+}
+
+func (c *Client) header(h http.Header) {
+	h.Set("User-Agent", c.agent)
+	h.Set("Accept", "application/json, application/x-ndjson")
+	if c.token != "" {
+		h.Set("Authorization", "Bearer "+c.token)
+	}
+	if c.nonce != "" {
+		h.Set(NonceHeader, c.nonce)
+	}
+}
+
+// refusal reads the error of an answer. One that is not in our shape comes from
+// something in between.
+func refusal(resp *http.Response) error {
+	b, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	var e Error
+	if err := json.Unmarshal(b, &e); err != nil || e.Message == "" {
+		e = Error{Message: strings.TrimSpace(string(b)), Code: codeOf(resp.StatusCode)}
+		if e.Message == "" {
+			e.Message = "the node answered " + resp.Status
+		}
+	}
+	e.Status = resp.StatusCode
+	return &e
+}
+
+// codeOf is the code that fits a bare HTTP status.
+func codeOf(status int) string {
+	switch status {
+	case http.StatusUnauthorized:
+		return CodeUnauthorized
+	case http.StatusForbidden:
+		return CodeForbidden
+	case http.StatusNotFound:
+		return CodeNotFound
+	case http.StatusConflict:
+		return CodeConflict
+	case http.StatusRequestTimeout:
+		return CodeTimeout
+	}
+	if status < 500 {
+		return CodeBadRequest
+	}
+	return CodeInternal
+}
+
+// ok calls a verb whose answer has nothing to tell.
+func (c *Client) ok(ctx context.Context, method, path string, query url.Values, in any) error {
+	return c.call(ctx, method, path, query, in, nil)
+}
+
+// lines sends a request and gives each line of the NDJSON answer to yield.
+func lines[T any](ctx context.Context, c *Client, method, path string, query url.Values, contentType string, body io.Reader, yield func(T, error) bool) {
+	var zero T
+	up := &upload{r: body}
+	if body != nil {
+		body = up
+	}
+	resp, err := c.send(ctx, method, path, query, contentType, body)
+	if err != nil {
+		yield(zero, up.or(err))
+		return
+	}
+	defer resp.Body.Close()
+	dec := json.NewDecoder(resp.Body)
+	for {
+		var v T
+		switch err := dec.Decode(&v); {
+		case errors.Is(err, io.EOF):
+			return
+		case err != nil:
+			yield(zero, up.or(fmt.Errorf("cannot read the node's stream: %w", err)))
+			return
+		}
+		if !yield(v, nil) {
+			return
+		}
+	}
+}
+
+// upload remembers why the body could not be read: the connection's error that
+// follows from it says nothing.
+type upload struct {
+	r      io.Reader
+	failed atomic.Pointer[error]
+}
+
+// Read reads the body.
+func (u *upload) Read(p []byte) (int, error) {
+	n, err := u.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		u.failed.Store(&err)
+	}
+	return n, err
+}
+
+func (u *upload) or(err error) error {
+	if f := u.failed.Load(); f != nil {
+		return fmt.Errorf("cannot read what is to be sent: %w", *f)
+	}
+	return err
+}
