@@ -3,6 +3,7 @@ package mesh
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 
 	"github.com/google/nftables"
@@ -13,40 +14,26 @@ import (
 // batchElements keeps an element message below netlink's 64 KiB for one attribute.
 const batchElements = 256
 
-// firewallBuffer holds the transaction for a full pool.
-const firewallBuffer = 64 << 20
+// firewallBuffer holds the transaction for as many orgs as a pool has slots.
+const firewallBuffer = 16 << 20
 
-// firewall is our table. Its sets say what each slot may do:
+// firewall is our table. The kernel's routes say what a slot may send from, and
+// its device's group says whose it is, so a slot costs no change here. The sets:
 //
-//	sources4, sources6  {device . address}  what it may send from
-//	orgs                {device : org}      whose it is
-//	members             {device . org}      the same, to compare two devices by one lookup
-//	ports               {port}              TCP ports of the host that are open to machines
+//	orgs   {org . org}  to compare the groups of two devices by one lookup
+//	ports  {port}       TCP ports of the host that are open to machines
 type firewall struct {
-	table                                    *nftables.Table
-	sources4, sources6, orgs, members, ports *nftables.Set
+	table       *nftables.Table
+	orgs, ports *nftables.Set
 }
 
 func (n *Network) firewall() firewall {
 	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: n.cfg.Prefix}
-	set := func(id uint32, name string, types ...nftables.SetDatatype) *nftables.Set {
-		return &nftables.Set{Table: t, ID: id, Name: name, KeyType: nftables.MustConcatSetType(types...)}
+	return firewall{
+		table: t,
+		orgs:  &nftables.Set{Table: t, ID: 1, Name: "orgs", KeyType: nftables.MustConcatSetType(nftables.TypeDevGroup, nftables.TypeDevGroup)},
+		ports: &nftables.Set{Table: t, ID: 2, Name: "ports", KeyType: nftables.TypeInetService},
 	}
-	f := firewall{
-		table:    t,
-		sources4: set(1, "sources4", nftables.TypeIFName, nftables.TypeIPAddr),
-		sources6: set(2, "sources6", nftables.TypeIFName, nftables.TypeIP6Addr),
-		members:  set(3, "members", nftables.TypeIFName, nftables.TypeMark),
-		orgs:     set(4, "orgs"),
-		ports:    set(5, "ports"),
-	}
-	f.orgs.KeyType, f.orgs.DataType, f.orgs.IsMap = nftables.TypeIFName, nftables.TypeMark, true
-	f.ports.KeyType = nftables.TypeInetService
-	return f
-}
-
-func (f firewall) sets() []*nftables.Set {
-	return []*nftables.Set{f.sources4, f.sources6, f.members, f.orgs, f.ports}
 }
 
 // applyFirewall replaces our table, with what every slot may do, in one
@@ -73,73 +60,61 @@ func (n *Network) applyFirewall() error {
 }
 
 func (n *Network) addSets(c *nftables.Conn, f firewall) error {
-	for _, s := range f.sets() {
-		if err := c.AddSet(s, nil); err != nil {
-			return err
-		}
-	}
-	all := map[*nftables.Set][]nftables.SetElement{}
-	for _, s := range n.slots {
-		if s.Assigned() {
-			f.collect(all, s, n.orgs[s.Identity.Org].id)
-		}
+	var orgs, ports []nftables.SetElement
+	for _, o := range n.orgs {
+		orgs = append(orgs, orgElement(o.group))
 	}
 	for _, p := range n.cfg.HostPorts {
-		all[f.ports] = append(all[f.ports], nftables.SetElement{Key: binaryutil.BigEndian.PutUint16(p)})
+		ports = append(ports, nftables.SetElement{Key: binaryutil.BigEndian.PutUint16(p)})
 	}
-	for set, elems := range all {
-		for len(elems) > 0 {
-			k := min(len(elems), batchElements)
-			if err := c.SetAddElements(set, elems[:k]); err != nil {
-				return err
-			}
-			elems = elems[k:]
+	return errors.Join(fill(c, f.orgs, orgs), fill(c, f.ports, ports))
+}
+
+func fill(c *nftables.Conn, s *nftables.Set, elems []nftables.SetElement) error {
+	if err := c.AddSet(s, nil); err != nil {
+		return err
+	}
+	for some := range slices.Chunk(elems, batchElements) {
+		if err := c.SetAddElements(s, some); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// collect adds what a slot of the org may do.
-func (f firewall) collect(into map[*nftables.Set][]nftables.SetElement, s *Slot, org uint32) {
-	dev, mark := ifname(s.HostDevice), binaryutil.NativeEndian.PutUint32(org)
-	put := func(set *nftables.Set, key, val []byte) {
-		into[set] = append(into[set], nftables.SetElement{Key: append(ifname(s.HostDevice), key...), Val: val})
-	}
-	put(f.sources4, s.IPv4.AsSlice(), nil)
-	if s.IPv6.IsValid() {
-		put(f.sources6, s.IPv6.AsSlice(), nil)
-	}
-	put(f.members, mark, nil)
-	into[f.orgs] = append(into[f.orgs], nftables.SetElement{Key: dev, Val: mark})
+func orgElement(group uint32) nftables.SetElement {
+	g := binaryutil.NativeEndian.PutUint32(group)
+	return nftables.SetElement{Key: append(g, g...)}
 }
 
-// changeFirewall takes away what the old owner of a slot might do and gives the
-// next its rights, in one transaction. Either may be nobody.
-func (n *Network) changeFirewall(old, next *Slot, org uint32) error {
-	f := n.firewall()
+// admitOrg lets the devices of a group reach each other.
+func (n *Network) admitOrg(group uint32) error {
+	return n.changeOrgs(func(c *nftables.Conn, orgs *nftables.Set) error {
+		return c.SetAddElements(orgs, []nftables.SetElement{orgElement(group)})
+	})
+}
+
+// expelOrg is for a group without devices. The kernel takes its time over it.
+func (n *Network) expelOrg(group uint32) error {
+	err := n.changeOrgs(func(c *nftables.Conn, orgs *nftables.Set) error {
+		return c.SetDeleteElements(orgs, []nftables.SetElement{orgElement(group)})
+	})
+	if errors.Is(err, syscall.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+func (n *Network) changeOrgs(change func(*nftables.Conn, *nftables.Set) error) error {
 	c, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("cannot open nftables: %w", err)
 	}
-	gone, come := map[*nftables.Set][]nftables.SetElement{}, map[*nftables.Set][]nftables.SetElement{}
-	if old.Assigned() {
-		f.collect(gone, old, n.orgs[old.Identity.Org].id)
-	}
-	if next.Assigned() {
-		f.collect(come, next, org)
-	}
-	for set, elems := range gone {
-		if err := c.SetDeleteElements(set, elems); err != nil {
-			return fmt.Errorf("cannot build firewall change: %w", err)
-		}
-	}
-	for set, elems := range come {
-		if err := c.SetAddElements(set, elems); err != nil {
-			return fmt.Errorf("cannot build firewall change: %w", err)
-		}
+	if err := change(c, n.firewall().orgs); err != nil {
+		return fmt.Errorf("cannot build firewall change: %w", err)
 	}
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("cannot change firewall of %q: %w: if table %q was removed by hand, restart the node", next.HostDevice, err, f.table.Name)
+		return fmt.Errorf("cannot change orgs in firewall table %q: %w: if it was removed by hand, restart the node", n.cfg.Prefix, err)
 	}
 	return nil
 }

@@ -242,14 +242,18 @@ func (n *Network) addPeer(l netlink.Link, peer, src netip.Addr, s *Slot) error {
 	return nil
 }
 
-// configureHost moves the host's side from the old owner of a slot to the next.
-func (n *Network) configureHost(old, next *Slot) error {
+// configure moves both ends of a slot from the old owner to the next. In
+// between the slot is nobody's, also if the daemon is killed there.
+func (n *Network) configure(old, next *Slot, group uint32) error {
+	if err := n.configureGuest(next); err != nil {
+		return err
+	}
 	l, err := n.host.LinkByName(next.HostDevice)
 	if err != nil {
 		return fmt.Errorf("cannot find device %q: %w", next.HostDevice, err)
 	}
-	if old.IPv6.IsValid() && old.IPv6 != next.IPv6 {
-		if err := n.removePeer(l, old.IPv6); err != nil {
+	if old.Assigned() && old.Identity != next.Identity {
+		if err := n.disown(l, old); err != nil {
 			return err
 		}
 	}
@@ -261,7 +265,28 @@ func (n *Network) configureHost(old, next *Slot) error {
 	if old.Identity == next.Identity {
 		return nil
 	}
-	return n.setAlias(l, next.Identity)
+	if err := n.setAlias(l, next.Identity); err != nil {
+		return err
+	}
+	return n.setGroup(l, group)
+}
+
+func (n *Network) disown(l netlink.Link, old *Slot) error {
+	if err := n.setGroup(l, 0); err != nil {
+		return err
+	}
+	if !old.IPv6.IsValid() {
+		return nil
+	}
+	return n.removePeer(l, old.IPv6)
+}
+
+// setGroup says which org the device is of; 0 is none.
+func (n *Network) setGroup(l netlink.Link, group uint32) error {
+	if err := n.host.LinkSetGroup(l, int(group)); err != nil {
+		return fmt.Errorf("cannot set group of device %q: %w", l.Attrs().Name, err)
+	}
+	return nil
 }
 
 func (n *Network) removePeer(l netlink.Link, peer netip.Addr) error {
@@ -317,6 +342,8 @@ func (n *Network) slotID(device string) (int, bool) {
 	return id, ours && err == nil && n.device(id) == device
 }
 
+// deleteDevice speaks through a socket of its own: the kernel takes tens of
+// milliseconds to let a device go, and Assign must not wait for that.
 func (n *Network) deleteDevice(name string) error {
 	l, err := n.host.LinkByName(name)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
@@ -329,8 +356,10 @@ func (n *Network) deleteDevice(name string) error {
 }
 
 func (n *Network) deleteLink(l netlink.Link) error {
-	if err := n.host.LinkDel(l); err != nil && !errors.Is(err, syscall.ENODEV) {
-		return fmt.Errorf("cannot remove device %q: %w", l.Attrs().Name, err)
-	}
-	return nil
+	return withHandle(func(h *netlink.Handle) error {
+		if err := h.LinkDel(l); err != nil && !errors.Is(err, syscall.ENODEV) {
+			return fmt.Errorf("cannot remove device %q: %w", l.Attrs().Name, err)
+		}
+		return nil
+	})
 }

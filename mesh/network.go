@@ -28,16 +28,22 @@ type Network struct {
 	mtu   int
 	next  int // where the search for a free slot begins
 	slots map[int]*Slot
-	addrs map[netip.Addr]int // address of an assigned machine → slot id
+	addrs map[netip.Addr]owner // of the machines, also of those being assigned
 	orgs  map[string]*org
-	orgID uint32 // last number given to an org
+	group uint32       // the last one given to an org
+	stale map[int]bool // released ids whose address may be in tracked connections
 }
 
-// org is what the firewall knows an org by while it has slots here. The number
-// lives as long as the table does.
+// org is what the kernel knows an org by while it has slots here.
 type org struct {
-	id   uint32
-	refs int
+	group uint32 // of its devices
+	slots int
+}
+
+// owner says whose an address is, and in which slot.
+type owner struct {
+	Identity
+	slot int
 }
 
 // New checks the configuration and opens the kernel's doors. It changes
@@ -51,7 +57,7 @@ func New(cfg Config) (*Network, error) {
 		return nil, fmt.Errorf("cannot open netlink: %w", err)
 	}
 	return &Network{cfg: cfg, log: cfg.Logger, host: h,
-		slots: map[int]*Slot{}, addrs: map[netip.Addr]int{}, orgs: map[string]*org{}}, nil
+		slots: map[int]*Slot{}, addrs: map[netip.Addr]owner{}, orgs: map[string]*org{}, stale: map[int]bool{}}, nil
 }
 
 // Close frees what New opened. Slots, devices and rules stay: machines keep
@@ -68,7 +74,7 @@ func (n *Network) Setup(ctx context.Context) error {
 		return fmt.Errorf("cannot make network directory: %w", err)
 	}
 	n.ipv6 = hostHasIPv6()
-	for _, step := range []func() error{n.forwardPackets, n.settlePool, n.setupLocal, n.recover, n.applyFirewall} {
+	for _, step := range []func() error{n.forwardPackets, n.settlePool, n.setupLocal, n.recover, n.applyFirewall, n.forgetFlows} {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -103,7 +109,8 @@ func (n *Network) Teardown(ctx context.Context) error {
 	if derr := n.removeNamespaces(nil); derr != nil {
 		err = derr
 	}
-	n.slots, n.addrs, n.orgs = map[int]*Slot{}, map[netip.Addr]int{}, map[string]*org{}
+	n.stale = map[int]bool{}
+	n.slots, n.addrs, n.orgs = map[int]*Slot{}, map[netip.Addr]owner{}, map[string]*org{}
 	return err
 }
 
@@ -146,11 +153,8 @@ func (n *Network) PrivateIPv6(id Identity) netip.Addr {
 func (n *Network) Lookup(a netip.Addr) (Identity, bool) {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
-	id, ok := n.addrs[a.Unmap()]
-	if !ok {
-		return Identity{}, false
-	}
-	return n.slots[id].Identity, true
+	o, ok := n.addrs[a.Unmap()]
+	return o.Identity, ok
 }
 
 // OrgOf says which org a source address belongs to: what the resolver asks.

@@ -30,23 +30,38 @@ func (n *Network) recover() error {
 }
 
 func (n *Network) adopt(id int, l netlink.Link) error {
-	var owner Identity
+	var whose Identity
 	s := n.newSlot(id)
-	whole := json.Unmarshal([]byte(l.Attrs().Alias), &owner) == nil && isNamespace(s.NetnsPath)
-	if !whole || id >= slotCount(n.pool) {
+	whole := json.Unmarshal([]byte(l.Attrs().Alias), &whose) == nil && isNamespace(s.NetnsPath)
+	cutShort := (whose == Identity{}) != (l.Attrs().Group == 0)
+	if !whole || cutShort || id >= slotCount(n.pool) {
 		n.log.Warn("half-made network slot removed", "device", l.Attrs().Name)
 		return n.deleteLink(l)
 	}
-	s.MTU, s.Identity = l.Attrs().MTU, owner
-	n.slots[id] = s
 	n.next = max(n.next, id+1)
+	n.slots[id] = s
+	s.MTU, s.Identity = l.Attrs().MTU, whose
 	if !s.Assigned() {
 		return nil
 	}
 	if n.ipv6 {
-		s.IPv6 = n.PrivateIPv6(owner)
+		s.IPv6 = n.PrivateIPv6(whose)
 	}
-	n.join(owner.Org)
 	n.remember(s)
-	return nil
+	return n.rejoin(l, whose.Org)
+}
+
+// rejoin keeps the group that the org's devices have.
+func (n *Network) rejoin(l netlink.Link, name string) error {
+	o := n.orgs[name]
+	if o == nil {
+		o = &org{group: l.Attrs().Group}
+		n.orgs[name] = o
+	}
+	n.group = max(n.group, o.group)
+	o.slots++
+	if l.Attrs().Group == o.group {
+		return nil
+	}
+	return n.setGroup(l, o.group)
 }

@@ -26,11 +26,11 @@ const (
 	icmp6Advert     = 136
 )
 
-// Registers: 1 and 2 side by side are one key for a lookup, 3 is for looking up part of it.
+// Register 1 has 16 bytes; 8 and 9 are its first and second four.
 const (
-	regKey  = 1
-	regNext = 2
-	regSide = 3
+	regKey    = 1
+	regFirst  = 8
+	regSecond = 9
 )
 
 // rules writes one chain; each call of add is one rule.
@@ -63,7 +63,7 @@ func (n *Network) addRules(c *nftables.Conn, f firewall) {
 		ch := c.AddChain(&nftables.Chain{Table: f.table, Name: name, Type: kind, Hooknum: hook, Priority: prio, Policy: &policy})
 		return rules{c, f.table, ch}
 	}
-	n.sourceRules(chain("source", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw), f)
+	n.sourceRules(chain("source", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw))
 	n.inputRules(chain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter), f)
 	n.forwardRules(chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter), f)
 	n.outputRules(chain("output", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityFilter))
@@ -71,14 +71,13 @@ func (n *Network) addRules(c *nftables.Conn, f firewall) {
 }
 
 // sourceRules drop what a machine may not say it is, before it is tracked.
-func (n *Network) sourceRules(r rules, f firewall) {
+func (n *Network) sourceRules(r rules) {
 	r.add(n.notFromMachine(), accept())
 	r.add(saddr(netip.MustParsePrefix("fe80::/10")), icmp6(icmp6Solicit), accept())
 	r.add(saddr(netip.MustParsePrefix("fe80::/10")), icmp6(icmp6Advert), accept())
 	r.add(icmp4(icmpRedirect), drop())
-	r.add(family(unix.NFPROTO_IPV4), ifaceIn(regKey), load(regNext, 12, 4), member(f.sources4), accept())
-	r.add(family(unix.NFPROTO_IPV6), ifaceIn(regKey), load(regNext, 8, 16), member(f.sources6), accept())
-	r.add(drop())
+	r.add(ofNobody(), drop())
+	r.add(notRoutedBack(), drop())
 }
 
 // inputRules keep machines from the host's own ports. A refusal is an answer:
@@ -101,7 +100,7 @@ func (n *Network) inputRules(r rules, f firewall) {
 // forwardRules decide between machines, and between a machine and the world.
 // Another org's machine looks just like an address of nobody.
 func (n *Network) forwardRules(r rules, f firewall) {
-	r.add(n.fromMachine(), n.toMachine(), ifaceOut(regKey), ifaceIn(regSide), orgOf(f.orgs), member(f.members), accept())
+	r.add(n.fromMachine(), n.toMachine(), bothGroups(), member(f.orgs), accept())
 	r.refuse(n.fromMachine(), daddr(n.pool))
 	r.refuse(n.fromMachine(), daddr(n.cfg.IPv6))
 	r.add(n.toMachine(), n.fromMachine(), drop())
@@ -136,12 +135,20 @@ func (n *Network) iface(key expr.MetaKey, op expr.CmpOp) []expr.Any {
 	return []expr.Any{meta(key, regKey), &expr.Cmp{Op: op, Register: regKey, Data: []byte(n.cfg.Prefix + "-")}}
 }
 
-func ifaceIn(reg uint32) []expr.Any  { return []expr.Any{meta(expr.MetaKeyIIFNAME, reg)} }
-func ifaceOut(reg uint32) []expr.Any { return []expr.Any{meta(expr.MetaKeyOIFNAME, reg)} }
+// ofNobody matches a slot that was not assigned yet.
+func ofNobody() []expr.Any {
+	return equal(meta(expr.MetaKeyIIFGROUP, regKey), make([]byte, 4)...)
+}
 
-// orgOf puts the org of the device in regSide beside the other device's name.
-func orgOf(orgs *nftables.Set) []expr.Any {
-	return []expr.Any{&expr.Lookup{SourceRegister: regSide, DestRegister: regNext, IsDestRegSet: true, SetName: orgs.Name, SetID: orgs.ID}}
+// notRoutedBack matches a source address that we do not route to the device the
+// packet came from: strict reverse path.
+func notRoutedBack() []expr.Any {
+	return equal(&expr.Fib{Register: regKey, ResultOIF: true, FlagSADDR: true, FlagIIF: true}, make([]byte, 4)...)
+}
+
+// bothGroups makes one key of the orgs of both devices.
+func bothGroups() []expr.Any {
+	return []expr.Any{meta(expr.MetaKeyIIFGROUP, regFirst), meta(expr.MetaKeyOIFGROUP, regSecond)}
 }
 
 func member(s *nftables.Set) []expr.Any {

@@ -46,6 +46,11 @@ func (n *Network) reserve() (*Slot, error) {
 		if n.slots[id] != nil {
 			continue
 		}
+		if n.stale[id] {
+			if err := n.forgetFlows(); err != nil {
+				return nil, err
+			}
+		}
 		s := n.newSlot(id)
 		n.next, n.slots[id] = id+1, s
 		own := *s
@@ -92,77 +97,97 @@ func (n *Network) Assign(ctx context.Context, s *Slot, id Identity) error {
 	return nil
 }
 
+// assign does the kernel's part without the lock, between a claim and its outcome.
 func (n *Network) assign(id int, next *Slot) error {
-	if err := n.configureGuest(next); err != nil {
+	old, group, err := n.claim(id, next)
+	if err != nil {
 		return err
 	}
+	if err := n.configure(old, next, group); err != nil {
+		return errors.Join(err, n.settle(next, old))
+	}
+	return n.settle(old, next)
+}
+
+// claim holds the next owner's address and org for the slot.
+func (n *Network) claim(id int, next *Slot) (*Slot, uint32, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	old := n.slots[id]
 	if old == nil {
-		return errors.New("it was released")
+		return nil, 0, errors.New("it was released")
 	}
-	if owner, taken := n.addrs[next.IPv6]; taken && owner != id {
-		return fmt.Errorf("its address %s is that of machine %q: create it under another id", next.IPv6, n.slots[owner].Identity.Machine)
+	if other, taken := n.addrs[next.IPv6]; taken && other.slot != id {
+		return nil, 0, fmt.Errorf("its address %s is that of machine %q: create it under another id", next.IPv6, other.Machine)
 	}
-	if err := n.configureHost(old, next); err != nil {
-		return err
+	group, err := n.join(next.Identity.Org)
+	if err != nil {
+		return nil, 0, err
 	}
-	return n.admit(old, next)
+	n.remember(next)
+	return old, group, nil
 }
 
-// admit moves the slot from its old owner to the next, here and in the firewall.
-func (n *Network) admit(old, next *Slot) error {
-	number := n.join(next.Identity.Org)
-	if err := n.changeFirewall(old, next, number); err != nil {
-		n.leave(next.Identity.Org)
-		return err
+// settle ends a claim: out leaves the slot, in has it. The firewall forgets an
+// org without slots outside the lock, since the kernel is slow at it.
+func (n *Network) settle(out, in *Slot) error {
+	n.mu.Lock()
+	own := *in
+	n.slots[in.ID] = &own
+	group := n.forget(out)
+	if in.Assigned() {
+		n.remember(&own)
 	}
-	n.forget(old)
-	own := *next
-	n.slots[next.ID] = &own
-	n.remember(&own)
-	return nil
+	n.mu.Unlock()
+	if group == 0 {
+		return nil
+	}
+	return n.expelOrg(group)
 }
 
 func (n *Network) remember(s *Slot) {
-	n.addrs[s.IPv4] = s.ID
+	n.addrs[s.IPv4] = owner{s.Identity, s.ID}
 	if s.IPv6.IsValid() {
-		n.addrs[s.IPv6] = s.ID
+		n.addrs[s.IPv6] = owner{s.Identity, s.ID}
 	}
 }
 
-func (n *Network) forget(s *Slot) {
+// forget returns the group of an org that has no slot any more, or 0.
+func (n *Network) forget(s *Slot) uint32 {
 	if !s.Assigned() {
-		return
+		return 0
 	}
 	delete(n.addrs, s.IPv4)
 	delete(n.addrs, s.IPv6)
-	n.leave(s.Identity.Org)
+	return n.leave(s.Identity.Org)
 }
 
-// join counts a slot of the org and returns the org's number in the firewall.
-func (n *Network) join(name string) uint32 {
+// join counts a slot of the org, and returns the group of its devices.
+func (n *Network) join(name string) (uint32, error) {
 	o := n.orgs[name]
 	if o == nil {
-		n.orgID++
-		o = &org{id: n.orgID}
-		n.orgs[name] = o
+		o = &org{group: n.group + 1}
+		if err := n.admitOrg(o.group); err != nil {
+			return 0, err
+		}
+		n.group, n.orgs[name] = o.group, o
 	}
-	o.refs++
-	return o.id
+	o.slots++
+	return o.group, nil
 }
 
-func (n *Network) leave(name string) {
+func (n *Network) leave(name string) uint32 {
 	o := n.orgs[name]
-	if o.refs--; o.refs == 0 {
-		delete(n.orgs, name)
+	if o.slots--; o.slots > 0 {
+		return 0
 	}
+	delete(n.orgs, name)
+	return o.group
 }
 
-// Release ends a slot: first what it may do, then its tracked connections, then
-// its device and namespace. Releasing twice is no error. A sandbox that still
-// runs in the slot loses its network.
+// Release ends a slot: first what it may do, then its namespace and device.
+// Releasing twice is no error. A sandbox that still runs in the slot loses its
+// network.
 func (n *Network) Release(ctx context.Context, s *Slot) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -173,36 +198,25 @@ func (n *Network) Release(ctx context.Context, s *Slot) error {
 	return nil
 }
 
+// dismantle keeps the id taken if it fails, for Sweep or Setup to try again.
 func (n *Network) dismantle(s *Slot) error {
-	owned, err := n.expel(s.ID)
-	if owned {
-		err = errors.Join(err, n.forgetFlows(s.IPv4, s.IPv6))
-	}
-	err = errors.Join(err, n.deleteDevice(s.HostDevice), removeNamespace(s.NetnsPath))
-	if err != nil {
-		return err // the id stays taken, and Sweep or Setup tries again
+	if err := errors.Join(n.deleteDevice(s.HostDevice), removeNamespace(s.NetnsPath)); err != nil {
+		return err
 	}
 	n.mu.Lock()
-	defer n.mu.Unlock()
+	known := n.slots[s.ID]
+	if known == nil {
+		n.mu.Unlock()
+		return nil
+	}
+	group := n.forget(known)
 	delete(n.slots, s.ID)
-	return nil
-}
-
-// expel takes the slot's rights away and reports whether it had any.
-func (n *Network) expel(id int) (bool, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	s := n.slots[id]
-	if s == nil || !s.Assigned() {
-		return false, nil
+	n.stale[s.ID] = true
+	n.mu.Unlock()
+	if group == 0 {
+		return nil
 	}
-	bare := n.newSlot(id)
-	if err := n.changeFirewall(s, bare, 0); err != nil {
-		return true, err
-	}
-	n.forget(s)
-	n.slots[id] = bare
-	return true, nil
+	return n.expelOrg(group)
 }
 
 // Slots returns the slots there are, by id: those of this run, and those that

@@ -1,0 +1,122 @@
+package mesh
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+)
+
+func TestPrivateIPv6(t *testing.T) {
+	a := PrivateIPv6(defaultIPv6, "n1", Identity{Org: "acme", App: "x", Machine: "m1"})
+	same := func(x netip.Addr, bits int) bool { p, _ := a.Prefix(bits); return p.Contains(x) }
+	tests := []struct {
+		name string
+		node string
+		id   Identity
+		bits int // how many leading bits are the same
+	}{
+		{"same", "n1", Identity{"acme", "y", "m1"}, 128},
+		{"other machine", "n1", Identity{"acme", "x", "m2"}, 80},
+		{"other node", "n2", Identity{"acme", "x", "m1"}, 48},
+		{"other org", "n1", Identity{"bold", "x", "m1"}, 16},
+	}
+	for _, tt := range tests {
+		got := PrivateIPv6(defaultIPv6, tt.node, tt.id)
+		if !same(got, tt.bits) || tt.bits < 128 && same(got, tt.bits+16) {
+			t.Errorf("%s: %s against %s", tt.name, got, a)
+		}
+	}
+	if !strings.HasSuffix(a.String(), ":2") || !defaultIPv6.Contains(a) {
+		t.Errorf("address is %s", a)
+	}
+	if r := resolver6(defaultIPv6); r.String() != "fdaa::3" {
+		t.Errorf("resolver is %s", r)
+	}
+}
+
+func TestConfigErrors(t *testing.T) {
+	tests := []struct {
+		cfg  Config
+		want string
+	}{
+		{Config{Prefix: "Perigee", Dir: "/x"}, "prefix"},
+		{Config{Prefix: "toolongname", Dir: "/x"}, "prefix"},
+		{Config{Dir: "x"}, "absolute"},
+		{Config{}, "absolute"},
+		{Config{Dir: "/x", Pool: netip.MustParsePrefix("10.0.0.0/8")}, "IPv4 pool"},
+		{Config{Dir: "/x", Pool: netip.MustParsePrefix("fd00::/16")}, "IPv4 pool"},
+		{Config{Dir: "/x", IPv6: netip.MustParsePrefix("fd00::/48")}, "IPv6 range"},
+		{Config{Dir: "/x", MTU: 576}, "MTU"},
+	}
+	for _, tt := range tests {
+		if _, err := New(tt.cfg); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%+v: %v", tt.cfg, err)
+		}
+	}
+}
+
+func TestPoolAvoidsRoutes(t *testing.T) {
+	needHost(t)
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	route := &netlink.Route{LinkIndex: lo.Attrs().Index, Dst: ipNet(netip.MustParsePrefix("10.0.0.0/8"))}
+	if err := netlink.RouteAdd(route); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { netlink.RouteDel(route) })
+	if n := newNetwork(t, Config{}); n.Pool() != pools[1] {
+		t.Errorf("pool is %s", n.Pool())
+	}
+	n := openNetwork(t, Config{Dir: t.TempDir(), Prefix: "second", Pool: netip.MustParsePrefix("10.5.0.0/16")})
+	err = n.Setup(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "10.5.0.0/16 is in use by route 10.0.0.0/8") {
+		t.Errorf("setup says %v", err)
+	}
+}
+
+// TestPoolStays: the range of an earlier run is kept, changed only when free.
+func TestPoolStays(t *testing.T) {
+	needHost(t)
+	dir := t.TempDir()
+	first := openNetwork(t, Config{Dir: dir, Pool: netip.MustParsePrefix("10.77.0.0/20")})
+	if err := first.Setup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s := acquire(t, first)
+	second := newNetwork(t, Config{Dir: dir})
+	if second.Pool() != first.Pool() {
+		t.Errorf("pool is %s", second.Pool())
+	}
+	third := openNetwork(t, Config{Dir: dir, Pool: netip.MustParsePrefix("10.78.0.0/20")})
+	if err := third.Setup(t.Context()); err == nil || !strings.Contains(err.Error(), "stop all machines first") {
+		t.Errorf("setup says %v", err)
+	}
+	if err := second.Release(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	third = openNetwork(t, Config{Dir: dir, Pool: netip.MustParsePrefix("10.78.0.0/20")})
+	if err := third.Setup(t.Context()); err != nil || third.Pool() != third.cfg.Pool {
+		t.Errorf("pool is %s: %v", third.Pool(), err)
+	}
+}
+
+func TestUplinkMTU(t *testing.T) {
+	inet := newInternet(t)
+	wan, err := netlink.LinkByName("wan0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkSetMTU(wan, 1400); err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: wan.Attrs().Index, Gw: inet.v4.AsSlice()}); err != nil {
+		t.Fatal(err)
+	}
+	if s := acquire(t, newNetwork(t, Config{})); s.MTU != 1400 {
+		t.Errorf("MTU is %d", s.MTU)
+	}
+}

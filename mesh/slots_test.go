@@ -1,0 +1,379 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime/pprof"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"go.uber.org/goleak"
+)
+
+func TestAssign(t *testing.T) {
+	n := newNetwork(t, Config{})
+	s := acquire(t, n)
+	if s.IPv6.IsValid() || s.Assigned() {
+		t.Fatalf("new slot belongs to %v", s)
+	}
+	id := Identity{Org: "acme", App: "shop", Machine: "m1"}
+	if err := n.Assign(t.Context(), s, id); err != nil {
+		t.Fatal(err)
+	}
+	if s.IPv6 != n.PrivateIPv6(id) || s.Identity != id {
+		t.Errorf("slot is %+v", s)
+	}
+	for _, a := range []netip.Addr{s.IPv4, s.IPv6} {
+		if got, ok := n.Lookup(a); !ok || got != id {
+			t.Errorf("%s belongs to %v", a, got)
+		}
+	}
+	other := acquire(t, n)
+	if err := n.Assign(t.Context(), other, id); err == nil || !strings.Contains(err.Error(), "is that of machine") {
+		t.Errorf("one machine got two slots: %v", err)
+	}
+	for _, bad := range []Identity{{}, {Org: "acme"}, {Machine: "m"}, {Org: strings.Repeat("x", 250), Machine: "m"}} {
+		if err := n.Assign(t.Context(), other, bad); err == nil {
+			t.Errorf("slot assigned to %v", bad)
+		}
+	}
+}
+
+// TestAssignRestores: a sandbox takes the addresses away; the next start needs them.
+func TestAssignRestores(t *testing.T) {
+	n := newNetwork(t, Config{})
+	s := machineSlot(t, n, "acme", "m1")
+	err := in(s).do(func() error {
+		return withHandle(func(h *netlink.Handle) error {
+			eth, err := h.LinkByName(guestDevice)
+			if err != nil {
+				return err
+			}
+			addrs, err := h.AddrList(eth, netlink.FAMILY_ALL)
+			if err != nil {
+				return err
+			}
+			for _, a := range addrs {
+				if err := h.AddrDel(eth, &a); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Assign(t.Context(), s, s.Identity); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range []netip.Addr{s.IPv4, s.IPv6} {
+		serve(t, in(s), netip.AddrPortFrom(a, testPort))
+		if _, err := call("", "tcp", netip.AddrPortFrom(a, testPort), netip.Addr{}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestRestart: a new daemon finds the slots, and machines keep their network.
+func TestRestart(t *testing.T) {
+	needHost(t)
+	dir := t.TempDir()
+	first := openNetwork(t, Config{Dir: dir})
+	if err := first.Setup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a, b, c := machineSlot(t, first, "acme", "a"), machineSlot(t, first, "acme", "b"), machineSlot(t, first, "bold", "c")
+	idle := acquire(t, first)
+	want := first.Slots()
+	serve(t, in(b), netip.AddrPortFrom(b.IPv6, testPort))
+	spoil(t, first)
+
+	n := newNetwork(t, Config{Dir: dir})
+	got := n.Slots()
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("found %v, want %v", got, want)
+	}
+	to := netip.AddrPortFrom(b.IPv6, testPort)
+	if _, err := call(in(a), "tcp", to, netip.Addr{}); err != nil {
+		t.Error("same org:", err)
+	}
+	if _, err := call(in(c), "tcp", to, netip.Addr{}); err == nil {
+		t.Error("other org passes")
+	}
+	if fresh := acquire(t, n); fresh.ID <= idle.ID {
+		t.Errorf("id %d used again", fresh.ID)
+	}
+	if err := n.Sweep(t.Context(), map[int]bool{a.ID: true, b.ID: true}); err != nil {
+		t.Fatal(err)
+	}
+	if left := n.Slots(); len(left) != 2 || left[0].ID != a.ID || left[1].ID != b.ID {
+		t.Errorf("left after sweep: %v", left)
+	}
+	if _, err := call(in(a), "tcp", to, netip.Addr{}); err != nil {
+		t.Error("after sweep:", err)
+	}
+}
+
+// spoil leaves what a killed daemon might: a file without a namespace, a
+// namespace without a device, a device without a namespace, a device not
+// finished, and no firewall.
+func spoil(t *testing.T, n *Network) {
+	t.Helper()
+	file := filepath.Join(n.netnsDir(), n.device(900))
+	if err := os.WriteFile(file, nil, 0o400); err != nil {
+		t.Fatal(err)
+	}
+	if err := makeNamespace(filepath.Join(n.netnsDir(), n.device(901)), func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	lost := acquire(t, n)
+	if err := removeNamespace(lost.NetnsPath); err != nil {
+		t.Fatal(err)
+	}
+	raw := n.newSlot(902)
+	if err := makeNamespace(raw.NetnsPath, func() error { return n.addPair(raw) }); err != nil {
+		t.Fatal(err)
+	}
+	cut := machineSlot(t, n, "acme", "cut")
+	l, err := n.host.LinkByName(cut.HostDevice)
+	if err == nil {
+		err = n.setGroup(l, 0)
+	}
+	if err := errors.Join(err, n.removeFirewall()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		left, _ := os.ReadDir(n.netnsDir())
+		if len(left) != 0 {
+			t.Errorf("left in directory: %v", left)
+		}
+	})
+}
+
+func TestTeardownLeavesOthersAlone(t *testing.T) {
+	needHost(t)
+	c, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "other"})
+	c.AddChain(&nftables.Chain{Table: other, Name: "forward", Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter})
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.DelTable(other); c.Flush() })
+	n := openNetwork(t, Config{Dir: t.TempDir()})
+	before := inventory(t, n.netnsDir())
+	if err := n.Setup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	machineSlot(t, n, "acme", "a")
+	if err := n.Setup(t.Context()); err != nil {
+		t.Fatal("second setup:", err)
+	}
+	for range 2 {
+		if err := n.Teardown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := inventory(t, n.netnsDir()); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	if _, err := n.Acquire(t.Context()); !errors.Is(err, ErrNotSetUp) {
+		t.Errorf("acquire after teardown: %v", err)
+	}
+}
+
+// inventory lists what a network may leave behind.
+func inventory(t testing.TB, dir string) string {
+	t.Helper()
+	var b strings.Builder
+	links, err := netlink.LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		fmt.Fprintln(&b, "device", l.Attrs().Name)
+	}
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range routes {
+		fmt.Fprintln(&b, "route", r.Dst)
+	}
+	elementsOf(t, &b)
+	mounts, _ := os.ReadFile("/proc/self/mounts")
+	fmt.Fprintln(&b, "namespaces", strings.Count(string(mounts), "nsfs"))
+	fds, _ := os.ReadDir("/proc/self/fd")
+	fmt.Fprintln(&b, "descriptors", len(fds))
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
+		fmt.Fprintln(&b, "files", len(entries))
+	}
+	return b.String()
+}
+
+func elementsOf(t testing.TB, b *strings.Builder) {
+	t.Helper()
+	c, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, err := c.ListTables()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, table := range tables {
+		sets, err := c.GetSets(table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		count := 0
+		for _, s := range sets {
+			elems, err := c.GetSetElements(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			count += len(elems)
+		}
+		fmt.Fprintln(b, "table", table.Name, "sets", len(sets), "elements", count)
+	}
+}
+
+// TestNoLeak takes 500 slots through their lives, some at a time.
+func TestNoLeak(t *testing.T) {
+	n := newNetwork(t, Config{})
+	live(t, n, 0) // so that what is made once is there
+	goroutines := goleak.IgnoreCurrent()
+	before, threads := inventory(t, n.netnsDir()), pprof.Lookup("threadcreate").Count()
+	const workers, each = 10, 50
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			for i := range each {
+				live(t, n, w*each+i)
+			}
+		})
+	}
+	wg.Wait()
+	if after := inventory(t, n.netnsDir()); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	if made := pprof.Lookup("threadcreate").Count() - threads; made > 4*workers {
+		t.Errorf("%d threads made", made)
+	}
+	if len(n.Slots()) != 0 || len(n.addrs) != 0 || len(n.orgs) != 0 {
+		t.Errorf("left: %v, %v, %v", n.slots, n.addrs, n.orgs)
+	}
+	goleak.VerifyNone(t, goroutines)
+	sameNamespace(t)
+}
+
+func live(t *testing.T, n *Network, i int) {
+	s, err := n.Acquire(t.Context())
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	id := Identity{Org: fmt.Sprint("org", i%7), App: "app", Machine: fmt.Sprint("m", i)}
+	if err := n.Assign(t.Context(), s, id); err != nil {
+		t.Error(err)
+	}
+	for range 2 {
+		if err := n.Release(t.Context(), s); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// sameNamespace checks that no thread is left in a slot's namespace.
+func sameNamespace(t *testing.T) {
+	t.Helper()
+	home, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tasks, err := filepath.Glob("/proc/self/task/*/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range tasks {
+		if ns, err := os.Readlink(path); err == nil && ns != home {
+			t.Errorf("thread %s is in %s, not %s", path, ns, home)
+		}
+	}
+}
+
+func TestAcquireUndoesFailure(t *testing.T) {
+	n := newNetwork(t, Config{})
+	before := inventory(t, n.netnsDir())
+	blocker := netlink.NewLinkAttrs()
+	blocker.Name = n.device(n.next)
+	if err := netlink.LinkAdd(&netlink.Ifb{LinkAttrs: blocker}); err != nil {
+		t.Skip("needs an ifb device:", err)
+	}
+	if _, err := n.Acquire(t.Context()); err == nil || !strings.Contains(err.Error(), blocker.Name) {
+		t.Errorf("acquire says %v", err)
+	}
+	if after := inventory(t, n.netnsDir()); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+func TestFull(t *testing.T) {
+	n := newNetwork(t, Config{Pool: netip.MustParsePrefix("10.99.0.0/26")})
+	for range slotCount(n.Pool()) {
+		acquire(t, n)
+	}
+	if _, err := n.Acquire(t.Context()); !errors.Is(err, ErrFull) {
+		t.Errorf("acquire says %v", err)
+	}
+	if err := n.Release(t.Context(), &n.Slots()[5]); err != nil {
+		t.Fatal(err)
+	}
+	if s := acquire(t, n); s.ID != 5 {
+		t.Errorf("got slot %d", s.ID)
+	}
+}
+
+func TestCancelled(t *testing.T) {
+	n := newNetwork(t, Config{})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := n.Acquire(ctx); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+func BenchmarkSlot(b *testing.B) {
+	n := newNetwork(b, Config{})
+	var acquired, assigned, again, released time.Duration
+	clock := func(into *time.Duration, f func() error) {
+		began := time.Now()
+		if err := f(); err != nil {
+			b.Fatal(err)
+		}
+		*into += time.Since(began)
+	}
+	for i := range b.N {
+		var s *Slot
+		id := Identity{Org: "acme", App: "app", Machine: fmt.Sprint(i)}
+		clock(&acquired, func() (err error) { s, err = n.Acquire(b.Context()); return err })
+		clock(&assigned, func() error { return n.Assign(b.Context(), s, id) })
+		clock(&again, func() error { return n.Assign(b.Context(), s, id) })
+		clock(&released, func() error { return n.Release(b.Context(), s) })
+	}
+	for name, d := range map[string]time.Duration{"acquire": acquired, "assign": assigned, "reassign": again, "release": released} {
+		b.ReportMetric(float64(d.Microseconds())/float64(b.N), "µs/"+name)
+	}
+}
