@@ -1,0 +1,118 @@
+package app
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// sealer closes and opens secrets.
+type sealer struct {
+	aead   cipher.AEAD
+	digest []byte // key of the digests
+}
+
+const keySize = 32
+
+// openKey reads the key, or makes it if needed is false: with secrets there, a
+// new key would lose them all.
+func openKey(path string, needed bool) (*sealer, error) {
+	b, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && needed:
+		return nil, fmt.Errorf("cannot open secrets: key file %q is gone, but there are secrets; restore the file from a backup", path)
+	case errors.Is(err, fs.ErrNotExist):
+		return makeKey(path)
+	case err != nil:
+		return nil, fmt.Errorf("cannot read the key of the secrets: %w", err)
+	}
+	key, err := hex.DecodeString(strings.TrimSpace(string(b)))
+	if err != nil || len(key) != keySize {
+		return nil, fmt.Errorf("cannot use key file %q: it does not hold %d hexadecimal digits; restore it from a backup", path, 2*keySize)
+	}
+	return newSealer(key)
+}
+
+func makeKey(path string) (*sealer, error) {
+	key := make([]byte, keySize)
+	rand.Read(key)
+	if err := writeFile(path, []byte(hex.EncodeToString(key)+"\n")); err != nil {
+		return nil, fmt.Errorf("cannot keep the key of the secrets: %w", err)
+	}
+	return newSealer(key)
+}
+
+func newSealer(key []byte) (*sealer, error) {
+	seal, err := hkdf.Key(sha256.New, key, nil, "perigee secrets seal", keySize)
+	if err != nil {
+		return nil, err
+	}
+	digest, err := hkdf.Key(sha256.New, key, nil, "perigee secrets digest", keySize)
+	if err != nil {
+		return nil, err
+	}
+	block, err := aes.NewCipher(seal)
+	if err != nil {
+		return nil, err
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	return &sealer{aead: aead, digest: digest}, err
+}
+
+func place(app, name string) []byte { return []byte(app + "\x00" + name) }
+
+func (s *sealer) close(app, name, value string) []byte {
+	return s.aead.Seal(nil, nil, []byte(value), place(app, name))
+}
+
+func (s *sealer) open(app, name string, sealed []byte) (string, error) {
+	b, err := s.aead.Open(nil, nil, sealed, place(app, name))
+	if err != nil {
+		return "", fmt.Errorf("cannot open secret %q of app %q: it was sealed with another key, or is damaged; set it again", name, app)
+	}
+	return string(b), nil
+}
+
+// sum is what is shown of a value.
+func (s *sealer) sum(app, name, value string) string {
+	h := hmac.New(sha256.New, s.digest)
+	h.Write(place(app, name))
+	h.Write([]byte{0})
+	h.Write([]byte(value))
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+// writeFile is safe against a crash: the file is whole or not there.
+func writeFile(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
