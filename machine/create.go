@@ -1,0 +1,216 @@
+package machine
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/image"
+	"github.com/perigee-run/perigee/mesh"
+)
+
+// Create makes a machine of the app and starts it unless req.SkipLaunch. When
+// it returns without error the machine is on disk and, if launched, runs. When
+// it returns an error there is nothing. The region is not looked at: who calls
+// has chosen this node.
+func (h *Host) Create(ctx context.Context, app string, req api.CreateMachineRequest) (api.Machine, error) {
+	if err := h.awaitReady(ctx); err != nil {
+		return api.Machine{}, err
+	}
+	c, img, err := h.intake(ctx, app, req)
+	if err != nil {
+		return api.Machine{}, err
+	}
+	p, err := h.newPlan(c, img)
+	if err != nil {
+		return api.Machine{}, err
+	}
+	org, err := h.cfg.Apps.Org(ctx, app)
+	if err != nil {
+		return api.Machine{}, err
+	}
+	m, err := h.reserve(h.newRecord(app, org, req, c, img), req.Name)
+	if err != nil {
+		return api.Machine{}, err
+	}
+	m.plan = p
+	if err := h.detached(ctx, m, func(ctx context.Context) error { return h.found(ctx, m, req.SkipLaunch) }); err != nil {
+		return api.Machine{}, err
+	}
+	out := m.now().shown()
+	if l := m.now().rec.Lease; l != nil {
+		out.Nonce = l.Nonce
+	}
+	return out, nil
+}
+
+func (h *Host) awaitReady(ctx context.Context) error {
+	select {
+	case <-h.ready:
+		return nil
+	case <-h.ctx.Done():
+		return errClosing()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// intake validates a request and gets its image. The configuration returned is
+// a copy that the caller of the API cannot reach.
+func (h *Host) intake(ctx context.Context, app string, req api.CreateMachineRequest) (*api.MachineConfig, image.Image, error) {
+	if err := validate(req.Config, bounds{h.cfg.CPUs, h.cfg.MemoryMB}); err != nil {
+		return nil, image.Image{}, err
+	}
+	if err := h.checkRequest(ctx, app, req); err != nil {
+		return nil, image.Image{}, err
+	}
+	c, err := clone(req.Config)
+	if err != nil {
+		return nil, image.Image{}, err
+	}
+	img, ok := h.cfg.Images.Get(c.Image)
+	if !ok || !pinned(c.Image) { // a tag may have moved
+		if img, err = h.cfg.Images.Pull(ctx, c.Image, nil); err != nil {
+			return nil, img, imageFault(c.Image, err)
+		}
+	}
+	return c, img, nil
+}
+
+func (h *Host) checkRequest(ctx context.Context, app string, req api.CreateMachineRequest) error {
+	if req.Name != "" && !nameForm.MatchString(req.Name) {
+		return invalid("name", "%q cannot name a machine; use 1 to 63 lower-case letters, digits and hyphens", req.Name)
+	}
+	if req.LeaseTTL != 0 {
+		if _, err := leaseTTL(req.LeaseTTL); err != nil {
+			return err
+		}
+	}
+	if req.Release < 0 {
+		return invalid("release", "is %d; it cannot be negative", req.Release)
+	}
+	if _, err := h.cfg.Apps.Org(ctx, app); err != nil {
+		return err
+	}
+	return h.checkSecrets(ctx, app, req)
+}
+
+// checkSecrets refuses a start with secrets older than the caller has just set.
+func (h *Host) checkSecrets(ctx context.Context, app string, req api.CreateMachineRequest) error {
+	if req.MinSecretsVersion == nil {
+		return nil
+	}
+	_, version, err := h.cfg.Secrets.Secrets(ctx, app)
+	if err != nil {
+		return internal(err, "cannot read the secrets of app %q", app)
+	}
+	if version < *req.MinSecretsVersion {
+		return api.Errorf(api.CodeConflict, "app %q has secrets of version %d here, not yet %d", app, version, *req.MinSecretsVersion).
+			WithHint("try again in a moment")
+	}
+	return nil
+}
+
+func clone(c *api.MachineConfig) (*api.MachineConfig, error) {
+	b, err := json.Marshal(c)
+	if err != nil {
+		return nil, invalid("config", "%v", err)
+	}
+	out := new(api.MachineConfig)
+	if err := json.Unmarshal(b, out); err != nil {
+		return nil, invalid("config", "%v", err)
+	}
+	return out, nil
+}
+
+func (h *Host) newRecord(app, org string, req api.CreateMachineRequest, c *api.MachineConfig, img image.Image) Record {
+	now := time.Now().UTC()
+	r := Record{
+		App: app, Org: org, Name: req.Name, Node: h.cfg.Node, Region: h.cfg.Region, CreatedAt: now, UpdatedAt: now,
+		Version: newVersion(), Config: *c, Image: imageRef(img), Release: req.Release,
+		Desired: api.StateCreated, State: api.StateCreated, Cordoned: req.SkipServiceRegistration, NoSecrets: req.SkipSecrets,
+	}
+	r.addVersion(now)
+	r.note("launch", byUser, nil)
+	if req.LeaseTTL > 0 {
+		r.Lease = &api.Lease{Nonce: ulid.Make().String(), Owner: org, Version: r.Version,
+			ExpiresAt: now.Add(time.Duration(req.LeaseTTL) * time.Second).Unix()}
+	}
+	return r
+}
+
+// reserve gives the record an id, an address and a name that no other has, and
+// makes the machine known.
+func (h *Host) reserve(r Record, name string) (*machine, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if id, taken := h.names[r.App+"/"+name]; taken && name != "" {
+		return nil, api.Errorf(api.CodeNameTaken, "app %q has a machine named %q already: %s", r.App, name, id).WithField("name")
+	}
+	for name == "" {
+		if name = newName(); h.names[r.App+"/"+name] != "" {
+			name = ""
+		}
+	}
+	r.Name = name
+	for r.ID == "" {
+		r.ID = newID()
+		r.PrivateIP = h.cfg.Networks.PrivateIPv6(mesh.Identity{Org: r.Org, App: r.App, Machine: r.ID}).String()
+		if h.machines[r.ID] != nil || h.addressTaken(r.PrivateIP) {
+			r.ID = ""
+		}
+	}
+	m := newMachine(h, r)
+	m.view.Load().rec.State = api.StateCreating
+	h.machines[m.id], h.names[r.App+"/"+r.Name] = m, m.id
+	return m, nil
+}
+
+// addressTaken tells whether the address, a hash, fell on another machine's; mu is held.
+func (h *Host) addressTaken(ip string) bool {
+	for _, m := range h.machines {
+		if m.now().rec.PrivateIP == ip {
+			return true
+		}
+	}
+	return false
+}
+
+// found makes a new machine lasting. It runs before it is written down, and it
+// is written down before anyone is told; if either fails nothing stays.
+func (h *Host) found(ctx context.Context, m *machine, skipLaunch bool) error {
+	err := h.makeDirs(&m.now().rec)
+	if err == nil && !skipLaunch {
+		err = h.launch(ctx, m, byUser)
+	} else if err == nil {
+		m.record(func(v *view) { v.rec.State = api.StateCreated })
+	}
+	if err == nil {
+		err = m.sync(ctx)
+	}
+	if err != nil {
+		h.unmake(m)
+	}
+	return err
+}
+
+// unmake removes a machine whose creation failed.
+func (h *Host) unmake(m *machine) {
+	if m.life != nil {
+		h.bury(m, m.life)
+	}
+	ctx, cancel := h.cleanup()
+	defer cancel()
+	if err := m.forget(ctx); err != nil {
+		h.log.Error("cannot forget a machine that was not made", "machine", m.id, "error", err)
+	}
+	h.remove(h.dir(m.id))
+	m.show(func(v *view) { v.rec.State, v.gone = api.StateDestroyed, true })
+	h.leave(m, false)
+}
+
+// pinned reports whether the reference names its image by digest.
+func pinned(ref string) bool { return strings.Contains(ref, "@sha256:") }

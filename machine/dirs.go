@@ -1,0 +1,79 @@
+package machine
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// The machine's folder: console is what it said, layer* what it wrote and may
+// keep, snapshot-* its memory while it is suspended.
+const (
+	consoleName    = "console"
+	layerName      = "layer"
+	snapshotPrefix = "snapshot-"
+)
+
+func (h *Host) consoleFile(id string) string { return filepath.Join(h.dir(id), consoleName) }
+
+// layerDir names the writable layer that outlives a start: "" with never, one
+// per version with restart, one for all with always.
+func layerDir(r *Record) string {
+	switch persist(&r.Config) {
+	case "restart":
+		return layerName + "-" + r.Version
+	case "always":
+		return layerName
+	}
+	return ""
+}
+
+func (h *Host) writableDir(r *Record) string {
+	if d := layerDir(r); d != "" {
+		return filepath.Join(h.dir(r.ID), d)
+	}
+	return ""
+}
+
+// makeDirs makes the folders that a start of r needs.
+func (h *Host) makeDirs(r *Record) error {
+	d := h.writableDir(r)
+	if d == "" {
+		d = h.dir(r.ID)
+	}
+	if err := os.MkdirAll(d, 0o700); err != nil {
+		return internal(err, "cannot make the folder of machine %q", r.ID)
+	}
+	return nil
+}
+
+// tidy removes from the machine's folder what its record does not speak of.
+func (h *Host) tidy(r *Record) {
+	entries, err := os.ReadDir(h.dir(r.ID))
+	if err != nil {
+		return // there is none: nothing to tidy
+	}
+	for _, e := range entries {
+		if name := e.Name(); !keeps(r, name) {
+			h.remove(filepath.Join(h.dir(r.ID), name))
+		}
+	}
+}
+
+func keeps(r *Record, name string) bool {
+	switch {
+	case strings.HasPrefix(name, snapshotPrefix):
+		return name == r.Snapshot
+	case strings.HasPrefix(name, layerName):
+		return name == layerDir(r)
+	}
+	return true
+}
+
+// remove deletes a folder of ours; what cannot go is logged and left to the
+// next start of the daemon.
+func (h *Host) remove(path string) {
+	if err := os.RemoveAll(path); err != nil {
+		h.log.Warn("cannot remove", "path", path, "error", err)
+	}
+}

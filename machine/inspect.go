@@ -1,0 +1,59 @@
+package machine
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/sandbox"
+)
+
+// Processes lists what runs in a started machine.
+func (h *Host) Processes(ctx context.Context, id string) ([]api.ProcessStat, error) {
+	sandboxID, err := h.living(ctx, id, api.StateStarted)
+	if err != nil {
+		return nil, err
+	}
+	all, err := h.cfg.Sandbox.Processes(ctx, sandboxID)
+	if err != nil {
+		return nil, internal(err, "cannot list the processes of machine %q", id)
+	}
+	out := make([]api.ProcessStat, 0, len(all))
+	for _, p := range all {
+		out = append(out, api.ProcessStat{PID: p.PID, Command: p.Command, CPU: cpuPercent(p)})
+	}
+	return out, nil
+}
+
+// cpuPercent is the processor time in whole milliseconds, as far as it can be
+// read from the sandbox's text.
+func cpuPercent(p sandbox.Process) int {
+	d, err := time.ParseDuration(strings.TrimSpace(p.CPU))
+	if err != nil {
+		return 0
+	}
+	return int(d.Milliseconds())
+}
+
+// Stats tells what a started or paused machine uses of the node.
+func (h *Host) Stats(ctx context.Context, id string) (sandbox.Stats, error) {
+	sandboxID, err := h.living(ctx, id, api.StateStarted, api.StatePaused)
+	if err != nil {
+		return sandbox.Stats{}, err
+	}
+	s, err := h.cfg.Sandbox.Stats(ctx, sandboxID)
+	if err != nil {
+		return s, internal(err, "cannot measure machine %q", id)
+	}
+	return s, nil
+}
+
+// living returns the id of the machine's sandbox.
+func (h *Host) living(ctx context.Context, id string, states ...string) (string, error) {
+	m, err := h.find(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	return m.now().rec.Sandbox, m.need("looked into", states...)
+}

@@ -1,0 +1,80 @@
+package machine
+
+import (
+	"context"
+	"maps"
+)
+
+// Metadata returns a copy of the machine's metadata.
+func (h *Host) Metadata(ctx context.Context, id string) (map[string]string, error) {
+	m, err := h.find(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	out := maps.Clone(m.now().rec.Config.Metadata)
+	if out == nil {
+		out = map[string]string{}
+	}
+	return out, nil
+}
+
+// SetMetadata replaces all of the machine's metadata. Like the other changes of
+// metadata it makes no new version and touches nothing that runs.
+func (h *Host) SetMetadata(ctx context.Context, id string, all map[string]string, nonce string) error {
+	return h.editMetadata(ctx, id, nonce, func(m map[string]string) {
+		clear(m)
+		maps.Copy(m, all)
+	})
+}
+
+// PatchMetadata sets the entries that have a value and removes those that are nil.
+func (h *Host) PatchMetadata(ctx context.Context, id string, patch map[string]*string, nonce string) error {
+	return h.editMetadata(ctx, id, nonce, func(m map[string]string) {
+		for k, v := range patch {
+			if v == nil {
+				delete(m, k)
+			} else {
+				m[k] = *v
+			}
+		}
+	})
+}
+
+// DeleteMetadata removes one entry; one that is not there is no error.
+func (h *Host) DeleteMetadata(ctx context.Context, id, key, nonce string) error {
+	return h.editMetadata(ctx, id, nonce, func(m map[string]string) { delete(m, key) })
+}
+
+func (h *Host) editMetadata(ctx context.Context, id, nonce string, edit func(map[string]string)) error {
+	return h.act(ctx, id, nonce, func(ctx context.Context, m *machine) error {
+		c := withMetadata(m.now().rec.Config, edit)
+		if err := checkMetadata(&c, bounds{}); err != nil {
+			return err
+		}
+		m.record(func(v *view) { v.rec.Config = c })
+		return m.sync(ctx)
+	})
+}
+
+// Cordon keeps the router from sending the machine anything; Uncordon lets it again.
+func (h *Host) Cordon(ctx context.Context, id, nonce string) error {
+	return h.setCordon(ctx, id, nonce, true)
+}
+
+// Uncordon lets the router send the machine requests again.
+func (h *Host) Uncordon(ctx context.Context, id, nonce string) error {
+	return h.setCordon(ctx, id, nonce, false)
+}
+
+func (h *Host) setCordon(ctx context.Context, id, nonce string, on bool) error {
+	return h.act(ctx, id, nonce, func(ctx context.Context, m *machine) error {
+		if m.now().rec.Cordoned != on {
+			typ := map[bool]string{true: "cordon", false: "uncordon"}[on]
+			m.record(func(v *view) {
+				v.rec.Cordoned = on
+				v.rec.note(typ, byUser, nil)
+			})
+		}
+		return m.sync(ctx)
+	})
+}

@@ -1,0 +1,102 @@
+package machine
+
+import (
+	"context"
+	"time"
+
+	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/image"
+)
+
+// Update gives the machine a new version with another configuration, and runs
+// it unless req.SkipLaunch. Everything that can be refused is refused before
+// the old version is touched. With req.CurrentVersion it answers
+// api.CodeConflict if that is not the machine's version.
+func (h *Host) Update(ctx context.Context, id string, req api.CreateMachineRequest, nonce string) (api.Machine, error) {
+	m, err := h.find(ctx, id)
+	if err != nil {
+		return api.Machine{}, err
+	}
+	if err := m.admits(nonce); err != nil {
+		return api.Machine{}, err
+	}
+	c, img, err := h.intake(ctx, m.now().rec.App, req)
+	if err != nil {
+		return api.Machine{}, err
+	}
+	p, err := h.newPlan(c, img)
+	if err != nil {
+		return api.Machine{}, err
+	}
+	err = h.act(ctx, id, nonce, func(ctx context.Context, m *machine) error { return h.replace(ctx, m, req, c, img, p) })
+	if err != nil {
+		return api.Machine{}, err
+	}
+	return m.now().shown(), nil
+}
+
+func (h *Host) replace(ctx context.Context, m *machine, req api.CreateMachineRequest, c *api.MachineConfig, img image.Image, p *plan) error {
+	r := &m.now().rec
+	if err := m.need("updated", lasting...); err != nil {
+		if err := m.need("updated", api.StateRestarting); err != nil {
+			return err
+		}
+	}
+	if req.CurrentVersion != "" && req.CurrentVersion != r.Version {
+		return api.Errorf(api.CodeConflict, "machine %q has version %s by now, not %s", m.id, r.Version, req.CurrentVersion).
+			WithField("current_version").WithHint("read the machine again")
+	}
+	if err := h.rename(m, req.Name); err != nil {
+		return err
+	}
+	hg := m.stopping(api.StopRequest{}, byUser)
+	hg.event, hg.during, hg.after, hg.desired = "", api.StateReplacing, api.StateReplacing, r.Desired
+	if err := h.halt(ctx, m, hg); err != nil {
+		return err
+	}
+	m.plan = p
+	m.record(func(v *view) { v.renew(req, c, img) })
+	err := m.sync(ctx)
+	if err == nil && !req.SkipLaunch {
+		err = h.launch(ctx, m, byUser)
+	}
+	h.tidy(&m.now().rec)
+	if err != nil {
+		return err
+	}
+	return m.sync(ctx)
+}
+
+// renew is the view with a new version.
+func (v *view) renew(req api.CreateMachineRequest, c *api.MachineConfig, img image.Image) {
+	r, now := &v.rec, time.Now().UTC()
+	r.Version, r.Config, r.Image, r.NoSecrets = newVersion(), *c, imageRef(img), req.SkipSecrets
+	if req.Release != 0 {
+		r.Release = req.Release
+	}
+	if req.Name != "" {
+		r.Name = req.Name
+	}
+	r.addVersion(now)
+	r.State, r.Desired, r.Standing = api.StateStopped, api.StateStopped, "updated, not started"
+	if !req.SkipLaunch {
+		r.Desired = api.StateStarted
+	}
+	r.note("update", byUser, map[string]any{"version": r.Version})
+}
+
+// rename takes the new name, if there is one, for the machine.
+func (h *Host) rename(m *machine, name string) error {
+	r := &m.now().rec
+	if name == "" || name == r.Name {
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if id, taken := h.names[r.App+"/"+name]; taken {
+		return api.Errorf(api.CodeNameTaken, "app %q has a machine named %q already: %s", r.App, name, id).WithField("name")
+	}
+	delete(h.names, r.App+"/"+r.Name)
+	h.names[r.App+"/"+name] = m.id
+	return nil
+}

@@ -1,0 +1,366 @@
+package machine
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/netip"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/perigee-run/perigee/api"
+)
+
+// The limits of one machine's configuration. Together they keep a record well
+// below the catalog's largest.
+const (
+	maxConfigBytes = 512 << 10
+	maxEnv         = 512
+	maxEnvBytes    = 128 << 10 // the kernel's limit for one string
+	maxMetadata    = 128
+	maxArgs        = 1024
+	maxFiles       = 64
+	maxFileBytes   = 256 << 10
+	maxServices    = 32
+	maxPorts       = 32
+	maxChecks      = 32
+	minMemoryMB    = 64
+	maxPIDs        = 65536
+	maxStopTimeout = 5 * time.Minute
+	maxRetries     = 1000
+)
+
+var (
+	envForm      = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,254}$`)
+	nameForm     = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	metadataForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,62}$`)
+	secretForm   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,254}$`)
+	hostForm     = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$`)
+	headerForm   = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$")
+	methodForm   = regexp.MustCompile(`^[A-Z]{1,16}$`)
+)
+
+// ours are the directories that a file may not be put into: the machine's
+// kernel makes them.
+var ours = []string{"/proc", "/sys", "/dev", "/.fly", "/.perigee"}
+
+func invalid(field, format string, a ...any) *api.Error {
+	return api.Errorf(api.CodeInvalid, "%s: "+format, append([]any{field}, a...)...).WithField(field)
+}
+
+func unsupported(field, format string, a ...any) *api.Error {
+	return api.Errorf(api.CodeUnsupported, "%s: "+format, append([]any{field}, a...)...).WithField(field)
+}
+
+// bounds are what one machine may have on this node.
+type bounds struct{ cpus, memoryMB int }
+
+// validate reports the first thing in c that cannot be, naming its field.
+func validate(c *api.MachineConfig, b bounds) error {
+	if c == nil {
+		return invalid("config", "is missing")
+	}
+	if n := configSize(c); n > maxConfigBytes {
+		return invalid("config", "has %d bytes, the most is %d", n, maxConfigBytes).WithHint("put large files into the image")
+	}
+	for _, test := range []func(*api.MachineConfig, bounds) error{
+		checkSupported, checkImageRef, checkGuest, checkInit, checkEnv, checkMetadata, checkFiles, checkServices,
+		checkNamedChecks, checkRestart, checkStop, checkRootfs, checkDNS,
+	} {
+		if err := test(c, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func configSize(c *api.MachineConfig) int {
+	b, err := json.Marshal(c)
+	if err != nil {
+		return maxConfigBytes + 1
+	}
+	return len(b)
+}
+
+// checkSupported refuses what gVisor, or this version of the node, cannot do.
+func checkSupported(c *api.MachineConfig, _ bounds) error {
+	g := guest(c)
+	switch {
+	case g.GPUs != 0 || g.GPUKind != "":
+		return unsupported("config.guest.gpus", "the sandbox has no GPU").WithHint("leave gpus and gpu_kind out")
+	case len(c.Containers) > 0:
+		return unsupported("config.containers", "a machine holds one image").WithHint("make one machine per container")
+	case len(c.Mounts) > 0:
+		return unsupported("config.mounts", "volumes are not available on this node yet").
+			WithHint("leave mounts out; rootfs.persist keeps what a machine writes")
+	case len(c.Processes) > 1:
+		return unsupported("config.processes", "a machine runs one process, not %d", len(c.Processes)).
+			WithHint("make one machine per process")
+	case len(c.Standbys) > 0:
+		return unsupported("config.standbys", "standby machines are not available on this node yet")
+	case c.Schedule != "":
+		return unsupported("config.schedule", "scheduled machines are not available on this node yet")
+	case c.Init != nil && c.Init.SwapSizeMB != 0:
+		return unsupported("config.init.swap_size_mb", "the sandbox has no swap").WithHint("raise guest.memory_mb instead")
+	case g.MaxMemoryMB != 0 && g.MaxMemoryMB != g.MemoryMB:
+		return unsupported("config.guest.max_memory_mb", "a machine's memory does not grow").WithHint("set guest.memory_mb to it")
+	}
+	return nil
+}
+
+func checkImageRef(c *api.MachineConfig, _ bounds) error {
+	switch {
+	case c.Image == "":
+		return invalid("config.image", "is missing").WithHint("name an image by tag or by digest")
+	case len(c.Image) > 512:
+		return invalid("config.image", "is longer than 512 characters")
+	case strings.ContainsFunc(c.Image, notPrintable):
+		return invalid("config.image", "%q has a space or a control character in it", c.Image)
+	}
+	return nil
+}
+
+func notPrintable(r rune) bool { return r <= ' ' || r == 0x7f }
+
+func checkGuest(c *api.MachineConfig, b bounds) error {
+	g := guest(c)
+	switch {
+	case g.CPUKind != "shared" && g.CPUKind != "performance":
+		return invalid("config.guest.cpu_kind", "is %q; it can be shared or performance", g.CPUKind)
+	case g.CPUs < 1:
+		return invalid("config.guest.cpus", "is %d; the least is 1", g.CPUs)
+	case g.CPUs > b.cpus:
+		return invalid("config.guest.cpus", "is %d; this node has %d", g.CPUs, b.cpus)
+	case g.MemoryMB < minMemoryMB:
+		return invalid("config.guest.memory_mb", "is %d; the least is %d", g.MemoryMB, minMemoryMB)
+	case g.MemoryMB > b.memoryMB:
+		return invalid("config.guest.memory_mb", "is %d; this node has %d", g.MemoryMB, b.memoryMB)
+	case g.PIDs < 1 || g.PIDs > maxPIDs:
+		return invalid("config.guest.pids", "is %d; it can be 1 to %d", g.PIDs, maxPIDs)
+	}
+	return nil
+}
+
+func checkInit(c *api.MachineConfig, _ bounds) error {
+	for i, p := range c.Processes {
+		field := fmt.Sprintf("config.processes[%d]", i)
+		if err := checkArgs(field, p.Exec, p.Entrypoint, p.Cmd); err != nil {
+			return err
+		}
+		if err := checkEnvMap(field+".env", p.Env); err != nil {
+			return err
+		}
+	}
+	in := c.Init
+	if in == nil {
+		return nil
+	}
+	if err := checkArgs("config.init", in.Exec, in.Entrypoint, in.Cmd); err != nil {
+		return err
+	}
+	switch {
+	case in.WorkingDir != "" && !path.IsAbs(in.WorkingDir):
+		return invalid("config.init.working_dir", "%q does not begin with a slash", in.WorkingDir)
+	case len(in.WorkingDir) > 4095 || strings.ContainsRune(in.WorkingDir, 0):
+		return invalid("config.init.working_dir", "is too long or has a zero byte in it")
+	case len(in.User) > 256 || strings.ContainsFunc(in.User, notPrintable):
+		return invalid("config.init.user", "%q is not a user, uid, user:group or uid:gid", in.User)
+	}
+	return nil
+}
+
+func checkArgs(field string, exec, entrypoint, cmd []string) error {
+	for name, args := range map[string][]string{"exec": exec, "entrypoint": entrypoint, "cmd": cmd} {
+		if len(args) > maxArgs {
+			return invalid(field+"."+name, "has %d words, the most is %d", len(args), maxArgs)
+		}
+		for i, a := range args {
+			if len(a) > maxEnvBytes || strings.ContainsRune(a, 0) {
+				return invalid(fmt.Sprintf("%s.%s[%d]", field, name, i), "is longer than %d bytes or has a zero byte in it", maxEnvBytes)
+			}
+		}
+		if len(args) > 0 && args[0] == "" && name != "cmd" {
+			return invalid(field+"."+name, "the program's name is empty")
+		}
+	}
+	return nil
+}
+
+func checkEnv(c *api.MachineConfig, _ bounds) error { return checkEnvMap("config.env", c.Env) }
+
+func checkEnvMap(field string, env map[string]string) error {
+	if len(env) > maxEnv {
+		return invalid(field, "has %d variables, the most is %d", len(env), maxEnv)
+	}
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		switch v := env[k]; {
+		case !envForm.MatchString(k):
+			return invalid(field+"."+k, "%q cannot name a variable; use letters, digits and underscores, a letter first", k)
+		case len(v) > maxEnvBytes:
+			return invalid(field+"."+k, "has %d bytes, the most is %d", len(v), maxEnvBytes)
+		case strings.ContainsRune(v, 0):
+			return invalid(field+"."+k, "has a zero byte in it")
+		}
+	}
+	return nil
+}
+
+func checkMetadata(c *api.MachineConfig, _ bounds) error {
+	if len(c.Metadata) > maxMetadata {
+		return invalid("config.metadata", "has %d entries, the most is %d", len(c.Metadata), maxMetadata)
+	}
+	for _, k := range slices.Sorted(maps.Keys(c.Metadata)) {
+		if err := checkMetadatum("config.metadata."+k, k, c.Metadata[k]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkMetadatum(field, key, value string) error {
+	if !metadataForm.MatchString(key) {
+		return invalid(field, "%q cannot be a metadata key; use up to 63 letters, digits, and _ . : / -", key)
+	}
+	if len(value) > 4096 {
+		return invalid(field, "has %d bytes, the most is 4096", len(value))
+	}
+	return nil
+}
+
+func checkFiles(c *api.MachineConfig, _ bounds) error {
+	if len(c.Files) > maxFiles {
+		return invalid("config.files", "has %d files, the most is %d", len(c.Files), maxFiles)
+	}
+	seen := map[string]bool{}
+	for i := range c.Files {
+		field := fmt.Sprintf("config.files[%d]", i)
+		if err := checkFile(field, &c.Files[i]); err != nil {
+			return err
+		}
+		p := path.Clean(c.Files[i].GuestPath)
+		if seen[p] {
+			return invalid(field+".guest_path", "%q is there twice", p)
+		}
+		seen[p] = true
+	}
+	return nil
+}
+
+func checkFile(field string, f *api.File) error {
+	if err := checkGuestPath(field+".guest_path", f.GuestPath); err != nil {
+		return err
+	}
+	switch {
+	case (f.RawValue == nil) == (f.SecretName == nil):
+		return invalid(field, "needs either raw_value or secret_name")
+	case f.SecretName != nil && !secretForm.MatchString(*f.SecretName):
+		return invalid(field+".secret_name", "%q cannot name a secret", *f.SecretName)
+	case f.Mode&^0o7777 != 0:
+		return invalid(field+".mode", "%#o is not a file mode; use 0 to 07777", f.Mode)
+	case f.RawValue == nil:
+		return nil
+	}
+	b, err := base64.StdEncoding.DecodeString(*f.RawValue)
+	if err != nil {
+		return invalid(field+".raw_value", "is not base64: %v", err)
+	}
+	if len(b) > maxFileBytes {
+		return invalid(field+".raw_value", "has %d bytes, the most is %d", len(b), maxFileBytes).WithHint("put large files into the image")
+	}
+	return nil
+}
+
+func checkGuestPath(field, p string) error {
+	clean := path.Clean(p)
+	switch {
+	case !path.IsAbs(p) || clean == "/" || strings.HasSuffix(p, "/"):
+		return invalid(field, "%q is not the absolute path of a file", p)
+	case len(p) > 4095 || strings.ContainsRune(p, 0):
+		return invalid(field, "is too long or has a zero byte in it")
+	case slices.Contains(strings.Split(p, "/"), ".."):
+		return invalid(field, "%q has .. in it", p)
+	}
+	for _, d := range ours {
+		if clean == d || strings.HasPrefix(clean, d+"/") {
+			return invalid(field, "%q is in %s, which belongs to the system", p, d)
+		}
+	}
+	return nil
+}
+
+func checkRestart(c *api.MachineConfig, _ bounds) error {
+	r := c.Restart
+	if r == nil {
+		return nil
+	}
+	if !slices.Contains([]string{"", "no", "on-failure", "always"}, r.Policy) {
+		return invalid("config.restart.policy", "is %q; it can be no, on-failure or always", r.Policy)
+	}
+	if r.MaxRetries < 0 || r.MaxRetries > maxRetries {
+		return invalid("config.restart.max_retries", "is %d; it can be 0 to %d", r.MaxRetries, maxRetries)
+	}
+	return nil
+}
+
+func checkStop(c *api.MachineConfig, _ bounds) error {
+	s := c.StopConfig
+	if s == nil {
+		return nil
+	}
+	if s.Signal != "" {
+		if _, err := parseSignal("config.stop_config.signal", s.Signal); err != nil {
+			return err
+		}
+	}
+	return checkSpan("config.stop_config.timeout", s.Timeout, 0, maxStopTimeout)
+}
+
+// checkSpan tests a duration that may be left out.
+func checkSpan(field string, d *api.Duration, least, most time.Duration) error {
+	if v := d.Or(least); v < least || v > most {
+		return invalid(field, "is %s; it can be %s to %s", v, least, most)
+	}
+	return nil
+}
+
+func checkRootfs(c *api.MachineConfig, _ bounds) error {
+	allowed := []string{"", "never", "restart", "always"}
+	if c.Guest != nil && !slices.Contains(allowed, c.Guest.PersistRootfs) {
+		return invalid("config.guest.persist_rootfs", "is %q; it can be never, restart or always", c.Guest.PersistRootfs)
+	}
+	if c.Rootfs == nil {
+		return nil
+	}
+	if !slices.Contains(allowed, c.Rootfs.Persist) {
+		return invalid("config.rootfs.persist", "is %q; it can be never, restart or always", c.Rootfs.Persist)
+	}
+	if c.Rootfs.SizeGB < 0 {
+		return invalid("config.rootfs.size_gb", "is %d; it cannot be negative", c.Rootfs.SizeGB)
+	}
+	return nil
+}
+
+func checkDNS(c *api.MachineConfig, _ bounds) error {
+	d := c.DNS
+	if d == nil {
+		return nil
+	}
+	for i, s := range d.Nameservers {
+		if a, err := netip.ParseAddr(s); err != nil || a.Zone() != "" || i >= 3 {
+			return invalid(fmt.Sprintf("config.dns.nameservers[%d]", i), "%q is not an IP address, or there are more than three", s)
+		}
+	}
+	for i, s := range d.Searches {
+		if !hostForm.MatchString(s) || i >= 6 {
+			return invalid(fmt.Sprintf("config.dns.searches[%d]", i), "%q is not a domain, or there are more than six", s)
+		}
+	}
+	if d.Hostname != "" && (!hostForm.MatchString(d.Hostname) || len(d.Hostname) > 64) {
+		return invalid("config.dns.hostname", "%q is not a host name of at most 64 characters", d.Hostname)
+	}
+	return nil
+}
