@@ -1,0 +1,333 @@
+package router
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/perigee-run/perigee/router/http1"
+)
+
+var challengePath = []byte("/.well-known/acme-challenge/")
+
+// exchange serves the request whose head was just read, and says whether the connection may be used again.
+func (c *conn) exchange() bool {
+	q := &c.req
+	c.ask = ask{port: c.port, secure: c.secure, force: q.Force, prefer: q.Prefer, host: normalHost(c.host[:0], q.Host)}
+	c.identify()
+	if string(q.Method) == "CONNECT" {
+		return c.page(&refusal{status: http.StatusMethodNotAllowed, reason: "this is not a forward proxy"})
+	}
+	if !c.secure && c.r.cfg.Certificates != nil && bytes.HasPrefix(q.Target, challengePath) && c.challenge() {
+		return c.skip(q.Len) && !q.Close
+	}
+	start := time.Time{}
+	if c.debug {
+		start = time.Now()
+	}
+	x := exchange{conn: c, head: string(q.Method) == "HEAD"}
+	again := x.run()
+	c.unhold()
+	x.count()
+	if c.debug {
+		c.log(&x, start)
+	}
+	return again
+}
+
+// skip forgets the first n bytes of the input.
+func (c *conn) skip(n int) bool {
+	c.n = copy(c.b.in, c.b.in[n:c.n])
+	return true
+}
+
+// exchange is one request and its answer.
+type exchange struct {
+	*conn
+	slot   slot
+	up     *upstream
+	status int
+	in     int64 // body bytes, both as sent on the wire
+	out    int64
+
+	consumed int          // bytes of b.in that were this request's
+	complete bool         // all of the request's body is in b.out
+	chunks   http1.Chunks // of the request's body
+	sender   *sender
+	bodyErr  error // why the body did not go out whole
+	cut      bool  // the client was at fault for that
+	head     bool  // the method is HEAD
+	overlong bool  // the machine took long, so that the client is watched
+}
+
+// run finds a machine and forwards; a request that a machine has certainly not begun on, or that may be repeated, is
+// sent to another one if the connection fails.
+func (x *exchange) run() bool {
+	x.trip = trip{ask: &x.ask, client: x.conn, failed: x.trip.failed[:0]}
+	x.trip.careful = !x.req.Idempotent() || x.req.HasBody()
+	for try := 0; ; try++ {
+		var rf *refusal
+		x.slot, x.up, rf = x.r.reach(&x.trip)
+		x.unhold()
+		if rf != nil {
+			return x.refuse(rf)
+		}
+		if x.slot.target.port.H2Backend {
+			return x.throughH2()
+		}
+		again, retry := x.attempt()
+		x.slot.release()
+		if !retry || try == 2 {
+			return again
+		}
+		x.trip.fresh = true
+	}
+}
+
+func (x *exchange) refuse(rf *refusal) bool {
+	x.status = rf.status
+	if rf.status == statusClientGone {
+		return false
+	}
+	return x.page(rf)
+}
+
+// attempt sends the request over the connection at hand and passes the answer back.
+func (x *exchange) attempt() (again, retry bool) {
+	if x.consumed == 0 {
+		if err := x.prepare(); err != nil {
+			x.dropUp()
+			return x.refuse(&refusal{status: http.StatusBadRequest, reason: err.Error()}), false
+		}
+	}
+	x.watch.upstream.Store(x.up)
+	_, err := x.up.Write(x.b.out)
+	if err == nil && !x.complete {
+		x.sender = x.startSender()
+	}
+	// A machine may answer and close before it has read everything, so that the answer is looked for in any case.
+	again, retry = x.answer(err)
+	x.watch.upstream.Store(nil)
+	return again, retry
+}
+
+// prepare completes the head in b.out, and adds as much of the body as is here already.
+func (x *exchange) prepare() error {
+	q := &x.req
+	out := x.appendAbout(x.b.out)
+	body := x.b.in[q.Len:x.n]
+	switch {
+	case q.Chunked:
+		_, n, done, err := x.chunks.Feed(nil, body, false)
+		if err != nil {
+			return err
+		}
+		body, x.complete = body[:n], done
+	case int64(len(body)) >= max(q.ContentLength, 0):
+		body, x.complete = body[:max(q.ContentLength, 0)], true
+	}
+	x.b.out = append(out, body...)
+	x.consumed = q.Len + len(body)
+	x.in = int64(len(body))
+	return nil
+}
+
+// appendAbout appends what the machine is told about the client and the connection, and the blank line.
+func (x *exchange) appendAbout(out []byte) []byte {
+	q := &x.req
+	if len(q.ForwardedFor) > 0 && x.r.trusts(x.c) {
+		out = x.r.about(out, peerIP(x.c), q.ForwardedFor, x.port, x.secure)
+	} else {
+		out = append(out, x.about...)
+	}
+	out = appendID(out, x.id)
+	switch {
+	case q.Upgrade != nil:
+		out = append(append(append(out, "Connection: Upgrade\r\nUpgrade: "...), q.Upgrade...), "\r\n"...)
+	case q.Trailers:
+		out = append(out, "Connection: TE\r\nTE: trailers\r\n"...)
+	}
+	if q.Chunked {
+		out = append(out, "Transfer-Encoding: chunked\r\n"...)
+	}
+	return append(out, "\r\n"...)
+}
+
+// sender passes a request's body on while the answer may come already.
+type sender struct {
+	done   chan struct{}
+	err    error // set before done is closed, as the others
+	client bool  // the client was at fault
+	sent   int64
+	extra  []byte // bytes after the body, of the next request
+}
+
+func (x *exchange) startSender() *sender {
+	s := &sender{done: make(chan struct{})}
+	left := x.req.ContentLength - x.in
+	x.r.goes.Go(func() {
+		defer close(s.done)
+		if x.req.Chunked {
+			x.sendChunks(s)
+		} else {
+			x.sendLength(s, left)
+		}
+		if s.client {
+			x.hangUp()
+		}
+	})
+	return s
+}
+
+const piece = 256 << 10 // must come within BodyTimeout
+
+func (x *exchange) sendLength(s *sender, left int64) {
+	for left > 0 && s.err == nil {
+		_ = x.c.SetReadDeadline(time.Now().Add(x.r.cfg.BodyTimeout))
+		n, err := passOn(x.up.Conn, x.c, min(left, piece))
+		left -= n
+		s.sent += n
+		if s.err = err; errors.Is(err, io.EOF) {
+			s.client = true
+		}
+	}
+}
+
+// passOn copies n bytes, inside the kernel if both ends are plain. io.EOF says that src, and not dst, was at fault.
+func passOn(dst, src net.Conn, n int64) (int64, error) {
+	if _, ok := dst.(*net.TCPConn); ok {
+		if _, ok := src.(*net.TCPConn); ok {
+			k, err := io.CopyN(dst, src, n)
+			var op *net.OpError
+			if errors.As(err, &op) && (op.Op == "read" || errors.Is(err, os.ErrDeadlineExceeded)) {
+				err = io.EOF
+			}
+			return k, err
+		}
+	}
+	buf := bigBuffers.Get().(*[64 << 10]byte)
+	defer bigBuffers.Put(buf)
+	k, err := src.Read(buf[:min(n, int64(len(buf)))])
+	if k > 0 {
+		if _, werr := dst.Write(buf[:k]); werr != nil {
+			return int64(k), werr
+		}
+	}
+	if err != nil {
+		return int64(k), io.EOF
+	}
+	return int64(k), nil
+}
+
+var bigBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
+
+func (x *exchange) sendChunks(s *sender) {
+	buf := bigBuffers.Get().(*[64 << 10]byte)
+	defer bigBuffers.Put(buf)
+	for {
+		_ = x.c.SetReadDeadline(time.Now().Add(x.r.cfg.BodyTimeout))
+		k, err := x.c.Read(buf[:])
+		if k == 0 && err != nil {
+			s.err, s.client = io.EOF, true
+			return
+		}
+		_, n, done, err := x.chunks.Feed(nil, buf[:k], false)
+		if err != nil {
+			s.err, s.client = err, true
+			return
+		}
+		s.sent += int64(n)
+		if _, s.err = x.up.Write(buf[:n]); s.err != nil {
+			return
+		}
+		if done {
+			s.extra = append(s.extra, buf[n:k]...)
+			return
+		}
+	}
+}
+
+// bodySent says whether the whole body went out. An answer often crosses with the end of the body, so that the sender is
+// given a moment.
+func (x *exchange) bodySent() bool {
+	if x.sender == nil {
+		return x.complete
+	}
+	timer := time.NewTimer(2 * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-x.sender.done:
+		x.endSender()
+	case <-timer.C:
+	}
+	return x.complete
+}
+
+// endSender stops the sender if it is not done, and takes over what it has read of the next requests.
+func (x *exchange) endSender() {
+	s := x.sender
+	if s == nil {
+		return
+	}
+	late := !s.finished()
+	if late { // it may wait for the client or for the machine
+		_ = x.up.SetWriteDeadline(time.Unix(1, 0))
+	}
+	x.stopReader(s.done)
+	x.sender = nil
+	x.in += s.sent
+	x.complete = s.err == nil && !late
+	if room := len(x.b.in) - x.n; room < len(s.extra) {
+		x.b.in = append(x.b.in[:x.n:x.n], make([]byte, len(s.extra)+bufferSize)...)
+	}
+	x.n += copy(x.b.in[x.n:], s.extra)
+	x.bodyErr, x.cut = s.err, s.client
+}
+
+func (s *sender) finished() bool {
+	if s == nil {
+		return true
+	}
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// dropUp closes the connection to the machine.
+func (x *exchange) dropUp() {
+	_ = x.up.Close()
+}
+
+func (x *exchange) count() {
+	stats := x.r.lost
+	if tg := x.slot.target; tg != nil {
+		stats = tg.app.stats
+	}
+	stats.answered(x.status)
+	if x.in > 0 {
+		stats.in.Add(uint64(x.in))
+	}
+	if x.out > 0 {
+		stats.out.Add(uint64(x.out))
+	}
+}
+
+func (c *conn) log(x *exchange, start time.Time) {
+	machine, app := "", ""
+	if x.slot.seat != nil {
+		machine = x.slot.seat.door.id
+	}
+	if x.slot.target != nil {
+		app = x.slot.target.app.name
+	}
+	c.r.log.Debug("request", "app", app, "machine", machine, "method", string(c.req.Method), "host", string(c.ask.host),
+		"status", x.status, "took", time.Since(start), "in", x.in, "out", x.out, "id", string(c.id))
+}

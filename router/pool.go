@@ -1,0 +1,150 @@
+package router
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// upstream is a connection to a machine.
+type upstream struct {
+	net.Conn
+	used  bool      // it has served a request before: the machine may have closed it meanwhile
+	until time.Time // when it must not be used any more
+}
+
+// pool keeps a seat's unused connections, the last used first.
+type pool struct {
+	mu   sync.Mutex // guards what follows
+	addr netip.AddrPort
+	idle []*upstream
+}
+
+func (p *pool) get(addr netip.AddrPort) *upstream {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.addr != addr {
+		p.drop()
+		p.addr = addr
+	}
+	n := len(p.idle)
+	if n == 0 {
+		return nil
+	}
+	u := p.idle[n-1]
+	p.idle[n-1] = nil
+	p.idle = p.idle[:n-1]
+	return u
+}
+
+func (p *pool) put(addr netip.AddrPort, u *upstream) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.addr != addr {
+		_ = u.Close()
+		return
+	}
+	p.idle = append(p.idle, u)
+}
+
+// drop closes all idle connections; p.mu is held.
+func (p *pool) drop() {
+	for i, u := range p.idle {
+		_ = u.Close()
+		p.idle[i] = nil
+	}
+	p.idle = p.idle[:0]
+}
+
+func (p *pool) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.drop()
+	p.addr = netip.AddrPort{}
+}
+
+// sweep closes those that are past their time.
+func (p *pool) sweep(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	kept := p.idle[:0]
+	for _, u := range p.idle {
+		if now.Before(u.until) {
+			kept = append(kept, u)
+		} else {
+			_ = u.Close()
+		}
+	}
+	clear(p.idle[len(kept):])
+	p.idle = kept
+}
+
+// open gets a connection for a place taken: a kept one, or a new one.
+func (r *Router) open(tr *trip, s *slot) (*upstream, error) {
+	for !tr.fresh {
+		u := s.seat.pool.get(s.addr)
+		if u == nil {
+			break
+		}
+		if time.Now().Before(u.until) && (!tr.careful || u.quiet()) {
+			return u, nil
+		}
+		_ = u.Close()
+	}
+	if !s.woken.IsZero() {
+		return r.dialWoken(tr, s)
+	}
+	return r.dial(context.WithoutCancel(r.life), s, time.Second)
+}
+
+func (r *Router) dial(ctx context.Context, s *slot, limit time.Duration) (*upstream, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	c, err := r.cfg.Dial(ctx, "tcp", s.addr.String())
+	if err != nil {
+		return nil, fmt.Errorf("machine %q: %w", s.seat.door.id, err)
+	}
+	return &upstream{Conn: c}, nil
+}
+
+// keep gives a connection back to the pool. lifetime is what the machine said it keeps it for, or 0; a second of it
+// is left out, so that its closing and our next request do not cross.
+func (r *Router) keep(s *slot, u *upstream, lifetime time.Duration) {
+	limit := r.cfg.UpstreamIdle
+	if lifetime > 0 {
+		limit = min(limit, lifetime-time.Second)
+	}
+	if limit <= 0 || s.seat.retired.Load() {
+		_ = u.Close()
+		return
+	}
+	u.used, u.until = true, time.Now().Add(limit)
+	s.seat.pool.put(s.addr, u)
+}
+
+// quiet says that the machine has neither closed the connection nor sent anything on it. It costs one system call,
+// and is asked before a request that must not be sent twice.
+func (u *upstream) quiet() bool {
+	sc, ok := u.Conn.(syscall.Conn)
+	if !ok {
+		return true
+	}
+	rc, err := sc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	quiet := false
+	err = rc.Read(func(fd uintptr) bool {
+		var b [1]byte
+		_, _, e := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		quiet = e == unix.EAGAIN
+		return true
+	})
+	return err == nil && quiet
+}

@@ -1,0 +1,380 @@
+package router
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Router is the edge of a node. All its methods may be called at any time from any goroutine.
+type Router struct {
+	cfg      Config
+	log      *slog.Logger
+	routes   atomic.Pointer[routes]
+	turn     atomic.Uint32
+	tls      *tlsConfigs  // nil without certificates
+	tlsPorts sync.Map     // port → *tls.Config
+	web      *http.Server // HTTP/2 alone
+	webIn    *handover
+	lost     *appStats // requests for nobody's host
+
+	life     context.Context // ends when nothing may go on any more
+	end      context.CancelCauseFunc
+	draining atomic.Bool
+	goes     sync.WaitGroup // every goroutine of the router
+	ready    chan struct{}
+	changed  chan struct{} // the table has changed: look after the listeners
+
+	mu        sync.Mutex // guards what follows
+	doors     map[string]*door
+	seats     map[seatKey]*seat
+	queues    map[queueKey]*queue
+	stats     map[string]*appStats
+	listeners map[int]net.Listener
+	deaf      []Problem // ports that could not be opened
+	told      string    // the problems as last told
+	live      map[visitor]struct{}
+}
+
+type seatKey struct {
+	machine string
+	port    int
+}
+
+type queueKey struct {
+	app  string
+	port int
+}
+
+// visitor is a client's connection, as far as a shutdown has to do with it.
+type visitor interface {
+	closeIdle() // closes it if it is between two requests
+	Close() error
+}
+
+// New makes a router with an empty table. It opens nothing yet.
+func New(cfg Config) *Router {
+	r := &Router{
+		cfg:   cfg.withDefaults(),
+		ready: make(chan struct{}), changed: make(chan struct{}, 1),
+		doors: map[string]*door{}, seats: map[seatKey]*seat{}, queues: map[queueKey]*queue{},
+		stats: map[string]*appStats{}, listeners: map[int]net.Listener{}, live: map[visitor]struct{}{},
+	}
+	r.log = r.cfg.Logger
+	r.life, r.end = context.WithCancelCause(context.Background())
+	r.lost = r.statsFor("")
+	r.tls = newTLS(r.cfg.Certificates)
+	r.web, r.webIn = r.newWeb()
+	r.routes.Store(r.compile(Table{}, &routes{}))
+	return r
+}
+
+// Run opens the ports and serves until ctx ends; then it drains as Shutdown does, for Config.DrainTimeout. It returns an
+// error at once if a port of the router itself (80, 443) cannot be opened; ports of apps are reported as Problems.
+// It may be called once.
+func (r *Router) Run(ctx context.Context) error {
+	if err := r.listenOwn(); err != nil {
+		r.closeListeners()
+		return err
+	}
+	r.goes.Go(r.serveWeb)
+	close(r.ready)
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	for ctx.Err() == nil && !r.draining.Load() {
+		r.listenAll()
+		select {
+		case <-ctx.Done():
+		case <-r.changed:
+		case now := <-tick.C:
+			r.sweep(now)
+		}
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.DrainTimeout)
+	defer cancel()
+	if err := r.Shutdown(drain); err != nil {
+		r.log.Warn("the router stopped before all was finished", "err", err)
+	}
+	return nil
+}
+
+// Ready is closed once Run has opened the router's own ports.
+func (r *Router) Ready() <-chan struct{} { return r.ready }
+
+// Shutdown stops accepting, lets what is in flight finish until ctx ends, and then closes what is left. It returns nil
+// if everything finished by itself.
+func (r *Router) Shutdown(ctx context.Context) error {
+	r.draining.Store(true)
+	r.poke()
+	r.closeListeners()
+	web := make(chan error, 1)
+	go func() { web <- r.web.Shutdown(ctx) }()
+	err := r.drain(ctx)
+	if e := <-web; err == nil {
+		err = e
+	}
+	_ = r.web.Close()
+	r.end(errShutdown)
+	r.closeLive(visitor.Close)
+	r.closePools()
+	r.goes.Wait()
+	return err
+}
+
+// drain waits until no visitor is left.
+func (r *Router) drain(ctx context.Context) error {
+	for {
+		r.closeLive(func(v visitor) error { v.closeIdle(); return nil })
+		r.mu.Lock()
+		n := len(r.live)
+		r.mu.Unlock()
+		if n == 0 {
+			return nil
+		}
+		if !pause(ctx, 5*time.Millisecond) {
+			return fmt.Errorf("cannot finish %d connections in time: closing them", n)
+		}
+	}
+}
+
+func (r *Router) closeLive(fn func(visitor) error) {
+	r.mu.Lock()
+	live := make([]visitor, 0, len(r.live))
+	for v := range r.live {
+		live = append(live, v)
+	}
+	r.mu.Unlock()
+	for _, v := range live {
+		_ = fn(v)
+	}
+}
+
+func (r *Router) closePools() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.seats {
+		s.disconnect()
+	}
+}
+
+func (s *seat) disconnect() {
+	s.pool.close()
+	s.h2.close()
+}
+
+// enterLive makes a connection known to Shutdown; after that it is closed at once.
+func (r *Router) enterLive(v visitor) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.live[v] = struct{}{}
+	if r.life.Err() != nil {
+		_ = v.Close()
+	}
+}
+
+func (r *Router) leaveLive(v visitor) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.live, v)
+}
+
+// SetTable replaces the table. A table that can only be a mistake is refused with an error, and the old one stays; what
+// cannot be done for one app is a [Problem] and does not disturb the others. t must not be changed afterwards.
+func (r *Router) SetTable(t Table) error {
+	if err := t.validate(); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	next := r.compile(t, r.routes.Load())
+	r.settle(next)
+	r.routes.Store(next)
+	for _, q := range r.queues {
+		q.kick()
+	}
+	r.mu.Unlock()
+	r.tellProblems()
+	r.poke()
+	return nil
+}
+
+func (r *Router) poke() {
+	select {
+	case r.changed <- struct{}{}:
+	default:
+	}
+}
+
+// settle brings what outlives a table in line with the next one; r.mu is held.
+func (r *Router) settle(next *routes) {
+	used := map[*seat]temper{}
+	for tg := range next.targets() {
+		for i := range tg.spots {
+			sp := &tg.spots[i]
+			used[sp.seat] = sp.temper
+			sp.seat.door.see(sp.temper)
+		}
+	}
+	for key, s := range r.seats {
+		t, ok := used[s]
+		s.retired.Store(!ok || t == unfit)
+		if !ok {
+			s.disconnect()
+			if s.n.Load() == 0 {
+				delete(r.seats, key)
+			}
+		}
+	}
+	r.sweepDoors()
+}
+
+// sweepDoors forgets machines that no service has and nothing is in flight to.
+func (r *Router) sweepDoors() {
+	used := map[string]bool{}
+	for key := range r.seats {
+		used[key.machine] = true
+	}
+	for id, d := range r.doors {
+		if !used[id] && d.word.CompareAndSwap(0, doorDead) {
+			delete(r.doors, id)
+		}
+	}
+}
+
+func (t *routes) targets() map[*target]bool {
+	out := map[*target]bool{}
+	for _, p := range t.ports {
+		if p.owner != nil {
+			out[p.owner] = true
+		}
+	}
+	for _, hosts := range []map[string]*appRoute{t.exact, t.wild} {
+		for _, app := range hosts {
+			for _, tg := range app.ports {
+				out[tg] = true
+			}
+		}
+	}
+	return out
+}
+
+// sweep closes connections to machines that are past their time.
+func (r *Router) sweep(now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.seats {
+		s.pool.sweep(now)
+	}
+}
+
+// seatFor, queueFor, statsFor and doorFor find or make what outlives tables; r.mu is held (New needs no lock).
+func (r *Router) seatFor(machine string, port int) *seat {
+	key := seatKey{machine, port}
+	s := r.seats[key]
+	if s == nil {
+		s = &seat{door: r.doorFor(machine), port: port}
+		r.seats[key] = s
+	}
+	return s
+}
+
+func (r *Router) doorFor(machine string) *door {
+	d := r.doors[machine]
+	if d == nil {
+		d = &door{id: machine}
+		r.doors[machine] = d
+	}
+	return d
+}
+
+func (r *Router) queueFor(app string, port int) *queue {
+	key := queueKey{app, port}
+	q := r.queues[key]
+	if q == nil {
+		q = &queue{}
+		r.queues[key] = q
+	}
+	return q
+}
+
+func (r *Router) statsFor(app string) *appStats {
+	s := r.stats[app]
+	if s == nil {
+		s = &appStats{}
+		r.stats[app] = s
+	}
+	return s
+}
+
+// Activity says how much is in flight to a machine (requests, open WebSockets and streams, TCP connections, requests
+// that wait for its wake) and when the last of it ended; zero if nothing ever did.
+func (r *Router) Activity(machine string) (inflight int, last time.Time) {
+	r.mu.Lock()
+	d := r.doors[machine]
+	r.mu.Unlock()
+	if d == nil {
+		return 0, time.Time{}
+	}
+	if n := d.last.Load(); n > 0 {
+		last = time.Unix(0, n)
+	}
+	return int(d.word.Load() & (doorShut - 1)), last
+}
+
+// Quiesce shuts the door of a machine that is to be put to sleep, if nothing is in flight to it; ok says whether. The
+// connections to it that are kept for later are closed. Then either Commit or Cancel must be called, soon.
+//
+// The promise: from a true ok until Commit or Cancel no byte is sent to the machine. A request that arrives meanwhile
+// goes to another running machine; if there is none it waits, and Hold.Wanted says so. After Commit it wakes the
+// machine, after Cancel it goes straight there. So no request is ever sent to a machine that is about to freeze, and
+// none is lost to one:
+//
+//	hold, ok := router.Quiesce(id)
+//	if !ok { return } // busy
+//	err := suspend(id, hold.Wanted()) // breaks off when somebody wants it
+//	if err != nil { hold.Cancel() } else { hold.Commit() }
+func (r *Router) Quiesce(machine string) (hold *Hold, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	hold, ok = r.doorFor(machine).shut()
+	if !ok {
+		return nil, false
+	}
+	for key, s := range r.seats {
+		if key.machine == machine {
+			s.disconnect()
+		}
+	}
+	return hold, true
+}
+
+// Serves says that some app in the table answers to the host; certificates are made only for those.
+func (r *Router) Serves(host string) bool {
+	var room [256]byte
+	return r.routes.Load().byHost(normalHost(room[:0], []byte(host))) != nil
+}
+
+// normalHost appends host to dst in lower case, without its port and final dot.
+func normalHost(dst, host []byte) []byte {
+	n := len(host)
+	for i := n - 1; i >= 0 && host[i] != ']'; i-- {
+		if host[i] == ':' {
+			n = i
+			break
+		}
+	}
+	if n > 0 && host[n-1] == '.' {
+		n--
+	}
+	for _, c := range host[:n] {
+		if c >= 'A' && c <= 'Z' {
+			c |= 0x20
+		}
+		dst = append(dst, c)
+	}
+	return dst
+}
