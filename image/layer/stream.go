@@ -22,6 +22,17 @@ var (
 	zstdSkip = []byte{0x2a, 0x4d, 0x18}
 )
 
+// Compression tells "gzip", "zstd" or "" from the first four bytes of data.
+func Compression(head []byte) string {
+	switch {
+	case bytes.HasPrefix(head, gzipMagic):
+		return "gzip"
+	case bytes.HasPrefix(head, zstdMagic), len(head) >= 4 && bytes.Equal(head[1:4], zstdSkip):
+		return "zstd"
+	}
+	return ""
+}
+
 // Decompress returns what r holds, unpacked when it is gzip or zstd. What is
 // neither passes through.
 func Decompress(r io.Reader) (io.ReadCloser, error) {
@@ -30,14 +41,14 @@ func Decompress(r io.Reader) (io.ReadCloser, error) {
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
-	switch {
-	case bytes.HasPrefix(head, gzipMagic):
+	switch Compression(head) {
+	case "gzip":
 		z, err := gzip.NewReader(br)
 		if err != nil {
 			return nil, fmt.Errorf("cannot read gzip data: %w", readable(err))
 		}
 		return z, nil
-	case bytes.HasPrefix(head, zstdMagic), len(head) == 4 && bytes.Equal(head[1:], zstdSkip):
+	case "zstd":
 		z, err := zstd.NewReader(br, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderConcurrency(1))
 		if err != nil {
 			return nil, fmt.Errorf("cannot read zstd data: %w", err)
