@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -81,7 +82,16 @@ func (c *Config) setDefaults() error {
 	return c.checkUpstreams()
 }
 
+// resolvConfs are the files to read upstreams from, the first that has any.
+func (c *Config) resolvConfs() []string {
+	if c.ResolvConf != "" {
+		return []string{c.ResolvConf}
+	}
+	return []string{systemResolvConf, resolvedConf}
+}
+
 func (c *Config) checkUpstreams() error {
+	c.Upstreams = slices.Clone(c.Upstreams)
 	for i, u := range c.Upstreams {
 		addr, err := upstreamAddr(u)
 		if err != nil {

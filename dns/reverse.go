@@ -1,0 +1,44 @@
+package dns
+
+import (
+	"encoding/hex"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/miekg/dns"
+)
+
+// reverse finds the org's machine with an address.
+func (v view) reverse(a netip.Addr) found {
+	for _, app := range v.Apps(v.org) {
+		for _, m := range v.Machines(v.org, app) {
+			if m.IPv6 == a || m.IPv4 == a {
+				return found{exists: true, pointer: m.ID + ".vm." + app + ".internal."}
+			}
+		}
+	}
+	return found{}
+}
+
+// reverseAddr reads a whole address from a name under in-addr.arpa or ip6.arpa.
+func reverseAddr(name string) (netip.Addr, bool) {
+	labels := dns.SplitDomainName(strings.ToLower(name))
+	slices.Reverse(labels)
+	switch {
+	case len(labels) == 6 && labels[0] == "arpa" && labels[1] == "in-addr":
+		a, err := netip.ParseAddr(strings.Join(labels[2:], "."))
+		return a, err == nil
+	case len(labels) == 34 && labels[0] == "arpa" && labels[1] == "ip6":
+		return nibbles(labels[2:])
+	}
+	return netip.Addr{}, false
+}
+
+func nibbles(labels []string) (netip.Addr, bool) {
+	b, err := hex.DecodeString(strings.Join(labels, ""))
+	if err != nil || slices.ContainsFunc(labels, func(l string) bool { return len(l) != 1 }) {
+		return netip.Addr{}, false
+	}
+	return netip.AddrFromSlice(b)
+}
