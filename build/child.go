@@ -95,7 +95,9 @@ func socketOwner(path string) (int, error) {
 }
 
 func (l *link) answers(ctx context.Context) error {
-	_, err := l.mark(ctx)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	_, err := l.client.Info(ctx)
 	return err
 }
 
@@ -130,13 +132,16 @@ func (e *Engine) start(ctx context.Context) (*link, error) {
 }
 
 // launch starts the process in a session of its own, so that what ends the daemon does not end it, and waits for
-// its word on a pipe. Its output goes to builder.log, which is rewritten at every start.
+// its word on a pipe. Its output goes to builder.log; that of the one before is kept in
+// builder.log.old.
 func (e *Engine) launch(ctx context.Context) error {
 	begun := time.Now()
 	conf, err := e.writeConfig()
 	if err != nil {
 		return err
 	}
+	// What a builder said before it died must survive its successor's start.
+	os.Rename(e.logPath(), e.logPath()+".old")
 	logFile, err := os.OpenFile(e.logPath(), os.O_CREATE|os.O_TRUNC|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("cannot start the builder: %w", err)

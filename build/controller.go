@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/snapshots/native"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
+	"github.com/containerd/errdefs"
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/cmd/buildkitd/config"
 	"github.com/moby/buildkit/control"
@@ -38,6 +39,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
+	"tags.cncf.io/container-device-interface/pkg/cdi"
 )
 
 const (
@@ -120,9 +122,13 @@ func newController(ctx context.Context, root string, w *base.Worker) (*control.C
 // the runtime.
 func newWorker(ctx context.Context, c ServeConfig) (*base.Worker, error) {
 	root := statePath(c.Dir)
+	noDevices, err := cdi.NewCache(cdi.WithSpecDirs(), cdi.WithAutoRefresh(false))
+	if err != nil {
+		return nil, err
+	}
 	opt, err := runc.NewWorkerOpt(root, snapshotter(root), false, oci.ProcessSandbox,
 		map[string]string{markLabel: c.Mark}, nil, netproviders.Opt{Mode: "host"}, nil, c.Runtime, "", false, nil, "",
-		"perigee-build", cdidevices.NewManager(nil, nil))
+		"perigee-build", cdidevices.NewManager(noDevices, nil))
 	if err != nil {
 		return nil, err
 	}
@@ -139,8 +145,31 @@ func snapshotter(root string) runc.SnapshotterFactory {
 		return runc.SnapshotterFactory{Name: "native", New: native.NewSnapshotter}
 	}
 	return runc.SnapshotterFactory{Name: "overlayfs", New: func(root string) (snapshots.Snapshotter, error) {
-		return overlay.NewSnapshotter(root, overlay.AsynchronousRemove)
+		s, err := overlay.NewSnapshotter(root, overlay.AsynchronousRemove)
+		if err != nil {
+			return nil, err
+		}
+		return s, sweep(s, filepath.Join(root, "snapshots"))
 	}}
+}
+
+// sweep removes the snapshots' folders that no record knows. One that was renamed just before a kill would be in the
+// way of every later snapshot.
+func sweep(s snapshots.Snapshotter, folders string) error {
+	c, ok := s.(snapshots.Cleaner)
+	if !ok {
+		return nil
+	}
+	err := c.Cleanup(context.Background())
+	if !errdefs.IsNotFound(err) {
+		return err
+	}
+	// There are no records at all yet.
+	left, err := filepath.Glob(filepath.Join(folders, "*"))
+	for _, dir := range left {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	return err
 }
 
 func plainHTTP(hosts []string) map[string]resolverconfig.RegistryConfig {

@@ -48,7 +48,7 @@ func testConfig(t *testing.T) Config {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return Config{Dir: dir, Command: []string{os.Args[0], "builder"}, Runtime: runtimeUnderTest(t),
-		DockerConfig: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
+		DockerConfig: t.TempDir(), Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 }
 
 func newEngine(t *testing.T, c Config) *Engine {
@@ -65,8 +65,10 @@ func newEngine(t *testing.T, c Config) *Engine {
 			t.Errorf("mounts left: %v %v", m, err)
 		}
 		if t.Failed() {
-			log, _ := os.ReadFile(e.logPath())
-			t.Logf("builder.log:\n%s", log)
+			for _, name := range []string{e.logPath() + ".old", e.logPath()} {
+				log, _ := os.ReadFile(name)
+				t.Logf("%s:\n%s", name, log)
+			}
 		}
 	})
 	return e
@@ -271,8 +273,8 @@ func TestBuildErrors(t *testing.T) {
 		want             Error
 		words            []string
 	}{
-		{name: "failing run", dockerfile: runnable + "\n\nRUN echo first; echo last words >&2; \\\n  exit 7\n",
-			want: Error{Dockerfile: "Dockerfile", Line: 6, ExitCode: 7, Command: "RUN echo first; echo last words >&2; exit 7"}, words: []string{"exit code 7"}},
+		{name: "failing run", dockerfile: runnable + "\n\nRUN echo first; echo last words; \\\n  exit 7\n",
+			want: Error{Dockerfile: "Dockerfile", Line: 6, ExitCode: 7, Command: "RUN echo first; echo last words; exit 7"}, words: []string{"exit code 7"}},
 		{name: "unknown instruction", dockerfile: "FROM scratch\n\nCOPI a b\n", want: Error{Dockerfile: "Dockerfile", Line: 3, Command: "COPI a b"},
 			words: []string{"unknown instruction"}},
 		{name: "no such file", dockerfile: "FROM scratch\nCOPY nothing /\n", want: Error{Dockerfile: "Dockerfile", Line: 2, Command: "COPY nothing /"},

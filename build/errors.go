@@ -107,9 +107,12 @@ func (e *Error) locate(err error, r Request) {
 		return
 	}
 	e.Dockerfile = r.Dockerfile
-	rg := src.Ranges[0]
-	e.Line = int(rg.Start.Line)
-	e.Command = sourceText(src.Info.Data, e.Line, int(rg.End.Line))
+	from, to := src.Ranges[0].Start.Line, src.Ranges[0].End.Line
+	for _, rg := range src.Ranges[1:] {
+		from, to = min(from, rg.Start.Line), max(to, rg.End.Line)
+	}
+	e.Line = int(from)
+	e.Command = sourceText(src.Info.Data, e.Line, int(to))
 }
 
 // sourceText is the command in those lines as one line, cut when it is long.
