@@ -1,0 +1,104 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/perigee-run/perigee/api"
+	"github.com/spf13/cobra"
+)
+
+func nodeCmd(e *env) *cobra.Command {
+	show := &cobra.Command{Use: "show", Short: "Show what this node is and has", Args: noArgs, Example: "  perigee node show --json",
+		RunE: func(c *cobra.Command, _ []string) error { return e.nodeStatus(c.Context()) }}
+	ca := &cobra.Command{Use: "ca", Short: "Print the certificate of the node's local CA, to trust it", Args: noArgs,
+		Example: "  perigee node ca > ca.crt && curl --cacert ca.crt https://shop.perigee.localhost",
+		RunE:    func(c *cobra.Command, _ []string) error { return e.nodeCA(c.Context()) }}
+	return parent("node", "Look at the node", nil, show, ca)
+}
+
+func (e *env) nodeCA(ctx context.Context) error {
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	n, err := client.Node(ctx)
+	if err != nil {
+		return e.explain(err)
+	}
+	if n.CACert == "" {
+		return hint(fmt.Errorf("the node has no local CA: its certificates come from ACME"), "browsers trust those already")
+	}
+	_, err = fmt.Fprint(e.Out, n.CACert)
+	return err
+}
+
+func (e *env) nodeStatus(ctx context.Context) error {
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	n, err := client.Node(ctx)
+	if err != nil {
+		return e.explain(err)
+	}
+	if e.json {
+		return e.printJSON(n)
+	}
+	return e.facts("node", n.Name, "region", n.Region, "version", n.Version, "apps at", "*."+n.Domain, "http", n.HTTP, "https", n.HTTPS, "registry", n.Registry, "machines", strconv.Itoa(n.Machines), "size", fmt.Sprintf("%d CPUs, %d MiB", n.CPUs, n.MemoryMB), "started", ago(n.StartedAt))
+}
+
+func tokenCmd(e *env) *cobra.Command {
+	return parent("token", "Log in to a node", nil, loginCmd(e), showTokenCmd(e))
+}
+
+func loginCmd(e *env) *cobra.Command {
+	return &cobra.Command{
+		Use: "login ADDRESS", Short: "Remember a node and its token, read from standard input or PERIGEE_TOKEN", Args: exactArgs("ADDRESS"),
+		Example: "  perigee token login http://203.0.113.7:4280 < token",
+		RunE: func(c *cobra.Command, args []string) error {
+			token := e.token
+			if token == "" {
+				_, token, _ = e.target()
+			}
+			if token == "" {
+				if e.asks() {
+					fmt.Fprint(e.Err, "Token: ")
+				}
+				fmt.Fscanln(e.In, &token)
+			}
+			client, err := api.NewClient(api.ClientConfig{Addr: args[0], Token: strings.TrimSpace(token)})
+			if err != nil {
+				return usageError{err}
+			}
+			e.addr = args[0]
+			if _, err := client.Node(c.Context()); err != nil {
+				return e.explain(err)
+			}
+			if err := writeLogin(login{Addr: args[0], Token: strings.TrimSpace(token)}); err != nil {
+				return err
+			}
+			return e.did("logged in to %s", args[0])
+		},
+	}
+}
+
+func showTokenCmd(e *env) *cobra.Command {
+	return &cobra.Command{
+		Use: "show", Short: "Print the token, for scripts and docker login", Args: noArgs,
+		Example: "  perigee token show | docker login -u perigee --password-stdin localhost:4280",
+		RunE: func(c *cobra.Command, _ []string) error {
+			_, token, err := e.target()
+			if err != nil {
+				return err
+			}
+			if token == "" {
+				return hint(fmt.Errorf("no token is known here"), "log in first: perigee token login ADDRESS")
+			}
+			_, err = fmt.Fprintln(e.Out, token)
+			return err
+		},
+	}
+}

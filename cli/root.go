@@ -1,0 +1,227 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/internal/version"
+	"github.com/spf13/cobra"
+)
+
+// Exit codes of the command; they are public promises (docs/exit-codes.md).
+const (
+	ExitOK          = 0
+	ExitFailure     = 1 // anything not named below
+	ExitUsage       = 2 // a flag, an argument or a configuration is wrong
+	ExitNotFound    = 3 // the app, machine, release or image does not exist
+	ExitAuth        = 4 // no token, or one that does not reach this
+	ExitConflict    = 5 // a name is taken, or a lease or another deploy is in the way
+	ExitDeploy      = 6 // the build or the deploy failed; the old release serves
+	ExitUnreachable = 7 // no node answers
+)
+
+// IO is where a command reads and writes.
+type IO struct {
+	In       io.Reader
+	Out, Err io.Writer
+}
+
+// env is what every verb has at hand.
+type env struct {
+	IO
+	json    bool
+	app     string
+	config  string
+	addr    string
+	token   string
+	noColor bool
+}
+
+// usageError marks errors that end with ExitUsage.
+type usageError struct{ error }
+
+func usagef(format string, a ...any) error { return usageError{fmt.Errorf(format, a...)} }
+
+// hinted carries a line that says what to do.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h hinted) Unwrap() error { return h.error }
+
+func hint(err error, format string, a ...any) error {
+	return hinted{err, fmt.Sprintf(format, a...)}
+}
+
+// exitError ends the command with the exit code of a remote process.
+type exitError struct{ code int }
+
+func (e exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+
+// Main runs the command line and returns its exit code.
+func Main(args []string, std IO) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	e := &env{IO: std}
+	root := Root(e)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return ExitOK
+	}
+	return e.report(err)
+}
+
+// report prints the error with its hint and chooses the exit code.
+func (e *env) report(err error) int {
+	var exit exitError
+	if errors.As(err, &exit) {
+		return exit.code
+	}
+	if errors.Is(err, context.Canceled) {
+		fmt.Fprintln(e.Err, "interrupted")
+		return 130
+	}
+	fmt.Fprintln(e.Err, e.paint(red, "Error:"), err)
+	if h := hintOf(err); h != "" {
+		fmt.Fprintln(e.Err, e.paint(dim, "hint: ")+h)
+	}
+	return exitCode(err)
+}
+
+func hintOf(err error) string {
+	var h hinted
+	if errors.As(err, &h) {
+		return h.hint
+	}
+	var a *api.Error
+	if errors.As(err, &a) {
+		return a.Hint
+	}
+	return ""
+}
+
+var codeExits = map[string]int{
+	api.CodeNotFound: ExitNotFound, api.CodeUnauthorized: ExitAuth, api.CodeForbidden: ExitAuth,
+	api.CodeConflict: ExitConflict, api.CodeNameTaken: ExitConflict,
+	api.CodeDeployFailed: ExitDeploy, api.CodeBuildFailed: ExitDeploy,
+	api.CodeInvalid: ExitUsage, api.CodeBadRequest: ExitUsage,
+}
+
+func exitCode(err error) int {
+	var u usageError
+	if errors.As(err, &u) {
+		return ExitUsage
+	}
+	var un unreachable
+	if errors.As(err, &un) {
+		return ExitUnreachable
+	}
+	var a *api.Error
+	if errors.As(err, &a) {
+		if c, ok := codeExits[a.Code]; ok {
+			return c
+		}
+		return ExitFailure
+	}
+	if strings.HasPrefix(err.Error(), "unknown command") || strings.HasPrefix(err.Error(), "unknown flag") ||
+		strings.HasPrefix(err.Error(), "unknown shorthand flag") || strings.HasPrefix(err.Error(), "required flag") {
+		return ExitUsage
+	}
+	return ExitFailure
+}
+
+// Root returns the whole command tree.
+func Root(e *env) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "perigee",
+		Short: "Run apps on your own servers, near their users, asleep until asked",
+		Long: `Perigee turns Linux servers that you own into an edge cloud: it runs Docker
+images as small isolated machines, sends every connection to the nearest one,
+and lets idle machines sleep until the next request.`,
+		Example: `  perigee up                     # start a node on this server
+  perigee launch                 # write a perigee.toml for the app in this folder
+  perigee deploy                 # build the Dockerfile here and run it
+  perigee deploy --image nginx   # run an image from a registry
+  perigee logs -f                # follow what the app says`,
+		Version:       version.Version,
+		SilenceErrors: true, SilenceUsage: true,
+	}
+	root.SetOut(e.Out)
+	root.SetErr(e.Err)
+	root.SetIn(e.In)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return hint(usageError{err}, "%s --help lists the flags", c.CommandPath())
+	})
+	f := root.PersistentFlags()
+	f.BoolVar(&e.json, "json", false, "print JSON instead of text")
+	f.StringVarP(&e.app, "app", "a", "", "app to act on (default: the one in perigee.toml or fly.toml)")
+	f.StringVarP(&e.config, "config", "c", "", "configuration file (default: perigee.toml, then fly.toml)")
+	f.StringVar(&e.addr, "addr", "", "node to talk to: http://host:4280 or unix:///path (env PERIGEE_ADDR)")
+	f.StringVar(&e.token, "token", "", "API token (env PERIGEE_TOKEN; better than a flag, which others can see)")
+	f.BoolVar(&e.noColor, "no-color", os.Getenv("NO_COLOR") != "", "plain text")
+
+	root.AddGroup(&cobra.Group{ID: "app", Title: "Apps:"}, &cobra.Group{ID: "machine", Title: "Machines:"}, &cobra.Group{ID: "node", Title: "This node:"})
+	add(root, "app", launchCmd(e), deployCmd(e), statusCmd(e), appsCmd(e), logsCmd(e), scaleCmd(e), secretsCmd(e), releasesCmd(e), rollbackCmd(e), configCmd(e), openCmd(e), hostsCmd(e))
+	add(root, "machine", machineCmd(e), execCmd(e), consoleCmd(e), imagesCmd(e))
+	add(root, "node", upCmd(e), downCmd(e), nodeCmd(e), doctorCmd(e), tokenCmd(e))
+	root.AddCommand(docsCmd(e))
+	return root
+}
+
+func add(root *cobra.Command, group string, cmds ...*cobra.Command) {
+	for _, c := range cmds {
+		c.GroupID = group
+		root.AddCommand(c)
+	}
+}
+
+// parent makes a command that only holds others; naming none of them prints
+// its help, naming a wrong one is an error.
+func parent(use, short string, aliases []string, cmds ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short, Aliases: aliases, Args: func(c *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return hint(usagef("unknown command %q for %q", args[0], c.CommandPath()), "%s --help lists them", c.CommandPath())
+		}
+		return nil
+	}, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
+	c.AddCommand(cmds...)
+	return c
+}
+
+// exactArgs is cobra's ExactArgs with names in its words.
+func exactArgs(names ...string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) == len(names) {
+			return nil
+		}
+		if len(args) < len(names) {
+			return hint(usagef("%s needs %s", c.CommandPath(), strings.Join(names[len(args):], " and ")), "usage: %s", c.UseLine())
+		}
+		return hint(usagef("%s takes %d arguments, not %d", c.CommandPath(), len(names), len(args)), "usage: %s", c.UseLine())
+	}
+}
+
+func noArgs(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return hint(usagef("%s takes no argument, but got %q", c.CommandPath(), args[0]), "usage: %s", c.UseLine())
+	}
+	return nil
+}
+
+func maxArgs(n int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) > n {
+			return hint(usagef("%s takes at most %d argument(s), not %d", c.CommandPath(), n, len(args)), "usage: %s", c.UseLine())
+		}
+		return nil
+	}
+}

@@ -1,0 +1,154 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/perigee-run/perigee/api"
+	"github.com/spf13/cobra"
+)
+
+func scaleCmd(e *env) *cobra.Command {
+	var processGroup string
+	count := &cobra.Command{Use: "count N [GROUP=N ...]", Short: "Change how many machines run", Example: "  perigee scale count 3\n  perigee scale count web=2 worker=1",
+		RunE: func(c *cobra.Command, args []string) error {
+			counts, err := parseCounts(args, processGroup)
+			if err != nil {
+				return err
+			}
+			return e.scale(c.Context(), api.ScaleRequest{Counts: counts})
+		}}
+	count.Flags().StringVar(&processGroup, "group", "", "process group (default: app)")
+	memory := &cobra.Command{Use: "memory MIB", Short: "Change the machines' memory", Args: exactArgs("MIB"), Example: "  perigee scale memory 512",
+		RunE: func(c *cobra.Command, args []string) error {
+			mb, err := parseMemory(args[0])
+			if err != nil {
+				return err
+			}
+			return e.scale(c.Context(), api.ScaleRequest{Group: processGroup, MemoryMB: mb})
+		}}
+	memory.Flags().StringVar(&processGroup, "group", "", "process group (default: all)")
+	cpus := &cobra.Command{Use: "cpus N", Short: "Change the machines' processors", Args: exactArgs("N"), Example: "  perigee scale cpus 2",
+		RunE: func(c *cobra.Command, args []string) error {
+			n, err := strconv.Atoi(args[0])
+			if err != nil || n < 1 {
+				return usagef("%q is not a number of processors, such as 2", args[0])
+			}
+			return e.scale(c.Context(), api.ScaleRequest{Group: processGroup, CPUs: n})
+		}}
+	cpus.Flags().StringVar(&processGroup, "group", "", "process group (default: all)")
+	show := &cobra.Command{Use: "show", Short: "Show counts and sizes", Args: noArgs, Example: "  perigee scale show",
+		RunE: func(c *cobra.Command, _ []string) error { return e.scaleShow(c.Context()) }}
+	return parent("scale", "Change the number and size of machines", nil, count, memory, cpus, show)
+}
+
+func parseCounts(args []string, group string) (map[string]int, error) {
+	if len(args) == 0 {
+		return nil, hint(usagef("perigee scale count needs a number"), "for example: perigee scale count 2")
+	}
+	counts := map[string]int{}
+	for _, a := range args {
+		g, n, ok := strings.Cut(a, "=")
+		if !ok {
+			g, n = first(group, "app"), a
+		}
+		v, err := strconv.Atoi(n)
+		if err != nil || v < 0 {
+			return nil, usagef("%q is not a number of machines, such as 2 or web=2", a)
+		}
+		counts[g] = v
+	}
+	return counts, nil
+}
+
+func parseMemory(s string) (int, error) {
+	t, factor := strings.ToLower(s), 1
+	for suffix, f := range map[string]int{"mb": 1, "gb": 1024, "m": 1, "g": 1024} {
+		if v, ok := strings.CutSuffix(t, suffix); ok {
+			t, factor = v, f
+			break
+		}
+	}
+	n, err := strconv.Atoi(t)
+	if err != nil || n < 1 {
+		return 0, usagef("%q is not a memory size, such as 512, 512mb or 1gb", s)
+	}
+	return n * factor, nil
+}
+
+func (e *env) scale(ctx context.Context, req api.ScaleRequest) error {
+	app, err := e.appName()
+	if err != nil {
+		return err
+	}
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	return e.stream(ctx, client, client.Scale(ctx, app, req))
+}
+
+// stream shows a deploy's progress to its end.
+func (e *env) stream(ctx context.Context, c *api.Client, seq progressSeq) error {
+	began, show := time.Now(), e.newProgress()
+	for p, err := range seq {
+		if err != nil {
+			return e.explain(err)
+		}
+		show.show(p)
+		if p.Kind == "done" {
+			if p.Release != nil {
+				return e.deployed(ctx, c, *p.Release, time.Since(began))
+			}
+			return nil
+		}
+	}
+	return hint(fmt.Errorf("the node closed the stream before the work ended"), "it goes on by itself; see perigee releases")
+}
+
+func (e *env) scaleShow(ctx context.Context) error {
+	app, err := e.appName()
+	if err != nil {
+		return err
+	}
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	machines, err := client.ListMachines(ctx, app)
+	if err != nil {
+		return e.explain(err)
+	}
+	type row struct {
+		Group    string `json:"group"`
+		Count    int    `json:"count"`
+		CPUs     int    `json:"cpus"`
+		MemoryMB int    `json:"memory_mb"`
+	}
+	var rows []row
+	index := map[string]int{}
+	for _, m := range machines {
+		r := row{Group: group(m), Count: 1}
+		if m.Config != nil && m.Config.Guest != nil {
+			r.CPUs, r.MemoryMB = m.Config.Guest.CPUs, m.Config.Guest.MemoryMB
+		}
+		key := fmt.Sprint(r)
+		if i, ok := index[key]; ok {
+			rows[i].Count++
+			continue
+		}
+		index[key] = len(rows)
+		rows = append(rows, r)
+	}
+	if e.json {
+		return e.printJSON(rows)
+	}
+	out := make([][]string, len(rows))
+	for i, r := range rows {
+		out[i] = []string{r.Group, strconv.Itoa(r.Count), strconv.Itoa(r.CPUs), strconv.Itoa(r.MemoryMB) + " MiB"}
+	}
+	return e.table([]string{"GROUP", "COUNT", "CPUS", "MEMORY"}, out)
+}

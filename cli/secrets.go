@@ -1,0 +1,148 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"sort"
+	"strings"
+
+	"github.com/perigee-run/perigee/api"
+	"github.com/spf13/cobra"
+)
+
+func secretsCmd(e *env) *cobra.Command {
+	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List secrets by name and digest", Args: noArgs, Example: "  perigee secrets list",
+		RunE: func(c *cobra.Command, _ []string) error { return e.secretsList(c.Context()) }}
+	return parent("secrets", "Values that the app gets in its environment and nobody else sees", []string{"secret"}, list, secretsSetCmd(e), secretsImportCmd(e), secretsUnsetCmd(e))
+}
+
+func (e *env) secretsList(ctx context.Context) error {
+	app, err := e.appName()
+	if err != nil {
+		return err
+	}
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	secrets, err := client.ListSecrets(ctx, app)
+	if err != nil {
+		return e.explain(err)
+	}
+	if e.json {
+		return e.printJSON(secrets)
+	}
+	rows := make([][]string, len(secrets))
+	for i, s := range secrets {
+		rows[i] = []string{s.Name, s.Digest, ago(s.UpdatedAt)}
+	}
+	return e.table([]string{"NAME", "DIGEST", "UPDATED"}, rows)
+}
+
+func secretsSetCmd(e *env) *cobra.Command {
+	var stage bool
+	c := &cobra.Command{
+		Use: "set NAME=VALUE ...", Short: "Set secrets and deploy them", Example: "  perigee secrets set DATABASE_URL=postgres://…\n  perigee secrets set KEY=value --stage",
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return hint(usagef("perigee secrets set needs NAME=VALUE"), "many at once from a file: perigee secrets import < file")
+			}
+			values, err := parsePairs(args)
+			if err != nil {
+				return err
+			}
+			return e.setSecrets(c.Context(), values, stage)
+		},
+	}
+	c.Flags().BoolVar(&stage, "stage", false, "only keep them; the next deploy brings them to the machines")
+	return c
+}
+
+func secretsImportCmd(e *env) *cobra.Command {
+	var stage bool
+	c := &cobra.Command{
+		Use: "import", Short: "Set secrets from lines of NAME=VALUE on standard input", Args: noArgs, Example: "  perigee secrets import < .env",
+		RunE: func(c *cobra.Command, _ []string) error {
+			var lines []string
+			for s := bufio.NewScanner(e.In); s.Scan(); {
+				if l := strings.TrimSpace(s.Text()); l != "" && !strings.HasPrefix(l, "#") {
+					lines = append(lines, l)
+				}
+			}
+			if len(lines) == 0 {
+				return usagef("standard input has no line of NAME=VALUE")
+			}
+			values, err := parsePairs(lines)
+			if err != nil {
+				return err
+			}
+			return e.setSecrets(c.Context(), values, stage)
+		},
+	}
+	c.Flags().BoolVar(&stage, "stage", false, "only keep them; the next deploy brings them to the machines")
+	return c
+}
+
+func secretsUnsetCmd(e *env) *cobra.Command {
+	var stage bool
+	c := &cobra.Command{
+		Use: "unset NAME ...", Short: "Remove secrets and deploy without them", Args: cobra.MinimumNArgs(1), Example: "  perigee secrets unset KEY",
+		RunE: func(c *cobra.Command, args []string) error {
+			values := map[string]*string{}
+			for _, a := range args {
+				values[a] = nil
+			}
+			return e.setSecrets(c.Context(), values, stage)
+		},
+	}
+	c.Flags().BoolVar(&stage, "stage", false, "only remove them; the next deploy takes them from the machines")
+	return c
+}
+
+func parsePairs(args []string) (map[string]*string, error) {
+	values := map[string]*string{}
+	for _, a := range args {
+		k, v, ok := strings.Cut(a, "=")
+		if !ok || k == "" {
+			// The text may be a secret that lost its name: do not print it.
+			return nil, usagef("a secret is written NAME=VALUE; one of the arguments is not")
+		}
+		values[k] = &v
+	}
+	return values, nil
+}
+
+func (e *env) setSecrets(ctx context.Context, values map[string]*string, stage bool) error {
+	app, err := e.appName()
+	if err != nil {
+		return err
+	}
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	r, err := client.SetSecrets(ctx, app, values)
+	if err != nil {
+		return e.explain(err)
+	}
+	names := make([]string, 0, len(values))
+	for n := range values {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	machines, err := client.ListMachines(ctx, app)
+	if err != nil {
+		return e.explain(err)
+	}
+	if stage || len(machines) == 0 {
+		if e.json {
+			return e.printJSON(r)
+		}
+		return e.did("staged %s; the next deploy brings the change to the machines", strings.Join(names, ", "))
+	}
+	if !e.json {
+		fmt.Fprintf(e.Err, "%s changed %s\n", e.paint(green, "✓"), strings.Join(names, ", "))
+	}
+	return e.stream(ctx, client, client.Deploy(ctx, app, api.DeployRequest{Description: "secrets changed"}))
+}

@@ -1,0 +1,97 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"sort"
+	"strings"
+
+	"github.com/perigee-run/perigee/api"
+	"github.com/spf13/cobra"
+)
+
+func statusCmd(e *env) *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "Show an app and its machines; without an app, the node", Args: noArgs,
+		Example: "  perigee status\n  perigee status --app shop --json",
+		RunE: func(c *cobra.Command, _ []string) error {
+			name, err := e.appName()
+			if err != nil && e.app == "" && e.config == "" {
+				return e.nodeStatus(c.Context())
+			}
+			if err != nil {
+				return err
+			}
+			return e.status(c.Context(), name)
+		},
+	}
+}
+
+type appStatus struct {
+	App      api.App       `json:"app"`
+	Machines []api.Machine `json:"machines"`
+}
+
+func (e *env) status(ctx context.Context, name string) error {
+	client, err := e.client()
+	if err != nil {
+		return err
+	}
+	app, err := client.GetApp(ctx, name)
+	if err != nil {
+		return e.explain(err)
+	}
+	machines, err := client.ListMachines(ctx, name)
+	if err != nil {
+		return e.explain(err)
+	}
+	if e.json {
+		return e.printJSON(appStatus{app, machines})
+	}
+	e.facts("app", app.Name, "status", app.Status, "release", versionText(app.Release), "address", app.URL, "also at", strings.Join(app.Hosts, ", "))
+	fmt.Fprintln(e.Out)
+	return e.machineTable(machines)
+}
+
+func (e *env) machineTable(machines []api.Machine) error {
+	sort.Slice(machines, func(i, j int) bool { return machines[i].CreatedAt.Before(machines[j].CreatedAt) })
+	rows := make([][]string, len(machines))
+	for i, m := range machines {
+		rows[i] = []string{m.ID, m.Name, group(m), m.State, m.Region, versionText(m.Release), checksText(m.Checks), imageText(m.ImageRef), ago(m.UpdatedAt)}
+	}
+	return e.table([]string{"ID", "NAME", "GROUP", "STATE", "REGION", "RELEASE", "CHECKS", "IMAGE", "UPDATED"}, rows)
+}
+
+func group(m api.Machine) string {
+	if m.Config == nil {
+		return ""
+	}
+	return m.Config.Metadata["fly_process_group"]
+}
+
+// checksText sums checks up: "2/2 passing", or the first that is not.
+func checksText(checks []api.CheckStatus) string {
+	if len(checks) == 0 {
+		return "-"
+	}
+	passing, worst := 0, ""
+	for _, c := range checks {
+		if c.Status == "passing" {
+			passing++
+		} else if worst == "" {
+			worst = c.Status
+		}
+	}
+	return strings.TrimSpace(fmt.Sprintf("%d/%d passing %s", passing, len(checks), worst))
+}
+
+func imageText(r api.ImageRef) string {
+	s := r.Repository
+	if r.Tag != "" {
+		return s + ":" + r.Tag
+	}
+	if _, hex, ok := strings.Cut(r.Digest, ":"); ok && len(hex) >= 12 {
+		return s + "@" + hex[:12]
+	}
+	return s
+}
