@@ -17,11 +17,11 @@ func TestWhoReachesWhom(t *testing.T) {
 	resolver6, resolver4 := n.ResolverAddrs()[0], n.ResolverAddrs()[1]
 
 	for _, s := range []*Slot{a1, a2, b1} {
-		serve(t, in(s), netip.AddrPortFrom(s.IPv4, testPort))
-		serve(t, in(s), netip.AddrPortFrom(s.IPv6, testPort))
+		serve(t, in(s), addrPort(s.IPv4))
+		serve(t, in(s), addrPort(s.IPv6))
 	}
 	for _, a := range []netip.Addr{inet.v4, inet.v6} {
-		serve(t, inet.place, netip.AddrPortFrom(a, testPort))
+		serve(t, inet.place, addrPort(a))
 	}
 	for _, port := range []uint16{53, testPort, 8443} {
 		serve(t, "", netip.AddrPortFrom(resolver4, port))
@@ -90,7 +90,7 @@ func TestWhoReachesWhom(t *testing.T) {
 	t.Run("refusals are quick", func(t *testing.T) {
 		for _, to := range []netip.Addr{b1.IPv4, b1.IPv6, nobody, resolver4} {
 			began := time.Now()
-			_, err := call(in(a1), "tcp", netip.AddrPortFrom(to, testPort), netip.Addr{})
+			_, err := call(in(a1), "tcp", addrPort(to), netip.Addr{})
 			if took := time.Since(began); err == nil || took > 300*time.Millisecond {
 				t.Errorf("%s: %v after %v", to, err, took)
 			}
@@ -103,7 +103,7 @@ func TestWhoReachesWhom(t *testing.T) {
 			if fake.Is6() {
 				to = inet.v6
 			}
-			if got, _ := call(in(a1), network, netip.AddrPortFrom(to, testPort), fake); got.IsValid() {
+			if got, _ := call(in(a1), network, addrPort(to), fake); got.IsValid() {
 				t.Errorf("packet from %s passed", fake)
 			}
 		}
@@ -114,8 +114,8 @@ func TestWhoReachesWhom(t *testing.T) {
 func TestOrgChange(t *testing.T) {
 	n := newNetwork(t, Config{})
 	a, b := machineSlot(t, n, "acme", "a"), machineSlot(t, n, "acme", "b")
-	serve(t, in(b), netip.AddrPortFrom(b.IPv4, testPort))
-	to := netip.AddrPortFrom(b.IPv4, testPort)
+	serve(t, in(b), addrPort(b.IPv4))
+	to := addrPort(b.IPv4)
 	if _, err := call(in(a), "tcp", to, netip.Addr{}); err != nil {
 		t.Fatal(err)
 	}

@@ -78,21 +78,34 @@ func in(s *Slot) place { return place(s.NetnsPath) }
 // UDP packet too.
 func serve(t testing.TB, p place, addr netip.AddrPort) {
 	t.Helper()
-	var l net.Listener
-	var u net.PacketConn
+	go serveTCP(listenTCP(t, p, addr))
+	go serveUDP(listenUDP(t, p, addr))
+}
+
+func listenTCP(t testing.TB, p place, addr netip.AddrPort) (l net.Listener) {
+	t.Helper()
 	err := p.do(func() (err error) {
-		if l, err = net.Listen("tcp", addr.String()); err != nil {
-			return err
-		}
+		l, err = net.Listen("tcp", addr.String())
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+func listenUDP(t testing.TB, p place, addr netip.AddrPort) (u net.PacketConn) {
+	t.Helper()
+	err := p.do(func() (err error) {
 		u, err = net.ListenPacket("udp", addr.String())
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close(); u.Close() })
-	go serveTCP(l)
-	go serveUDP(u)
+	t.Cleanup(func() { u.Close() })
+	return u
 }
 
 func serveTCP(l net.Listener) {
@@ -267,3 +280,5 @@ func addGuestAddr(t testing.TB, s *Slot, a netip.Addr) {
 		t.Fatal(err)
 	}
 }
+
+func addrPort(a netip.Addr) netip.AddrPort { return netip.AddrPortFrom(a, testPort) }

@@ -11,11 +11,21 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-const insideEnv = "PERIGEE_MESH_TEST_INSIDE"
+const (
+	insideEnv = "PERIGEE_MESH_TEST_INSIDE"
+	guestEnv  = "PERIGEE_MESH_TEST_GUEST"
+)
 
 // TestMain runs the tests once more in a network and mount namespace of their
 // own, if it may: there they are the host, and the real one stays untouched.
 func TestMain(m *testing.M) {
+	if os.Getenv(guestEnv) != "" {
+		if err := guest(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if os.Geteuid() != 0 || os.Getenv(insideEnv) != "" {
 		os.Exit(m.Run())
 	}

@@ -76,8 +76,8 @@ func TestAssignRestores(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, a := range []netip.Addr{s.IPv4, s.IPv6} {
-		serve(t, in(s), netip.AddrPortFrom(a, testPort))
-		if _, err := call("", "tcp", netip.AddrPortFrom(a, testPort), netip.Addr{}); err != nil {
+		serve(t, in(s), addrPort(a))
+		if _, err := call("", "tcp", addrPort(a), netip.Addr{}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -94,7 +94,7 @@ func TestRestart(t *testing.T) {
 	a, b, c := machineSlot(t, first, "acme", "a"), machineSlot(t, first, "acme", "b"), machineSlot(t, first, "bold", "c")
 	idle := acquire(t, first)
 	want := first.Slots()
-	serve(t, in(b), netip.AddrPortFrom(b.IPv6, testPort))
+	serve(t, in(b), addrPort(b.IPv6))
 	spoil(t, first)
 
 	n := newNetwork(t, Config{Dir: dir})
@@ -102,7 +102,7 @@ func TestRestart(t *testing.T) {
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("found %v, want %v", got, want)
 	}
-	to := netip.AddrPortFrom(b.IPv6, testPort)
+	to := addrPort(b.IPv6)
 	if _, err := call(in(a), "tcp", to, netip.Addr{}); err != nil {
 		t.Error("same org:", err)
 	}
