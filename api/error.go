@@ -9,11 +9,12 @@ import (
 // Error is what every refused call answers: what was wrong, in words, and a
 // code that programs may act on. Codes are public promises; see [Codes].
 type Error struct {
-	Message string `json:"error" doc:"What was wrong, in words"`
-	Code    string `json:"code" doc:"A word that programs may act on"`
-	Field   string `json:"field,omitempty" doc:"The field of the request that is wrong"`
-	Hint    string `json:"hint,omitempty" doc:"What to do about it"`
-	Status  int    `json:"-" doc:"HTTP status"`
+	Message string   `json:"error" doc:"What was wrong, in words"`
+	Code    string   `json:"code" doc:"A word that programs may act on"`
+	Field   string   `json:"field,omitempty" doc:"The field of the request that is wrong"`
+	Hint    string   `json:"hint,omitempty" doc:"What to do about it"`
+	Logs    []string `json:"logs,omitempty" doc:"With deploy_failed: what the app itself said last"`
+	Status  int      `json:"-" doc:"HTTP status"`
 }
 
 // The codes of [Error].

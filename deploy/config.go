@@ -1,0 +1,145 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/app"
+	"github.com/perigee-run/perigee/image"
+	"github.com/perigee-run/perigee/machine"
+)
+
+// Config joins a Deployer with its neighbours. Apps, Machines and Images are
+// required.
+type Config struct {
+	Apps     *app.Store
+	Machines Machines
+	Images   Images
+	// Logs has the machines' last lines. Default: none are shown.
+	Logs Logs
+	// Router tells when a machine is drained. Default: it is taken for drained.
+	Router Router
+	// Forget is called when an app has been destroyed, for what others keep of
+	// it, such as its logs. Default: nothing.
+	Forget func(ctx context.Context, app string) error
+
+	// WaitTimeout is how long a machine may take to become healthy where the
+	// request does not say. Default 5 minutes.
+	WaitTimeout time.Duration
+	// PortTimeout is how long a machine without checks may take to listen on its
+	// services' ports where the request has no wait_timeout. Default 1 minute.
+	PortTimeout time.Duration
+	// DrainTimeout is how long requests in flight may go on. Default 30 s.
+	DrainTimeout time.Duration
+	// Settle is how long a machine with neither checks nor services must stay up
+	// to count as healthy. Default 1.5 s.
+	Settle time.Duration
+	// Dial reaches machines' ports. Default: net.Dialer.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Logger defaults to slog.Default().
+	Logger *slog.Logger
+}
+
+// Machines is the node's machines; *machine.Host is one.
+type Machines interface {
+	Reader
+	Changer
+	// Ready is closed when what an earlier run left has been found.
+	Ready() <-chan struct{}
+}
+
+// Reader looks at machines.
+type Reader interface {
+	List(app string) []api.Machine
+	Get(ctx context.Context, id string) (api.Machine, error)
+	Status(id string) (machine.Status, bool)
+	Versions(ctx context.Context, id string) ([]machine.Version, error)
+	// Changes sends the id of each machine that changes.
+	Changes(ctx context.Context) <-chan string
+	Wait(ctx context.Context, id string, q machine.WaitQuery) (api.WaitResponse, error)
+	// WaitHealthy fails as soon as health cannot come about by itself.
+	WaitHealthy(ctx context.Context, id string) error
+}
+
+// Changer acts on machines. Each method may be repeated.
+type Changer interface {
+	Create(ctx context.Context, app string, req api.CreateMachineRequest) (api.Machine, error)
+	Update(ctx context.Context, id string, req api.CreateMachineRequest, nonce string) (api.Machine, error)
+	Start(ctx context.Context, id, nonce string) (api.StartResponse, error)
+	Stop(ctx context.Context, id string, req api.StopRequest, nonce string) error
+	Destroy(ctx context.Context, id string, force bool, nonce string) error
+	Cordon(ctx context.Context, id, nonce string) error
+	Uncordon(ctx context.Context, id, nonce string) error
+}
+
+// Validator is a Machines that can say beforehand that a configuration will be
+// refused. It is used where Machines offers it.
+type Validator interface {
+	Validate(c *api.MachineConfig) error
+}
+
+// Images is the node's image store; *image.Store is one.
+type Images interface {
+	Pull(ctx context.Context, ref string, progress func(image.Progress)) (image.Image, error)
+}
+
+// Logs reads what machines said.
+type Logs interface {
+	Logs(ctx context.Context, app string, q api.LogQuery) iter.Seq2[api.LogLine, error]
+}
+
+// Router knows what is under way to a machine.
+type Router interface {
+	// Drained returns when the router sends the cordoned machine nothing more
+	// and nothing is in flight to it.
+	Drained(ctx context.Context, machine string) error
+}
+
+func (c Config) check() (Config, error) {
+	if c.Apps == nil || c.Machines == nil || c.Images == nil {
+		return c, errors.New("cannot make deployer: apps, machines and images are all needed")
+	}
+	if c.Logs == nil {
+		c.Logs = noLogs{}
+	}
+	if c.Router == nil {
+		c.Router = noRouter{}
+	}
+	if c.Forget == nil {
+		c.Forget = func(context.Context, string) error { return nil }
+	}
+	if c.Dial == nil {
+		c.Dial = new(net.Dialer).DialContext
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	orElse(&c.WaitTimeout, 5*time.Minute)
+	orElse(&c.PortTimeout, time.Minute)
+	orElse(&c.DrainTimeout, 30*time.Second)
+	orElse(&c.Settle, 1500*time.Millisecond)
+	return c, nil
+}
+
+// orElse gives p the default if it has the zero value.
+func orElse[T comparable](p *T, def T) {
+	var zero T
+	if *p == zero {
+		*p = def
+	}
+}
+
+type noLogs struct{}
+
+func (noLogs) Logs(context.Context, string, api.LogQuery) iter.Seq2[api.LogLine, error] {
+	return func(func(api.LogLine, error) bool) {}
+}
+
+type noRouter struct{}
+
+func (noRouter) Drained(context.Context, string) error { return nil }
