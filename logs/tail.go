@@ -12,6 +12,7 @@ import (
 
 const (
 	defaultLines = 100
+	pastWait     = 5 * time.Second  // for a message that is stored: it is there, or gone
 	readerIdle   = 30 * time.Second // after which the server forgets a reader that is gone
 )
 
@@ -104,9 +105,12 @@ func (q Query) lines() int {
 func history(ctx context.Context, it jetstream.MessagesContext, pending uint64, n int) ([]Line, error) {
 	var past []Line
 	for pending > 0 {
-		m, err := it.Next(jetstream.NextContext(ctx))
+		m, err := nextPast(ctx, it)
 		if err != nil {
 			return nil, err
+		}
+		if m == nil {
+			break
 		}
 		past = append(past, readBatch(m)...)
 		if n >= 0 && len(past) > 2*n+1024 {
@@ -123,6 +127,18 @@ func history(ctx context.Context, it jetstream.MessagesContext, pending uint64, 
 		past = past[len(past)-n:]
 	}
 	return past, nil
+}
+
+// nextPast is the next message that was there when reading began; nil when it and
+// the rest were removed meanwhile.
+func nextPast(ctx context.Context, it jetstream.MessagesContext) (jetstream.Msg, error) {
+	soon, cancel := context.WithTimeout(ctx, pastWait)
+	defer cancel()
+	m, err := it.Next(jetstream.NextContext(soon))
+	if err != nil && soon.Err() != nil && ctx.Err() == nil {
+		return nil, nil
+	}
+	return m, err
 }
 
 func live(ctx context.Context, it jetstream.MessagesContext, yield func(Line) bool) error {
