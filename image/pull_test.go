@@ -30,6 +30,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/klauspost/compress/zstd"
 	"github.com/perigee-run/perigee/image"
 )
 
@@ -175,7 +176,6 @@ func TestPullMovesTags(t *testing.T) {
 }
 
 func TestPullRefusesHostileImages(t *testing.T) {
-	zeros := bytes.Repeat([]byte{0}, 300<<20)
 	layer := func(entries ...entry) v1.Image {
 		return build(t, v1.Config{}, pack(t, archive(t, entries...), compression.GZip))
 	}
@@ -196,7 +196,7 @@ func TestPullRefusesHostileImages(t *testing.T) {
 		"broken gzip":     {static(append([]byte{0x1f, 0x8b, 8, 0}, bytes.Repeat([]byte{7}, 2000)...), types.OCILayer), nil, "cannot unpack the layer"},
 		"too many files":  {layer(file("a", ""), file("b", ""), file("c", "")), func(c *image.Config) { c.MaxFiles = 2 }, "more than 2 files"},
 		"too large":       {layer(file("a", strings.Repeat("x", 100000))), func(c *image.Config) { c.MaxSize = 50000 }, "larger than 50000"},
-		"bomb":            {build(t, v1.Config{}, pack(t, archive(t, file("a", string(zeros))), compression.ZStd)), func(c *image.Config) { c.MaxRatio = 100 }, "more than 100 times"},
+		"bomb":            {static(bomb(t), types.OCILayerZStd), func(c *image.Config) { c.MaxRatio = 100 }, "more than 100 times"},
 		"not an image":    {mutate.ConfigMediaType(layer(file("a", "x")), "application/vnd.cncf.helm.config.v1+json"), nil, "helm"},
 		"foreign layer":   {static([]byte("{}"), "application/vnd.in-toto+json"), nil, "in-toto"},
 		"bad working dir": {build(t, v1.Config{WorkingDir: "/a/b"}, pack(t, archive(t, file("a", "x")), compression.GZip)), nil, "/a/b"},
@@ -215,6 +215,26 @@ func TestPullRefusesHostileImages(t *testing.T) {
 			leavesNothing(t, dir)
 		})
 	}
+}
+
+// bomb is a small layer that becomes 300 MiB of zeros.
+func bomb(t *testing.T) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	z, err := zstd.NewWriter(&out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := tar.NewWriter(z)
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "a", Size: 300 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	for range 300 {
+		w.Write(make([]byte, 1<<20))
+	}
+	w.Close()
+	z.Close()
+	return out.Bytes()
 }
 
 // liar changes what a registry sends.
@@ -335,7 +355,7 @@ func TestPullExplainsRefusals(t *testing.T) {
 		"401":         {strings.TrimPrefix(guarded.URL, "http://") + "/app:v1", []string{"refused (401)", "config.json (not there)", "docker login"}},
 		"unknown tag": {host + "/app:v3", []string{"has no v3", "v1, v2"}},
 		"unknown app": {host + "/nope:v3", []string{"nope has no v3"}},
-		"certificate": {strings.TrimPrefix(tlsOnly.URL, "https://") + "/app:v1", []string{"certificate"}},
+		"certificate": {strings.TrimPrefix(tlsOnly.URL, "https://") + "/app:v1", []string{"cannot prove who it is"}},
 		"nobody home": {"localhost:1/app:v1", []string{"registry localhost:1"}},
 		"bad name":    {"UPPER/case", []string{"is not an image reference"}},
 		"built-in":    {"registry.test/nope:v1", []string{"no image \"nope\" in the built-in registry"}},

@@ -91,8 +91,6 @@ func (g remoteRegistry) explain(ctx context.Context, at string, err error) error
 		return fmt.Errorf("registry %s asks for fewer requests (429); wait, or log in with: docker login %s", host, host)
 	case strings.Contains(text, "server gave HTTP response to HTTPS client"), errors.As(err, &record):
 		return fmt.Errorf("registry %s speaks plain HTTP; if you trust the network to it, list it as a plain-HTTP registry in the node's configuration", host)
-	case strings.Contains(text, "HTTP request to an HTTPS server"):
-		return fmt.Errorf("registry %s speaks HTTPS but is listed as a plain-HTTP registry in the node's configuration; take it off that list", host)
 	case errors.As(err, &authority), strings.Contains(text, "certificate"):
 		return fmt.Errorf("registry %s cannot prove who it is: %w; install its CA certificate on this node", host, err)
 	}

@@ -63,7 +63,7 @@ func Read(ctx context.Context, r io.Reader, blobs *blob.Store, o Options) (Found
 	if list, ok := a.find("manifest.json"); ok {
 		return a.docker(list)
 	}
-	return Found{}, errors.New("it holds neither index.json nor manifest.json, so it is no image archive; make one with docker save or skopeo copy … oci-archive:…")
+	return Found{}, errors.New("it holds neither index.json nor manifest.json, so it is no image archive, or a truncated one; make one with docker save or skopeo copy … oci-archive:…")
 }
 
 type file struct {
@@ -214,11 +214,10 @@ func (a *contents) docker(list file) (Found, error) {
 	if err != nil {
 		return Found{}, err
 	}
-	digest, err := a.blobs.Put(made)
-	if err != nil {
+	a.o.Keep(blob.Of(made))
+	if _, err := a.blobs.Put(made); err != nil {
 		return Found{}, err
 	}
-	a.o.Keep(digest)
 	return Found{Content: made, MediaType: manifest.OCIManifest, Name: first(image.RepoTags)}, nil
 }
 
