@@ -139,7 +139,7 @@ func (h *Host) adoptLife(m *machine, r *Record, l *life, info sandbox.Info) func
 	case r.Desired == api.StateDestroyed:
 		h.ensureWatched(m, l)
 		return func() { h.finish(m, h.raze) }
-	case known && r.Desired == api.StateSuspended && r.Snapshot != "" && l.paused:
+	case known && r.Desired == api.StateSuspended && h.hasSnapshot(r) && l.paused:
 		h.ensureWatched(m, l)
 		h.bury(m, l) // the snapshot was complete, the sandbox was about to go
 		return nil
@@ -199,7 +199,7 @@ func (h *Host) adoptLost(m *machine) func() {
 	case api.StateDestroyed:
 		return func() { h.finish(m, h.raze) }
 	case api.StateSuspended:
-		if _, err := os.Stat(filepath.Join(h.dir(m.id), r.Snapshot)); err == nil && r.Snapshot != "" {
+		if h.hasSnapshot(r) {
 			h.rest(m, api.StateSuspended, "")
 			return nil
 		}
@@ -214,6 +214,11 @@ func (h *Host) adoptLost(m *machine) func() {
 		h.rest(m, api.StateStopped, r.Standing)
 	}
 	return nil
+}
+
+func (h *Host) hasSnapshot(r *Record) bool {
+	_, err := os.Stat(filepath.Join(h.dir(r.ID), r.Snapshot))
+	return err == nil && r.Snapshot != ""
 }
 
 // rest shows and records a machine that does not run.

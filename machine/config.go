@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"time"
 
@@ -55,7 +56,8 @@ type Config struct {
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
 
-	backoff time.Duration // the first restart delay; tests shorten it
+	backoff   time.Duration      // the first restart delay; tests shorten it
+	removeAll func(string) error // os.RemoveAll; tests lose it with the node
 }
 
 // Sandbox is what a machine runs in; *sandbox.Client is one.
@@ -188,6 +190,9 @@ func (c *Config) defaults() {
 	orElse(&c.MemoryMB, memoryMB("MemTotal"))
 	orElse(&c.MinFreeMB, c.MemoryMB/10)
 	orElse(&c.backoff, time.Second)
+	if c.removeAll == nil {
+		c.removeAll = os.RemoveAll
+	}
 }
 
 // orElse gives p the default if it has the zero value.

@@ -73,7 +73,7 @@ func keeps(r *Record, name string) bool {
 // remove deletes a folder of ours; what cannot go is logged and left to the
 // next start of the daemon.
 func (h *Host) remove(path string) {
-	if err := os.RemoveAll(path); err != nil {
+	if err := h.cfg.removeAll(path); err != nil {
 		h.log.Warn("cannot remove", "path", path, "error", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/sandbox"
 )
 
 // internal wraps a fault of ours with the thing it happened to. An error that
@@ -20,4 +21,12 @@ func internal(err error, format string, a ...any) error {
 func isAPI(err error) bool {
 	var e *api.Error
 	return errors.As(err, &e)
+}
+
+// declined is internal for what the sandbox may decline: then it says why.
+func declined(err error, id, done string) error {
+	if errors.Is(err, sandbox.ErrState) || errors.Is(err, sandbox.ErrNotFound) {
+		return api.Errorf(api.CodePrecondition, "machine %q cannot be %s: %v", id, done, err)
+	}
+	return internal(err, "machine %q cannot be %s", id, done)
 }

@@ -17,7 +17,7 @@ func (h *Host) Processes(ctx context.Context, id string) ([]api.ProcessStat, err
 	}
 	all, err := h.cfg.Sandbox.Processes(ctx, sandboxID)
 	if err != nil {
-		return nil, internal(err, "cannot list the processes of machine %q", id)
+		return nil, declined(err, id, "looked into")
 	}
 	out := make([]api.ProcessStat, 0, len(all))
 	for _, p := range all {
@@ -44,7 +44,7 @@ func (h *Host) Stats(ctx context.Context, id string) (sandbox.Stats, error) {
 	}
 	s, err := h.cfg.Sandbox.Stats(ctx, sandboxID)
 	if err != nil {
-		return s, internal(err, "cannot measure machine %q", id)
+		return s, declined(err, id, "measured")
 	}
 	return s, nil
 }

@@ -43,7 +43,7 @@ func (h *Host) Signal(ctx context.Context, id string, req api.SignalRequest, non
 			return err
 		}
 		if err := h.cfg.Sandbox.Signal(ctx, m.life.id, sig); err != nil {
-			return internal(err, "cannot signal machine %q", id)
+			return declined(err, id, "signalled")
 		}
 		return nil
 	})

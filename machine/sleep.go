@@ -102,7 +102,7 @@ func (h *Host) freeze(ctx context.Context, m *machine, source string, onlyIdle b
 	}
 	if err := h.cfg.Sandbox.Pause(ctx, m.life.id); err != nil {
 		m.pass(api.StateStarted)
-		return internal(err, "cannot pause machine %q", m.id)
+		return declined(err, m.id, "paused")
 	}
 	m.life.paused = true
 	m.record(func(v *view) {
@@ -193,7 +193,7 @@ func (h *Host) stay(ctx context.Context, m *machine, was string, cause error) er
 	} else if err := h.runOn(ctx, m, ""); !api.IsCode(err, api.CodeConflict) {
 		return err
 	}
-	return internal(cause, "cannot suspend machine %q", m.id)
+	return declined(cause, m.id, "suspended")
 }
 
 // runOn lets a machine that was to be suspended run on instead, and answers that.

@@ -1,0 +1,205 @@
+package machine
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/sandbox"
+)
+
+// TestCrashAtEveryStep loses the daemon before and after each single call to
+// the outside that an operation makes, starts the next one, and holds it to the
+// promises: what was acknowledged is so, nothing half-made stays, and the
+// machine ends in a lasting state that its sandbox agrees with.
+func TestCrashAtEveryStep(t *testing.T) {
+	ctx := context.Background()
+	ops := map[string]struct {
+		from, acked string // state before; state that an acknowledgement promises
+		do          func(d *daemon, id string) error
+	}{
+		"start":       {api.StateStopped, api.StateStarted, func(d *daemon, id string) error { _, err := d.Start(ctx, id, ""); return err }},
+		"stop":        {api.StateStarted, api.StateStopped, func(d *daemon, id string) error { return d.Stop(ctx, id, api.StopRequest{}, "") }},
+		"stop paused": {api.StatePaused, api.StateStopped, func(d *daemon, id string) error { return d.Stop(ctx, id, api.StopRequest{}, "") }},
+		"pause":       {api.StateStarted, api.StatePaused, func(d *daemon, id string) error { return d.Pause(ctx, id, "") }},
+		"resume":      {api.StatePaused, api.StateStarted, func(d *daemon, id string) error { return d.Resume(ctx, id, "") }},
+		"suspend":     {api.StateStarted, api.StateSuspended, func(d *daemon, id string) error { return d.Suspend(ctx, id, "") }},
+		"restore":     {api.StateSuspended, api.StateStarted, func(d *daemon, id string) error { _, err := d.Start(ctx, id, ""); return err }},
+		"wake":        {api.StateSuspended, api.StateStarted, func(d *daemon, id string) error { _, err := d.Wake(ctx, id); return err }},
+		"restart":     {api.StateStarted, api.StateStarted, func(d *daemon, id string) error { return d.Restart(ctx, id, RestartOptions{}, "") }},
+		"update": {api.StateStarted, api.StateStarted, func(d *daemon, id string) error {
+			_, err := d.Update(ctx, id, api.CreateMachineRequest{Config: config("sleep", "new")}, "")
+			return err
+		}},
+		"destroy": {api.StateStarted, api.StateDestroyed, func(d *daemon, id string) error { return d.Destroy(ctx, id, true, "") }},
+		"create": {"", "", func(d *daemon, _ string) error {
+			_, err := d.Create(ctx, "shop", api.CreateMachineRequest{Config: config("sleep"), Name: "new"})
+			return err
+		}},
+	}
+	for name, op := range ops {
+		for _, answer := range []bool{false, true} {
+			for step := 0; ; step++ {
+				w := newWorld(t)
+				d := w.run()
+				id := ""
+				if op.from != "" {
+					id = d.into(t, op.from)
+				}
+				d.gate.arm(step, answer)
+				err := op.do(d, id)
+				reached := d.gate.isDead()
+				d.crash()
+				what := fmt.Sprintf("%s, crash at call %d (answer lost: %v), acknowledged: %v", name, step, answer, err == nil)
+				w.afterCrash(t, what, id, op.acked, err == nil, name)
+				if !reached {
+					break
+				}
+			}
+		}
+	}
+}
+
+// afterCrash starts the next daemon and looks.
+func (w *world) afterCrash(t *testing.T, what, id, promised string, acked bool, op string) {
+	t.Helper()
+	began := time.Now()
+	d := w.run()
+	defer d.end()
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("%s: machines were found again after %s", what, took)
+	}
+	if op == "create" {
+		l := d.List("shop")
+		if acked != (len(l) == 1) && acked {
+			t.Errorf("%s: an acknowledged machine is lost", what)
+		}
+		if len(l) == 1 {
+			id = l[0].ID
+			promised = api.StateStarted
+		}
+	}
+	state := api.StateDestroyed
+	if d.lookup(id) != nil {
+		a, err := d.Wait(t.Context(), id, WaitQuery{States: []string{"settled"}, Timeout: 10 * time.Second})
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if state = a.State; a.State == api.StateStopped && promised == api.StateDestroyed {
+			state = d.settled(t, id) // the destruction goes on
+		}
+	}
+	switch {
+	case op == "wake" && acked && (state == api.StateStarted):
+	case acked && promised != "" && state != promised:
+		t.Errorf("%s: it is %s, promised was %s", what, state, promised)
+	case state == api.StateFailed:
+		t.Errorf("%s: it is failed: %s", what, d.lookup(id).now().rec.Standing)
+	}
+	w.agrees(t, what, d, id, state)
+}
+
+// settled waits until no operation has the machine's turn.
+func (d *daemon) settled(t *testing.T, id string) string {
+	m := d.lookup(id)
+	ok(t, m.take(t.Context()))
+	defer m.give()
+	return m.now().rec.State
+}
+
+// agrees compares the machine's state with what there is outside.
+func (w *world) agrees(t *testing.T, what string, d *daemon, id, state string) {
+	t.Helper()
+	sandboxes := map[sandbox.State]int{}
+	switch state {
+	case api.StateStarted:
+		sandboxes[sandbox.StateRunning] = 1
+	case api.StatePaused:
+		sandboxes[sandbox.StatePaused] = 1
+	}
+	if m := d.lookup(id); m != nil { // let the operation that set the state finish
+		ok(t, m.take(t.Context()))
+		m.give()
+	}
+	got := w.sandbox.count()
+	if fmt.Sprint(got) != fmt.Sprint(sandboxes) {
+		t.Errorf("%s: it is %s, and there are sandboxes %v", what, state, got)
+	}
+	if n := len(w.nets.Slots()); n != len(sandboxes) {
+		t.Errorf("%s: it is %s, and there are %d slots", what, state, n)
+	}
+	entries, _ := os.ReadDir(w.dir)
+	if (len(entries) == 1) != (state != api.StateDestroyed) {
+		t.Errorf("%s: it is %s, and there are %d folders", what, state, len(entries))
+	}
+	if state == api.StateDestroyed {
+		return
+	}
+	snapshots := 0
+	files, _ := os.ReadDir(d.dir(id))
+	for _, f := range files {
+		if strings.HasPrefix(f.Name(), snapshotPrefix) {
+			snapshots++
+		}
+	}
+	if (snapshots == 1) != (state == api.StateSuspended) {
+		t.Errorf("%s: it is %s, and there are %d snapshots", what, state, snapshots)
+	}
+}
+
+// TestWhileAway has machines live on, end and lose their node while no daemon
+// looks.
+func TestWhileAway(t *testing.T) {
+	w := newWorld(t)
+	d := w.run()
+	conf := config("sleep")
+	runs, pauses, suspends := d.create(t, conf), d.into(t, api.StatePaused), d.into(t, api.StateSuspended)
+	ends, fails := d.create(t, conf), d.create(t, conf)
+	d.crash()
+	w.sandbox.dies(ends, sandbox.Exit{Code: 0})
+	w.sandbox.dies(fails, sandbox.Exit{Code: 3})
+	d = w.run()
+	for id, state := range map[string]string{runs: api.StateStarted, pauses: api.StatePaused, suspends: api.StateSuspended, ends: api.StateStopped, fails: api.StateStarted} {
+		d.reaches(t, id, state)
+	}
+	if w.sandbox.called("start") != 6 {
+		t.Errorf("%d starts, want the five and one restart", w.sandbox.called("start"))
+	}
+	if ev := d.exitOf(t, fails); ev.ExitCode != 3 || !ev.Restarting {
+		t.Errorf("exit while away: %+v", ev)
+	}
+	addr, err := d.Wake(t.Context(), runs)
+	if err != nil || !addr.IsValid() {
+		t.Errorf("a machine found again answers at %v, %v", addr, err)
+	}
+	d.crash()
+
+	// The node itself is lost: no sandbox, no slot.
+	w.sandbox, w.nets = newFakeSandbox(), newFakeNets()
+	d = w.run()
+	for id, state := range map[string]string{runs: api.StateStarted, pauses: api.StateStopped, suspends: api.StateSuspended, ends: api.StateStopped, fails: api.StateStarted} {
+		d.reaches(t, id, state)
+	}
+	_, err = d.Wake(t.Context(), suspends)
+	ok(t, err)
+	if w.sandbox.called("restore") != 1 {
+		t.Error("a snapshot on disk was not used after the node's restart")
+	}
+}
+
+// TestStraysGo puts things of nobody into the node's way.
+func TestStraysGo(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	for _, id := range []string{"pool.01ARZ3NDEKTSV4RRFFQ69G5FAV", "0123456789abcd.01ARZ3NDEKTSV4RRFFQ69G5FAV", "odd"} {
+		s, _ := w.nets.Acquire(ctx)
+		ok(t, w.sandbox.Start(ctx, sandbox.Spec{ID: id, Args: []string{"sleep"}, Netns: s.NetnsPath}, ""))
+	}
+	ok(t, os.MkdirAll(w.dir+"/0123456789abcd/snapshot-x", 0o700))
+	w.run().end()
+	w.expectEmpty(t)
+}

@@ -1,0 +1,137 @@
+package machine
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/perigee-run/perigee/api"
+)
+
+func TestValidate(t *testing.T) {
+	cases := []struct{ field, code, config string }{
+		{"config.image", "invalid", `{}`},
+		{"config.image", "invalid", `{"image":"a b"}`},
+		{"config.guest.gpus", "unsupported", `{"guest":{"gpus":1}}`},
+		{"config.guest.gpus", "unsupported", `{"guest":{"gpu_kind":"a100"}}`},
+		{"config.containers", "unsupported", `{"containers":[{"name":"x"}]}`},
+		{"config.mounts", "unsupported", `{"mounts":[{"volume":"v","path":"/data"}]}`},
+		{"config.processes", "unsupported", `{"processes":[{},{}]}`},
+		{"config.schedule", "unsupported", `{"schedule":"daily"}`},
+		{"config.standbys", "unsupported", `{"standbys":["x"]}`},
+		{"config.init.swap_size_mb", "unsupported", `{"init":{"swap_size_mb":512}}`},
+		{"config.guest.max_memory_mb", "unsupported", `{"guest":{"max_memory_mb":512}}`},
+		{"config.services[0].protocol", "unsupported", `{"services":[{"protocol":"udp","internal_port":53}]}`},
+		{"config.guest.cpu_kind", "invalid", `{"guest":{"cpu_kind":"fast"}}`},
+		{"config.guest.cpus", "invalid", `{"guest":{"cpus":-1}}`},
+		{"config.guest.cpus", "invalid", `{"guest":{"cpus":3}}`},
+		{"config.guest.memory_mb", "invalid", `{"guest":{"memory_mb":63}}`},
+		{"config.guest.memory_mb", "invalid", `{"guest":{"memory_mb":4097}}`},
+		{"config.guest.pids", "invalid", `{"guest":{"pids":1000000}}`},
+		{"config.init.working_dir", "invalid", `{"init":{"working_dir":"srv"}}`},
+		{"config.init.user", "invalid", `{"init":{"user":"a b"}}`},
+		{"config.init.exec[1]", "invalid", `{"init":{"exec":["a","b\u0000"]}}`},
+		{"config.env.A=B", "invalid", `{"env":{"A=B":"1"}}`},
+		{"config.env.A", "invalid", `{"env":{"A":"\u0000"}}`},
+		{"config.metadata.bad key", "invalid", `{"metadata":{"bad key":"1"}}`},
+		{"config.files[0].guest_path", "invalid", `{"files":[{"guest_path":"etc/x","raw_value":""}]}`},
+		{"config.files[0].guest_path", "invalid", `{"files":[{"guest_path":"/a/../b","raw_value":""}]}`},
+		{"config.files[0].guest_path", "invalid", `{"files":[{"guest_path":"/proc/self/x","raw_value":""}]}`},
+		{"config.files[0].guest_path", "invalid", `{"files":[{"guest_path":"/dir/","raw_value":""}]}`},
+		{"config.files[0].raw_value", "invalid", `{"files":[{"guest_path":"/x","raw_value":"!"}]}`},
+		{"config.files[0]", "invalid", `{"files":[{"guest_path":"/x"}]}`},
+		{"config.files[0].mode", "invalid", `{"files":[{"guest_path":"/x","raw_value":"","mode":65536}]}`},
+		{"config.files[1].guest_path", "invalid", `{"files":[{"guest_path":"/x","raw_value":""},{"guest_path":"//x","raw_value":""}]}`},
+		{"config.services[0].internal_port", "invalid", `{"services":[{"internal_port":0}]}`},
+		{"config.services[0].ports[0].port", "invalid", `{"services":[{"internal_port":80,"ports":[{"port":70000}]}]}`},
+		{"config.services[0].ports[0].port", "invalid", `{"services":[{"internal_port":80,"ports":[{"start_port":9,"end_port":3}]}]}`},
+		{"config.services[0].ports[0].handlers[0]", "invalid", `{"services":[{"internal_port":80,"ports":[{"port":80,"handlers":["htpp"]}]}]}`},
+		{"config.services[1].ports[0].port", "invalid", `{"services":[{"internal_port":80,"ports":[{"port":80}]},{"internal_port":81,"ports":[{"start_port":79,"end_port":81}]}]}`},
+		{"config.services[0].concurrency.soft_limit", "invalid", `{"services":[{"internal_port":80,"concurrency":{"soft_limit":9,"hard_limit":3}}]}`},
+		{"config.services[0].concurrency.type", "invalid", `{"services":[{"internal_port":80,"concurrency":{"type":"users"}}]}`},
+		{"config.services[0].min_machines_running", "invalid", `{"services":[{"internal_port":80,"min_machines_running":-1}]}`},
+		{"config.services[0].checks[0].type", "invalid", `{"services":[{"internal_port":80,"checks":[{"type":"dns"}]}]}`},
+		{"config.checks.x.type", "invalid", `{"checks":{"x":{"port":80}}}`},
+		{"config.checks.x.port", "invalid", `{"checks":{"x":{"type":"tcp"}}}`},
+		{"config.checks.x.interval", "invalid", `{"checks":{"x":{"type":"tcp","port":80,"interval":"1ms"}}}`},
+		{"config.checks.x.timeout", "invalid", `{"checks":{"x":{"type":"tcp","port":80,"timeout":"2h"}}}`},
+		{"config.checks.x.grace_period", "invalid", `{"checks":{"x":{"type":"tcp","port":80,"grace_period":"-1s"}}}`},
+		{"config.checks.x.path", "invalid", `{"checks":{"x":{"type":"http","port":80,"path":"health"}}}`},
+		{"config.checks.x.headers[0]", "invalid", `{"checks":{"x":{"type":"http","port":80,"headers":[{"name":"a b"}]}}}`},
+		{"config.restart.policy", "invalid", `{"restart":{"policy":"sometimes"}}`},
+		{"config.restart.max_retries", "invalid", `{"restart":{"max_retries":-1}}`},
+		{"config.stop_config.signal", "invalid", `{"stop_config":{"signal":"SIGFOO"}}`},
+		{"config.stop_config.timeout", "invalid", `{"stop_config":{"timeout":"1h"}}`},
+		{"config.rootfs.persist", "invalid", `{"rootfs":{"persist":"forever"}}`},
+		{"config.guest.persist_rootfs", "invalid", `{"guest":{"persist_rootfs":"forever"}}`},
+		{"config.dns.nameservers[0]", "invalid", `{"dns":{"nameservers":["ns.example"]}}`},
+	}
+	for i, c := range cases {
+		t.Run(c.field, func(t *testing.T) {
+			conf := &api.MachineConfig{Image: "app"}
+			if i == 0 {
+				conf.Image = ""
+			}
+			ok(t, json.Unmarshal([]byte(c.config), conf))
+			err := validate(conf, bounds{2, 4096})
+			want(t, err, c.code)
+			if e := api.AsError(err); e.Field != c.field || !strings.HasPrefix(e.Message, c.field) {
+				t.Errorf("field %q in %q, want %q", e.Field, e.Message, c.field)
+			}
+		})
+	}
+	want(t, validate(nil, bounds{2, 4096}), api.CodeInvalid)
+	big := &api.MachineConfig{Image: "app", Metadata: map[string]string{"x": strings.Repeat("y", maxConfigBytes)}}
+	want(t, validate(big, bounds{2, 4096}), api.CodeInvalid)
+}
+
+// full uses every part of a configuration that is supported.
+const full = `{"image":"app","env":{"A":"1"},"init":{"exec":["sleep"],"user":"node","working_dir":"/srv","tty":true},
+"metadata":{"fly_process_group":"web"},"guest":{"cpu_kind":"shared","cpus":1,"memory_mb":256},
+"services":[{"protocol":"tcp","internal_port":8080,"autostop":"suspend","autostart":true,"min_machines_running":0,
+"ports":[{"port":80,"handlers":["http"],"force_https":true},{"start_port":443,"end_port":444,"handlers":["tls","http"]}],
+"checks":[{"type":"http","path":"/","interval":"15s","timeout":"2s","grace_period":"5s"},{"type":"tcp"}],
+"concurrency":{"type":"requests","soft_limit":20,"hard_limit":25}}],
+"checks":{"up":{"type":"http","path":"/up","headers":[{"name":"Host","values":["x"]}]}},
+"restart":{"policy":"on-failure","max_retries":3},"stop_config":{"signal":"SIGTERM","timeout":"10s"},
+"rootfs":{"persist":"never"},"files":[{"guest_path":"/etc/x","raw_value":"aGk=","mode":384}],
+"statics":[{"guest_path":"/public","url_prefix":"/"}],"dns":{"nameservers":["1.1.1.1"],"hostname":"web"}}`
+
+func TestValidateTakesAllThatIsSupported(t *testing.T) {
+	c := new(api.MachineConfig)
+	ok(t, json.Unmarshal([]byte(full), c))
+	ok(t, validate(c, bounds{2, 4096}))
+	if p := probes(c); len(p) != 3 || p[0].name != "servicecheck-00-http-8080" || p[2].check.Port != 8080 {
+		t.Errorf("probes are %+v", p)
+	}
+}
+
+// FuzzCreate makes machines of arbitrary configurations: each is either made,
+// or refused with a code and nothing left.
+func FuzzCreate(f *testing.F) {
+	for _, seed := range []string{full, `{}`, `{"image":"app"}`, `{"image":"bare"}`, `{"image":"app","guest":{"cpus":99}}`,
+		`{"image":"app","processes":[{"cmd":["x"],"user":"node"}]}`, `{"image":"app","files":[{"guest_path":"/x","secret_name":"NONE"}]}`,
+		`{"image":"app","checks":{"a":{"type":"tcp","port":1,"interval":"5s"}}}`, `{"image":"app","init":{"exec":[""]}}`} {
+		f.Add([]byte(seed))
+	}
+	w := newWorld(f)
+	d := w.run(func(c *Config) { c.backoff = time.Hour })
+	f.Fuzz(func(t *testing.T, body []byte) {
+		c := new(api.MachineConfig)
+		if json.Unmarshal(body, c) != nil {
+			return
+		}
+		m, err := d.Create(t.Context(), "shop", api.CreateMachineRequest{Config: c})
+		if err != nil {
+			if e := api.AsError(err); e.Code == api.CodeInternal || e.Message == "" {
+				t.Fatalf("refused with %v", err)
+			}
+			if n := len(d.List("")); n != 0 {
+				t.Fatalf("a refused machine is there")
+			}
+			return
+		}
+		ok(t, d.Destroy(t.Context(), m.ID, true, ""))
+	})
+}
