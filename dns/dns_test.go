@@ -515,3 +515,14 @@ func TestTooManyConnections(t *testing.T) {
 		t.Error("UDP suffers")
 	}
 }
+
+func TestRunAfterClose(t *testing.T) {
+	s, err := New(world())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	if err := s.Run(context.Background()); err == nil || !strings.Contains(err.Error(), "cannot go on serving DNS") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -105,7 +105,11 @@ func (s *Server) Run(ctx context.Context) error {
 	servers, started := s.servers(ctx)
 	ended := make(chan error, len(servers))
 	for _, srv := range servers {
-		go func() { ended <- srv.ActivateAndServe() }()
+		go func() {
+			err := srv.ActivateAndServe()
+			srv.NotifyStartedFunc() // if it never was
+			ended <- err
+		}()
 	}
 	started.Wait()
 	s.log.Info("resolver ready", "addresses", s.Addrs())
@@ -137,9 +141,10 @@ func (s *Server) servers(ctx context.Context) ([]*dns.Server, *sync.WaitGroup) {
 	var servers []*dns.Server
 	for _, d := range s.doors {
 		started.Add(2)
+		udpStarted, tcpStarted := sync.OnceFunc(started.Done), sync.OnceFunc(started.Done)
 		servers = append(servers,
-			&dns.Server{PacketConn: d.udp, Handler: handler, UDPSize: maxQuery, NotifyStartedFunc: started.Done},
-			&dns.Server{Listener: newFairListener(d.tcp), Handler: handler, IdleTimeout: idle, NotifyStartedFunc: started.Done})
+			&dns.Server{PacketConn: d.udp, Handler: handler, UDPSize: maxQuery, NotifyStartedFunc: udpStarted},
+			&dns.Server{Listener: newFairListener(d.tcp), Handler: handler, IdleTimeout: idle, NotifyStartedFunc: tcpStarted})
 	}
 	return servers, started
 }

@@ -91,14 +91,14 @@ func TestNoIPv6(t *testing.T) {
 	}
 	serve(t, in(b), addrPort(b.IPv4))
 	for _, p := range []place{"", in(a)} {
-		if _, err := call(p, "tcp", addrPort(b.IPv4), a.IPv6); err != nil {
+		if _, err := call(p, "tcp", addrPort(b.IPv4), a.IPv6, patient); err != nil {
 			t.Error(err)
 		}
 	}
 	if err := n.Assign(t.Context(), a, Identity{Org: "bold", Machine: "a"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := call(in(a), "tcp", addrPort(b.IPv4), a.IPv6); err == nil {
+	if _, err := call(in(a), "tcp", addrPort(b.IPv4), a.IPv6, brief); err == nil {
 		t.Error("other org passes")
 	}
 }

@@ -130,9 +130,15 @@ func serveUDP(u net.PacketConn) {
 	}
 }
 
+// patient is for what should work, brief for what should not.
+const (
+	patient = 5 * time.Second
+	brief   = 250 * time.Millisecond
+)
+
 // call connects, and returns the address that the other end saw.
-func call(p place, network string, to netip.AddrPort, from netip.Addr) (netip.Addr, error) {
-	d := net.Dialer{Timeout: 400 * time.Millisecond}
+func call(p place, network string, to netip.AddrPort, from netip.Addr, timeout time.Duration) (netip.Addr, error) {
+	d := net.Dialer{Timeout: timeout}
 	if from.IsValid() && network == "tcp" {
 		d.LocalAddr = &net.TCPAddr{IP: from.AsSlice()}
 	} else if from.IsValid() {
@@ -147,7 +153,7 @@ func call(p place, network string, to netip.AddrPort, from netip.Addr) (netip.Ad
 		return netip.Addr{}, err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(400 * time.Millisecond))
+	c.SetDeadline(time.Now().Add(timeout))
 	if network == "udp" {
 		c.Write([]byte("who am I"))
 	}

@@ -102,8 +102,12 @@ func withHandle(f func(*netlink.Handle) error) error {
 }
 
 // bringUp keeps the device from making addresses, and so traffic, of its own.
+// It must run in the device's namespace, for the sysctl.
 func bringUp(h *netlink.Handle, l netlink.Link, ipv6 bool) error {
 	if ipv6 {
+		if err := setSysctl("net/ipv6/conf/"+l.Attrs().Name+"/disable_ipv6", "0"); err != nil {
+			return err
+		}
 		if err := h.LinkSetIP6AddrGenMode(l, nl6None); err != nil {
 			return fmt.Errorf("cannot switch off own addresses of %q: %w", l.Attrs().Name, err)
 		}

@@ -19,22 +19,27 @@ func onOwnThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
+		home, err := thereAndBack(f)
+		if home {
 			runtime.UnlockOSThread()
-			done <- fmt.Errorf("cannot open own network namespace: %w", err)
-			return
 		}
-		defer unix.Close(home)
-		err = f()
-		if back := unix.Setns(home, unix.CLONE_NEWNET); back != nil {
-			done <- errors.Join(err, fmt.Errorf("cannot return to own network namespace: %w", back))
-			return
-		}
-		runtime.UnlockOSThread()
 		done <- err
 	}()
 	return <-done
+}
+
+// thereAndBack reports whether the thread is in its own namespace again.
+func thereAndBack(f func() error) (bool, error) {
+	own, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return true, fmt.Errorf("cannot open own network namespace: %w", err)
+	}
+	defer unix.Close(own)
+	err = f()
+	if back := unix.Setns(own, unix.CLONE_NEWNET); back != nil {
+		return false, errors.Join(err, fmt.Errorf("cannot return to own network namespace: %w", back))
+	}
+	return true, err
 }
 
 // makeNamespace makes a network namespace bound to a new file at path, and runs

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -77,7 +78,7 @@ func TestAssignRestores(t *testing.T) {
 	}
 	for _, a := range []netip.Addr{s.IPv4, s.IPv6} {
 		serve(t, in(s), addrPort(a))
-		if _, err := call("", "tcp", addrPort(a), netip.Addr{}); err != nil {
+		if _, err := call("", "tcp", addrPort(a), netip.Addr{}, patient); err != nil {
 			t.Error(err)
 		}
 	}
@@ -103,10 +104,10 @@ func TestRestart(t *testing.T) {
 		t.Errorf("found %v, want %v", got, want)
 	}
 	to := addrPort(b.IPv6)
-	if _, err := call(in(a), "tcp", to, netip.Addr{}); err != nil {
+	if _, err := call(in(a), "tcp", to, netip.Addr{}, patient); err != nil {
 		t.Error("same org:", err)
 	}
-	if _, err := call(in(c), "tcp", to, netip.Addr{}); err == nil {
+	if _, err := call(in(c), "tcp", to, netip.Addr{}, brief); err == nil {
 		t.Error("other org passes")
 	}
 	if fresh := acquire(t, n); fresh.ID <= idle.ID {
@@ -118,7 +119,7 @@ func TestRestart(t *testing.T) {
 	if left := n.Slots(); len(left) != 2 || left[0].ID != a.ID || left[1].ID != b.ID {
 		t.Errorf("left after sweep: %v", left)
 	}
-	if _, err := call(in(a), "tcp", to, netip.Addr{}); err != nil {
+	if _, err := call(in(a), "tcp", to, netip.Addr{}, patient); err != nil {
 		t.Error("after sweep:", err)
 	}
 }
@@ -375,5 +376,67 @@ func BenchmarkSlot(b *testing.B) {
 	}
 	for name, d := range map[string]time.Duration{"acquire": acquired, "assign": assigned, "reassign": again, "release": released} {
 		b.ReportMetric(float64(d.Microseconds())/float64(b.N), "µs/"+name)
+	}
+}
+
+// TestAddressUsedAgain: who gets a dead machine's address gets none of the
+// packets that are still on their way to it.
+func TestAddressUsedAgain(t *testing.T) {
+	inet := newInternet(t)
+	n := newNetwork(t, Config{})
+	old := machineSlot(t, n, "acme", "old")
+	far := listenUDP(t, inet.place, addrPort(inet.v4))
+	near := listenUDP(t, in(old), netip.AddrPortFrom(old.IPv4, 5000))
+	if _, err := near.WriteTo([]byte("hello"), net.UDPAddrFromAddrPort(addrPort(inet.v4))); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 16)
+	_, back, err := far.ReadFrom(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Release(t.Context(), old); err != nil {
+		t.Fatal(err)
+	}
+	n.next = old.ID
+	next := machineSlot(t, n, "bold", "next")
+	if next.IPv4 != old.IPv4 {
+		t.Fatalf("address is %s", next.IPv4)
+	}
+	ears := listenUDP(t, in(next), netip.AddrPortFrom(next.IPv4, 5000))
+	if _, err := far.WriteTo([]byte("secret"), back); err != nil {
+		t.Fatal(err)
+	}
+	ears.SetReadDeadline(time.Now().Add(brief))
+	if k, _, err := ears.ReadFrom(buf); err == nil {
+		t.Errorf("the new machine got %q", buf[:k])
+	}
+}
+
+// TestManyOrgs: the table of a full node loads in one transaction.
+func TestManyOrgs(t *testing.T) {
+	n := newNetwork(t, Config{})
+	for i := range 20000 {
+		n.orgs[fmt.Sprint("org", i)] = &org{group: uint32(i + 1), slots: 1}
+	}
+	if err := n.Setup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := inventory(t, n.netnsDir()); !strings.Contains(got, "elements 20000") {
+		t.Error(got)
+	}
+}
+
+// TestKeepsHostIPv6: becoming a router must not cost the host its own address.
+func TestKeepsHostIPv6(t *testing.T) {
+	newInternet(t)
+	setSysctlBack(t, "net/ipv6/conf/all/forwarding", "0")
+	setSysctlBack(t, "net/ipv6/conf/wan0/accept_ra", "1")
+	newNetwork(t, Config{})
+	if got := sysctl("net/ipv6/conf/wan0/accept_ra"); got != "2" {
+		t.Errorf("accept_ra is %s", got)
+	}
+	if got := sysctl("net/ipv6/conf/all/forwarding"); got != "1" {
+		t.Errorf("forwarding is %s", got)
 	}
 }
