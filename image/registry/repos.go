@@ -121,7 +121,7 @@ func (r *Repos) complete(repo string, m manifest.Manifest) error {
 			return missingError{d.Digest}
 		}
 		if size != d.Size {
-			return fmt.Errorf("blob %s has %d bytes, the manifest says %d", d.Digest, size, d.Size)
+			return fmt.Errorf("blob %s has %d bytes, the manifest says %d: %w", d.Digest, size, d.Size, blob.ErrMismatch)
 		}
 	}
 	return nil
