@@ -8,7 +8,7 @@
 // The room does not fetch Git repositories, does not keep images, and does not know apps or releases: it is given a
 // folder and a sink. A durable builder that starts from a commit stands in front of Engine.Build and changes nothing
 // here. Two small packages beside it are free of heavy imports, so that the command line can use them on any system:
-// buildcontext packs a folder for upload, progress holds the build's events and writes them as plain lines.
+// buildcontext packs a folder for upload and unpacks it on the node, progress holds the build's events and writes them as plain lines.
 //
 // Where to add the next case: a new way to fail goes into explain (errors.go), a new build option into Request and
 // solveOpt (solve.go), a new kind of live output into watcher (watch.go).

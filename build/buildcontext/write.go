@@ -1,5 +1,5 @@
-// Package buildcontext packs a folder into the tar stream that a build is made from, as the client's side of an
-// upload. It imports nothing heavy and builds on every system. It does not unpack: the node does that, with build.ReadContext.
+// Package buildcontext carries the folder that a build is made from: Write packs it into a tar on the client's side,
+// Read unpacks it on the node's. It imports nothing heavy and builds on every system. It does not build.
 package buildcontext
 
 import (

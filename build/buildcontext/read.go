@@ -1,6 +1,4 @@
-//go:build linux
-
-package build
+package buildcontext
 
 import (
 	"archive/tar"
@@ -19,34 +17,34 @@ import (
 )
 
 const (
-	defaultContextBytes = 2 << 30
-	defaultContextFiles = 200_000
-	maxNameBytes        = 4096
-	maxNameDepth        = 100
-	headerAllowance     = 8 << 10 // what a file's headers may take beyond its data
+	defaultBytes    = 2 << 30
+	defaultFiles    = 200_000
+	maxNameBytes    = 4096
+	maxNameDepth    = 100
+	headerAllowance = 8 << 10 // what a file's headers may take beyond its data
 )
 
-// ContextLimits bound an uploaded build context.
-type ContextLimits struct {
+// Limits bound an uploaded build context.
+type Limits struct {
 	// Bytes is the sum of the files' sizes, after decompression. Default: 2 GiB.
 	Bytes int64
 	// Files counts files, folders and links. Default: 200,000.
 	Files int
 }
 
-// ErrContextTooLarge is wrapped by what ReadContext returns for a context beyond its limits.
-var ErrContextTooLarge = errors.New("the build context is too large: exclude what the build does not need in .dockerignore")
+// ErrTooLarge is wrapped by what Read returns for a context beyond its limits.
+var ErrTooLarge = errors.New("the build context is too large: exclude what the build does not need in .dockerignore")
 
-// ReadContext unpacks the tar, gzipped or not, that a client uploaded as build context into the folder dir, which
+// Read unpacks the tar, gzipped or not, that a client uploaded as build context into the folder dir, which
 // must not exist yet. Nothing is ever written outside of dir, whatever the tar says. Modes (without setuid and
 // setgid), times and links are kept; owners are not; a link may point anywhere, as it is only data. Devices and
 // pipes, names that leave the folder, and a tar that breaks off are errors; after an error dir is gone.
-func ReadContext(ctx context.Context, r io.Reader, dir string, limits ContextLimits) (err error) {
+func Read(ctx context.Context, r io.Reader, dir string, limits Limits) (err error) {
 	if limits.Bytes <= 0 {
-		limits.Bytes = defaultContextBytes
+		limits.Bytes = defaultBytes
 	}
 	if limits.Files <= 0 {
-		limits.Files = defaultContextFiles
+		limits.Files = defaultFiles
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("cannot unpack the build context: %w", err)
@@ -94,7 +92,7 @@ type bounded struct {
 
 func (b *bounded) Read(p []byte) (int, error) {
 	if b.left <= 0 {
-		return 0, ErrContextTooLarge
+		return 0, ErrTooLarge
 	}
 	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
 	b.left -= int64(n)
@@ -102,9 +100,9 @@ func (b *bounded) Read(p []byte) (int, error) {
 }
 
 type unpacker struct {
-	ctx     context.Context // of one ReadContext; spares every method a parameter
+	ctx     context.Context // of one Read; spares every method a parameter
 	root    *os.Root
-	left    ContextLimits
+	left    Limits
 	folders map[string]*tar.Header // by name; nil for one that the tar did not describe
 }
 
@@ -138,7 +136,7 @@ func (u *unpacker) entry(h *tar.Header, data io.Reader) error {
 		return err
 	}
 	if u.left.Files--; u.left.Files < 0 {
-		return ErrContextTooLarge
+		return ErrTooLarge
 	}
 	if name == "." {
 		if h.Typeflag != tar.TypeDir {
@@ -192,7 +190,7 @@ func (u *unpacker) parent(name string) error {
 		return err
 	}
 	if u.left.Files--; u.left.Files < 0 {
-		return ErrContextTooLarge
+		return ErrTooLarge
 	}
 	u.folders[dir] = nil
 	if err := u.root.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -218,7 +216,7 @@ func (u *unpacker) folder(name string, h *tar.Header) error {
 
 func (u *unpacker) file(name string, h *tar.Header, data io.Reader) error {
 	if h.Size > u.left.Bytes {
-		return ErrContextTooLarge
+		return ErrTooLarge
 	}
 	u.left.Bytes -= h.Size
 	if err := u.replace(name); err != nil {

@@ -1,6 +1,4 @@
-//go:build linux
-
-package build
+package buildcontext
 
 import (
 	"archive/tar"
@@ -15,8 +13,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/perigee-run/perigee/build/buildcontext"
 )
 
 // pack makes a tar; the Size of every header is that of its text.
@@ -54,7 +50,7 @@ func linkEntry(kind byte, name, target string) entry {
 	return entry{tar.Header{Name: name, Typeflag: kind, Linkname: target, Mode: 0o777}, ""}
 }
 
-func TestReadContext(t *testing.T) {
+func TestRead(t *testing.T) {
 	script := file("./sub/run.sh", "#!/bin/sh\n")
 	script.h.Mode = 0o4755
 	data := pack(t, dirEntry("./", 0o755), dirEntry("sub", 0o555), script, file("a", "first"), file("a", "second"),
@@ -66,7 +62,7 @@ func TestReadContext(t *testing.T) {
 	for name, in := range map[string][]byte{"tar": data, "gzip": zipped.Bytes()} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "ctx")
-			if err := ReadContext(t.Context(), bytes.NewReader(in), dir, ContextLimits{}); err != nil {
+			if err := Read(t.Context(), bytes.NewReader(in), dir, Limits{}); err != nil {
 				t.Fatal(err)
 			}
 			for file, want := range map[string]string{"a": "second", "deep/er/b": "b", "hard": "b", "sub/run.sh": "#!/bin/sh\n"} {
@@ -89,7 +85,7 @@ func TestReadContext(t *testing.T) {
 	}
 }
 
-func TestReadContextRefuses(t *testing.T) {
+func TestReadRefuses(t *testing.T) {
 	good := pack(t, file("a", strings.Repeat("a", 10_000)))
 	zipped := func(data []byte) []byte {
 		var b bytes.Buffer
@@ -126,11 +122,11 @@ func TestReadContextRefuses(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			parent := t.TempDir()
-			err := ReadContext(t.Context(), bytes.NewReader(c.in), filepath.Join(parent, "ctx"), ContextLimits{Bytes: 30_000, Files: 10})
+			err := Read(t.Context(), bytes.NewReader(c.in), filepath.Join(parent, "ctx"), Limits{Bytes: 30_000, Files: 10})
 			if err == nil || !strings.Contains(err.Error(), c.words) {
 				t.Errorf("got %v, want words %q", err, c.words)
 			}
-			if strings.Contains(c.words, "too large") != errors.Is(err, ErrContextTooLarge) {
+			if strings.Contains(c.words, "too large") != errors.Is(err, ErrTooLarge) {
 				t.Errorf("wrong kind of error: %v", err)
 			}
 			if left, _ := os.ReadDir(parent); len(left) > 0 {
@@ -140,10 +136,10 @@ func TestReadContextRefuses(t *testing.T) {
 	}
 }
 
-func TestReadContextIsCalledOff(t *testing.T) {
+func TestReadIsCalledOff(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	err := ReadContext(ctx, bytes.NewReader(pack(t, file("a", "a"))), filepath.Join(t.TempDir(), "ctx"), ContextLimits{})
+	err := Read(ctx, bytes.NewReader(pack(t, file("a", "a"))), filepath.Join(t.TempDir(), "ctx"), Limits{})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
@@ -151,18 +147,16 @@ func TestReadContextIsCalledOff(t *testing.T) {
 
 // TestContextRoundTrip sends a folder as the command line does and reads it as the node does.
 func TestContextRoundTrip(t *testing.T) {
-	src := t.TempDir()
-	write(t, filepath.Join(src, "Dockerfile"), "FROM scratch\n")
-	write(t, filepath.Join(src, "a/b/c"), "c")
+	src := folder(t, map[string]string{"Dockerfile": "FROM scratch\n", "a/b/c": "c"})
 	if err := os.Symlink("b/c", filepath.Join(src, "a/link")); err != nil {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
-	if err := buildcontext.Write(&b, src, ""); err != nil {
+	if err := Write(&b, src, ""); err != nil {
 		t.Fatal(err)
 	}
 	dst := filepath.Join(t.TempDir(), "ctx")
-	if err := ReadContext(t.Context(), &b, dst, ContextLimits{}); err != nil {
+	if err := Read(t.Context(), &b, dst, Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := os.ReadFile(filepath.Join(dst, "a/link")); err != nil || string(got) != "c" {
@@ -170,15 +164,15 @@ func TestContextRoundTrip(t *testing.T) {
 	}
 }
 
-func FuzzReadContext(f *testing.F) {
+func FuzzRead(f *testing.F) {
 	f.Add(pack(f, file("a", "a"), dirEntry("d", 0o755), file("d/b", "b")))
 	f.Add(pack(f, linkEntry(tar.TypeSymlink, "out", ".."), file("out/escaped", "x")))
 	f.Add(pack(f, linkEntry(tar.TypeSymlink, "s", "s"), linkEntry(tar.TypeLink, "h", "s"), file("s/x", "")))
 	f.Add([]byte{0x1f, 0x8b, 8, 0})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		parent := t.TempDir()
-		limits := ContextLimits{Bytes: 1 << 16, Files: 64}
-		err := ReadContext(t.Context(), bytes.NewReader(data), filepath.Join(parent, "ctx"), limits)
+		limits := Limits{Bytes: 1 << 16, Files: 64}
+		err := Read(t.Context(), bytes.NewReader(data), filepath.Join(parent, "ctx"), limits)
 		var size int64
 		var count int
 		walkErr := filepath.WalkDir(parent, func(path string, d fs.DirEntry, err error) error {
