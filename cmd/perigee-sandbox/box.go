@@ -27,9 +27,10 @@ type box struct {
 	claim *net.UnixConn // while prepared
 	main  *process
 	gofer *process
-	// ended is closed when exit is set.
-	ended chan struct{}
-	exit  *sandbox.Exit
+	// ended is closed when exit is set; followed says that somebody will.
+	ended    chan struct{}
+	followed bool
+	exit     *sandbox.Exit
 }
 
 // record is what a later supervisor must know of a sandbox: the file

@@ -17,7 +17,10 @@ import (
 // which gVisor unpacks over the image. The directories on the way are packed
 // too, each with the owner and mode that it has in the image: a directory of
 // the upper layer hides the lower one's.
-func upperTar(rootfs *os.File, files []sandbox.File) (*os.File, error) {
+//
+// places are directories to make where the image lacks them: mount points of a
+// machine that may not write.
+func upperTar(rootfs *os.File, files []sandbox.File, places []string) (*os.File, error) {
 	// The library closes what it is given.
 	own, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", rootfs.Fd()))
 	if err != nil {
@@ -31,6 +34,11 @@ func upperTar(rootfs *os.File, files []sandbox.File) (*os.File, error) {
 	defer image.Close()
 	var buf bytes.Buffer
 	l := layer{tree: &imageTree{image: image}, out: tar.NewWriter(&buf), dirs: map[string]bool{}}
+	for _, p := range places {
+		if err := l.addPlace(p); err != nil {
+			return nil, fmt.Errorf("cannot make %q: %w", p, err)
+		}
+	}
 	for _, f := range sortedFiles(files) {
 		if err := l.add(f); err != nil {
 			return nil, fmt.Errorf("cannot put file %q: %w", f.Path, err)
@@ -76,6 +84,18 @@ func (l *layer) add(f sandbox.File) error {
 		_, err = l.out.Write(f.Data)
 	}
 	return err
+}
+
+// addPlace packs a directory that the image lacks.
+func (l *layer) addPlace(p string) error {
+	resolved, err := l.tree.resolve(p)
+	if err != nil {
+		return err
+	}
+	if _, ok := l.tree.lookup(resolved); ok {
+		return nil
+	}
+	return l.addDirs(resolved)
 }
 
 // addDirs packs the directory p and those above it.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 
@@ -147,6 +148,14 @@ func (s *supervisor) discard(b *box) error {
 			errs = append(errs, p.kill())
 		}
 	}
+	if b.followed {
+		<-b.ended // whoever writes the record has done so
+	}
+	for _, p := range []*process{b.main, b.gofer} {
+		if p != nil {
+			p.close()
+		}
+	}
 	if b.claim != nil {
 		b.claim.Close()
 	}
@@ -164,5 +173,8 @@ func (s *supervisor) discard(b *box) error {
 	}
 	s.removeDir(s.boxDir(b.rec.ID))
 	s.forget(b.rec.ID)
+	if s.discards.Add(1)%16 == 0 {
+		runtime.GC() // gVisor's handles of processes are closed by the collector
+	}
 	return nil
 }

@@ -26,6 +26,7 @@ func (s *supervisor) prepare(_ context.Context, id, netns string) error {
 		s.discard(b)
 		return fmt.Errorf("cannot prepare sandbox %q: %w", id, err)
 	}
+	b.followed = true
 	go s.follow(b)
 	return nil
 }

@@ -67,6 +67,11 @@ func (p *process) signal(sig unix.Signal) error {
 
 // kill ends the process and waits until it is gone.
 func (p *process) kill() error {
+	select {
+	case <-p.done:
+		return nil
+	default:
+	}
 	if err := p.signal(unix.SIGKILL); err != nil {
 		return err
 	}
@@ -74,14 +79,8 @@ func (p *process) kill() error {
 	return nil
 }
 
-func (p *process) alive() bool {
-	select {
-	case <-p.done:
-		return false
-	default:
-		return true
-	}
-}
+// close lets go of a process that has ended.
+func (p *process) close() { p.file.Close() }
 
 // startTime tells two processes with one number apart: clock ticks since boot.
 func startTime(pid int) (uint64, error) {

@@ -252,13 +252,17 @@ func (s *supervisor) serveExec(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// upgrade takes the connection over before it agrees: the server's reader must
+// not be the one that receives the files.
 func upgrade(w http.ResponseWriter) (*net.UnixConn, error) {
-	w.Header().Set("Connection", "Upgrade")
-	w.Header().Set("Upgrade", sandbox.ExecUpgrade)
-	w.WriteHeader(http.StatusSwitchingProtocols)
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return nil, fmt.Errorf("cannot take the connection over: %w", err)
+	}
+	const agreed = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + sandbox.ExecUpgrade + "\r\n\r\n"
+	if _, err := io.WriteString(conn, agreed); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("cannot answer: %w", err)
 	}
 	return conn.(*net.UnixConn), nil
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/errgroup"
@@ -63,13 +64,19 @@ func thisBuild() (buildID, error) {
 	return buildID{Version: gvisorVersion(), Program: hex.EncodeToString(h.Sum(nil)[:16])}, nil
 }
 
+// hostCPU is the hash of the processor's features.
+var hostCPU = sync.OnceValue(func() string {
+	cpuid.Initialize()
+	return hashOf(cpuid.HostFeatureSet().FlagString())
+})
+
 // manifestFor is what a snapshot of spec must say, but for its files.
 func (s *supervisor) manifestFor(spec *sandbox.Spec) (*manifest, error) {
 	rootfs, err := rootfsID(spec.Rootfs)
 	if err != nil {
 		return nil, err
 	}
-	return &manifest{Build: s.build, CPU: hashOf(cpuid.HostFeatureSet().FlagString()), Spec: specID(spec), Rootfs: rootfs}, nil
+	return &manifest{Build: s.build, CPU: hostCPU(), Spec: specID(spec), Rootfs: rootfs}, nil
 }
 
 // specID is the hash of all that must be the same in a restored machine. Where

@@ -177,10 +177,9 @@ var hostMemory = sync.OnceValue(func() uint64 {
 
 // openRoot opens the root file system, the files over it, and the mounts.
 func (s *supervisor) openRoot(files *fileSet, b *box, spec *sandbox.Spec, c *claim, dir string) error {
+	// A read-only machine has the layer too, mounted read-only: for our files and
+	// for mount points that the image lacks.
 	overlay := specutils.GoferMountConf{Lower: specutils.Erofs, Upper: specutils.MemoryOverlay}
-	if spec.ReadOnly && len(spec.Files) == 0 {
-		overlay.Upper = specutils.NoOverlay
-	}
 	if spec.WritableDir == "" && len(spec.Mounts) == 0 {
 		image := files.open(spec.Rootfs, unix.O_RDONLY, 0)
 		c.Mounts, c.GoferFDs = []specutils.GoferMountConf{overlay}, 1
@@ -190,16 +189,32 @@ func (s *supervisor) openRoot(files *fileSet, b *box, spec *sandbox.Spec, c *cla
 }
 
 func (s *supervisor) openUpper(files *fileSet, image *os.File, spec *sandbox.Spec, c *claim) error {
-	if len(spec.Files) == 0 || files.err != nil {
+	places := mountPoints(spec, c.Spec)
+	if len(spec.Files)+len(places) == 0 || files.err != nil {
 		return nil
 	}
-	upper, err := upperTar(image, spec.Files)
+	upper, err := upperTar(image, spec.Files, places)
 	if err != nil {
 		return err
 	}
 	files.add(upper)
 	c.UpperTar = true
 	return nil
+}
+
+// mountPoints are those that gVisor cannot make itself, because the machine's
+// root is read-only.
+func mountPoints(spec *sandbox.Spec, oci *specs.Spec) []string {
+	if !spec.ReadOnly {
+		return nil
+	}
+	var places []string
+	for _, m := range oci.Mounts {
+		if info, err := os.Stat(m.Source); m.Type != "bind" || err == nil && info.IsDir() {
+			places = append(places, m.Destination)
+		}
+	}
+	return places
 }
 
 // fileSet collects the files of a claim; the first error stays.

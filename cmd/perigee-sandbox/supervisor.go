@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/runsc/config"
@@ -29,6 +30,7 @@ type supervisor struct {
 	conf, offline *config.Config
 	build         buildID
 	hurry         hurry
+	discards      atomic.Int64
 
 	mu    sync.Mutex // guards boxes
 	boxes map[string]*box
@@ -110,6 +112,7 @@ func (s *supervisor) load(dir string) (*box, bool) {
 	}
 	b.main = adopt(rec.Pid, rec.Since)
 	b.gofer = adopt(rec.GoferPid, rec.GoferFrom)
+	b.followed = true
 	if b.main == nil {
 		s.finish(b)
 	} else {
@@ -128,7 +131,7 @@ func adopt(pid int, since uint64) *process {
 		return nil
 	}
 	if now, err := startTime(pid); err != nil || now != since {
-		return nil
+		return nil // its watcher ends with that other process
 	}
 	return p
 }
