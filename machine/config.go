@@ -142,7 +142,8 @@ type Secrets interface {
 	Secrets(ctx context.Context, app string) (map[string]string, uint64, error)
 }
 
-// Console takes what machines say. Its methods must not block for long.
+// Console takes what machines say. No operation waits for it, but a destroyed
+// machine's folder stays until its console has been read, at most five seconds.
 type Console interface {
 	// Follow begins to read the machine's console file; again for one that is
 	// followed already is no error.

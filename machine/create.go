@@ -47,6 +47,12 @@ func (h *Host) Create(ctx context.Context, app string, req api.CreateMachineRequ
 	return out, nil
 }
 
+// Validate reports what Create would refuse in the configuration by itself,
+// without a look at the image.
+func (h *Host) Validate(c *api.MachineConfig) error {
+	return validate(c, bounds{h.cfg.CPUs, h.cfg.MemoryMB})
+}
+
 func (h *Host) awaitReady(ctx context.Context) error {
 	select {
 	case <-h.ready:
@@ -61,7 +67,7 @@ func (h *Host) awaitReady(ctx context.Context) error {
 // intake validates a request and gets its image. The configuration returned is
 // a copy that the caller of the API cannot reach.
 func (h *Host) intake(ctx context.Context, app string, req api.CreateMachineRequest) (*api.MachineConfig, image.Image, error) {
-	if err := validate(req.Config, bounds{h.cfg.CPUs, h.cfg.MemoryMB}); err != nil {
+	if err := h.Validate(req.Config); err != nil {
 		return nil, image.Image{}, err
 	}
 	if err := h.checkRequest(ctx, app, req); err != nil {
@@ -207,6 +213,7 @@ func (h *Host) unmake(m *machine) {
 	if err := m.forget(ctx); err != nil {
 		h.log.Error("cannot forget a machine that was not made", "machine", m.id, "error", err)
 	}
+	m.awaitRead()
 	h.remove(h.dir(m.id))
 	m.show(func(v *view) { v.rec.State, v.gone = api.StateDestroyed, true })
 	h.leave(m, false)

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"context"
+	"slices"
 
 	"github.com/perigee-run/perigee/api"
 	"golang.org/x/sys/unix"
@@ -43,10 +44,11 @@ func (h *Host) raze(ctx context.Context, m *machine) error {
 	if err := m.forget(ctx); err != nil {
 		return internal(err, "cannot forget machine %q", m.id)
 	}
-	h.cfg.Console.Unfollow(m.id)
+	m.awaitRead()
 	h.remove(h.dir(m.id))
 	m.show(func(v *view) {
 		v.rec.State, v.gone = api.StateDestroyed, true
+		v.rec.Events = slices.Clone(v.rec.Events) // readers hold the old one
 		v.rec.Events[0].Status = api.StateDestroyed
 	})
 	h.leave(m, true)

@@ -3,6 +3,7 @@ package machine
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/sandbox"
@@ -21,6 +22,14 @@ func internal(err error, format string, a ...any) error {
 func isAPI(err error) bool {
 	var e *api.Error
 	return errors.As(err, &e)
+}
+
+// commandFault reports whether the sandbox could not load the command: the
+// image does not have it, or it is no program. gVisor has no error of its own
+// for that, only these words.
+func commandFault(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "failed to load ") || strings.Contains(text, "error finding executable")
 }
 
 // declined is internal for what the sandbox may decline: then it says why.

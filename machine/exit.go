@@ -151,8 +151,7 @@ func (h *Host) bury(m *machine, l *life) {
 	if err != nil {
 		h.log.Error("cannot remove what a machine left", "machine", m.id, "sandbox", l.id, "error", err)
 	}
-	<-l.followed
-	h.cfg.Console.Unfollow(m.id)
+	m.unlisten(l)
 	m.life = nil
 }
 

@@ -31,6 +31,7 @@ type Host struct {
 	latest   atomic.Int64 // when the latest start ended, in Unix nanoseconds
 
 	watchers watchers
+	voice    voice
 
 	mu       sync.RWMutex // guards what follows
 	machines map[string]*machine

@@ -2,8 +2,7 @@ package machine
 
 import (
 	"context"
-	"strings"
-	"time"
+	"fmt"
 
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/sandbox"
@@ -21,19 +20,9 @@ func (h *Host) Processes(ctx context.Context, id string) ([]api.ProcessStat, err
 	}
 	out := make([]api.ProcessStat, 0, len(all))
 	for _, p := range all {
-		out = append(out, api.ProcessStat{PID: p.PID, Command: p.Command, CPU: cpuPercent(p)})
+		out = append(out, api.ProcessStat{PID: p.PID, Command: p.Command, User: fmt.Sprint(p.UID)})
 	}
 	return out, nil
-}
-
-// cpuPercent is the processor time in whole milliseconds, as far as it can be
-// read from the sandbox's text.
-func cpuPercent(p sandbox.Process) int {
-	d, err := time.ParseDuration(strings.TrimSpace(p.CPU))
-	if err != nil {
-		return 0
-	}
-	return int(d.Milliseconds())
 }
 
 // Stats tells what a started or paused machine uses of the node.

@@ -2,7 +2,6 @@ package machine
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"testing"
 	"time"
@@ -94,5 +93,3 @@ func until(t testing.TB, what string, is func() bool) {
 	}
 	t.Fatalf("waited too long: %s", what)
 }
-
-var errTest = errors.New("test")

@@ -22,8 +22,9 @@ type machine struct {
 	view atomic.Pointer[view]
 
 	// Only who holds the turn touches these.
-	plan *plan // how to start the present version; nil until it is known
-	life *life // the sandbox there is, nil if none
+	plan *plan         // how to start the present version; nil until it is known
+	life *life         // the sandbox there is, nil if none
+	read chan struct{} // closed when the former life's console has been read; nil if there was none
 
 	busy atomic.Int32 // commands running by Exec: the machine is not idle
 
@@ -57,6 +58,7 @@ type life struct {
 	end   context.CancelFunc
 	began time.Time
 
+	former     chan struct{} // the machine's read when this life began
 	followed   chan struct{} // closed once the console is followed
 	paused     bool          // the sandbox is frozen; only with the turn
 	noSnapshot bool          // a checkpoint failed; not tried again by itself
@@ -142,5 +144,3 @@ func (m *machine) identity() mesh.Identity {
 	r := &m.now().rec
 	return mesh.Identity{Org: r.Org, App: r.App, Machine: r.ID}
 }
-
-func (m *machine) say(text string) { m.host.cfg.Console.Say(m.now().rec.App, m.id, text) }

@@ -42,7 +42,7 @@ func (h *Host) Signal(ctx context.Context, id string, req api.SignalRequest, non
 		if err := m.need("signalled", api.StateStarted); err != nil {
 			return err
 		}
-		if err := h.cfg.Sandbox.Signal(ctx, m.life.id, sig); err != nil {
+		if err := h.signal(ctx, m.life, sig); err != nil {
 			return declined(err, id, "signalled")
 		}
 		return nil

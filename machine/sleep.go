@@ -10,6 +10,12 @@ import (
 	"github.com/perigee-run/perigee/api"
 )
 
+// A supervisor that hangs must not keep a machine's turn for ever.
+const (
+	callTimeout     = 15 * time.Second
+	snapshotTimeout = 5 * time.Minute
+)
+
 // Sleep lets an idle machine sink to a deeper state: paused, suspended or
 // stopped. It is for the node's own automation: no lease may be held, and a
 // request in progress, or one that comes meanwhile, calls it off with
@@ -100,7 +106,9 @@ func (h *Host) freeze(ctx context.Context, m *machine, source string, onlyIdle b
 	if err := h.fall(m, api.StatePaused, onlyIdle); err != nil {
 		return err
 	}
-	if err := h.cfg.Sandbox.Pause(ctx, m.life.id); err != nil {
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if err := h.cfg.Sandbox.Pause(call, m.life.id); err != nil {
 		m.pass(api.StateStarted)
 		return declined(err, m.id, "paused")
 	}
@@ -143,6 +151,8 @@ func (h *Host) unfreeze(ctx context.Context, l *life) error {
 	if !l.paused {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	err := h.cfg.Sandbox.Resume(ctx, l.id)
 	if err == nil {
 		l.paused = false
@@ -218,6 +228,8 @@ func (h *Host) runOn(ctx context.Context, m *machine, snapshot string) error {
 func (h *Host) snapshot(ctx context.Context, m *machine) (string, error) {
 	name := snapshotPrefix + ulid.Make().String()
 	m.life.paused = true
+	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
+	defer cancel()
 	return name, h.cfg.Sandbox.Checkpoint(ctx, m.life.id, filepath.Join(h.dir(m.id), name))
 }
 

@@ -181,7 +181,7 @@ func (h *Host) cleanup() (context.Context, context.CancelFunc) {
 
 // refusal puts a sandbox's error into the API's words.
 func refusal(id string, err error) error {
-	if errors.Is(err, sandbox.ErrInvalid) {
+	if errors.Is(err, sandbox.ErrInvalid) || commandFault(err) {
 		return api.Errorf(api.CodeInvalid, "machine %q cannot be started: %v", id, err).WithField("config.init")
 	}
 	return internal(err, "cannot start machine %q", id)
@@ -209,14 +209,12 @@ func (h *Host) live(m *machine, l *life, note func(*Record)) {
 
 // attend begins to watch a life: its end, its checks, its console.
 func (h *Host) attend(m *machine, l *life) {
-	ok := h.spawn(func() {
-		h.cfg.Console.Follow(m.now().rec.App, m.id, h.consoleFile(m.id))
-		close(l.followed)
-		h.watch(m, l)
-	})
+	l.former = m.read
+	ok := h.spawn(func() { m.listen(l) })
 	if !ok {
 		close(l.followed)
 	}
+	h.spawn(func() { h.watch(m, l) })
 	for i, p := range m.now().probes {
 		h.spawn(func() { h.runCheck(m, l, i, p) })
 	}

@@ -122,7 +122,7 @@ func (h *Host) end(ctx context.Context, m *machine, l *life, hg halting) {
 		return
 	default:
 	}
-	_ = h.cfg.Sandbox.Signal(ctx, l.id, int(unix.SIGKILL)) // Destroy is next if this fails
+	_ = h.signal(ctx, l, int(unix.SIGKILL)) // Destroy is next if this fails
 	if h.endsWithin(ctx, m, l, killTimeout, false) || ctx.Err() != nil {
 		return
 	}
@@ -144,12 +144,18 @@ func (h *Host) ask(ctx context.Context, m *machine, l *life, hg halting) {
 			sig = m.plan.stop
 		}
 	}
-	if err := h.cfg.Sandbox.Signal(ctx, l.id, sig); err != nil {
+	if err := h.signal(ctx, l, sig); err != nil {
 		h.log.Debug("cannot send the stop signal", "machine", m.id, "error", err)
 	}
 	if hg.timeout > 0 && !h.endsWithin(ctx, m, l, hg.timeout, true) {
 		m.say(fmt.Sprintf("did not end within %s of %s: killed", hg.timeout, signalName(sig)))
 	}
+}
+
+func (h *Host) signal(ctx context.Context, l *life, sig int) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return h.cfg.Sandbox.Signal(ctx, l.id, sig)
 }
 
 // endsWithin waits for the process's end; an urgent destruction cuts it short.

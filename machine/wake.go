@@ -65,8 +65,11 @@ func (h *Host) wakeUp(m *machine, c *wakeCall) {
 	defer cancel()
 	c.err = h.wakeInTurn(ctx, m)
 	m.mu.Lock()
-	c.addr = m.now().addr
-	m.wake = nil
+	v := m.now()
+	c.addr, m.wake = v.addr, nil
+	if c.err == nil && !c.addr.IsValid() {
+		c.err = api.Errorf(api.CodePrecondition, "machine %q ended as soon as it ran: %s", m.id, v.rec.Standing)
+	}
 	m.mu.Unlock()
 	close(c.done)
 }
