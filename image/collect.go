@@ -44,7 +44,7 @@ func (s *Store) Remove(ctx context.Context, digest string) error {
 	if err := c.dropImage(rec); err != nil {
 		return err
 	}
-	return c.sweep(ctx, func(d string, _ time.Time) bool { return contains(rec, d) })
+	return c.sweep(ctx, blobsOf(rec))
 }
 
 // snapshot returns a record as it is now; what it points at never changes.
@@ -133,15 +133,16 @@ func defaultMinFree(dir string) (int64, error) {
 
 // collection is one run; Store.collecting is held through it.
 type collection struct {
-	s   *Store
-	sum Collected
+	s    *Store
+	sum  Collected
+	refs map[string][]string // what manifests refer to, read once
 }
 
 func (c *collection) run(ctx context.Context, inUse map[string]bool, wantFree int64) error {
 	if err := c.dropOrphans(); err != nil {
 		return err
 	}
-	if err := c.sweep(ctx, old); err != nil {
+	if err := c.sweepOld(ctx); err != nil {
 		return err
 	}
 	for _, drop := range c.candidates(inUse) {
@@ -156,14 +157,12 @@ func (c *collection) run(ctx context.Context, inUse map[string]bool, wantFree in
 		if err != nil {
 			return err
 		}
-		if err := c.sweep(ctx, func(d string, when time.Time) bool { return freed[d] || old(d, when) }); err != nil {
+		if err := c.sweep(ctx, freed); err != nil {
 			return err
 		}
 	}
 	return nil
 }
-
-func old(_ string, when time.Time) bool { return time.Since(when) > young }
 
 // candidate removes one thing and returns the blobs that may be free now.
 type candidate func() (map[string]bool, error)
@@ -269,70 +268,90 @@ func (c *collection) dropOrphans() error {
 
 // dropPushed forgets a manifest that was pushed and never run.
 func (c *collection) dropPushed(p registry.Pushed) (map[string]bool, error) {
-	freed := map[string]bool{p.Digest: true}
-	if content, err := c.s.blobs.Read(p.Digest, manifest.MaxSize); err == nil {
-		if m, err := manifest.Parse(content, ""); err == nil {
-			for _, d := range m.Refers() {
-				freed[d.Digest] = true
-			}
-		}
-	}
+	freed := with(nil, c.refersTo(p.Digest)...)
+	freed[p.Digest] = true
 	c.sum.Images++
 	return freed, c.s.repos.Delete(p.Repo, p.Digest)
 }
 
-// sweep removes the blobs that nothing refers to and that may says may go.
-func (c *collection) sweep(ctx context.Context, may func(digest string, when time.Time) bool) error {
+// sweepOld removes the blobs that nothing refers to and nobody used lately.
+func (c *collection) sweepOld(ctx context.Context) error {
+	idle := map[string]bool{}
+	err := c.s.blobs.Each(func(digest string, _ int64, used time.Time) error {
+		if time.Since(used) > young {
+			idle[digest] = true
+		}
+		return ctx.Err()
+	})
+	if err != nil {
+		return err
+	}
+	return c.sweep(ctx, idle)
+}
+
+// sweep removes those of a set of blobs that nothing refers to.
+func (c *collection) sweep(ctx context.Context, set map[string]bool) error {
 	release := c.s.repos.Hold()
 	defer release()
-	referred := c.s.referred()
-	return c.s.blobs.Each(func(digest string, _ int64, when time.Time) error {
+	referred := c.referred()
+	for digest := range set {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if referred[digest] || !may(digest, when) {
-			return nil
+		if referred[digest] {
+			continue
 		}
 		freed, err := c.s.removeBlob(digest)
+		if err != nil {
+			return err
+		}
 		if freed > 0 {
 			c.sum.Blobs++
 			c.sum.Bytes += freed
 		}
-		return err
-	})
+	}
+	return nil
 }
 
-// referred is every blob that an image or a pushed manifest needs.
-func (s *Store) referred() map[string]bool {
+// referred is every blob that an image or a pushed manifest needs. What an
+// index lists are pushed manifests themselves.
+func (c *collection) referred() map[string]bool {
 	set := map[string]bool{}
-	s.mu.Lock()
-	for _, r := range s.images {
+	c.s.mu.Lock()
+	for _, r := range c.s.images {
 		for d := range blobsOf(*r) {
 			set[d] = true
 		}
 	}
-	s.mu.Unlock()
-	for _, p := range s.repos.Pushed() {
-		s.mark(set, p.Digest)
+	c.s.mu.Unlock()
+	for _, p := range c.s.repos.Pushed() {
+		set[p.Digest] = true
+		for _, d := range c.refersTo(p.Digest) {
+			set[d] = true
+		}
 	}
 	return set
 }
 
-// mark adds a manifest and what it refers to. What an index lists are pushed
-// manifests themselves.
-func (s *Store) mark(set map[string]bool, digest string) {
-	set[digest] = true
-	content, err := s.blobs.Read(digest, manifest.MaxSize)
-	if err != nil {
-		return
+// refersTo lists what a manifest points at. One that cannot be read points at
+// nothing.
+func (c *collection) refersTo(digest string) []string {
+	if refs, ok := c.refs[digest]; ok {
+		return refs
 	}
-	m, err := manifest.Parse(content, "")
-	if err != nil {
-		return
+	var refs []string
+	if content, err := c.s.blobs.Read(digest, manifest.MaxSize); err == nil {
+		if m, err := manifest.Parse(content, ""); err == nil {
+			for _, d := range m.Refers() {
+				refs = append(refs, d.Digest)
+			}
+		}
 	}
-	for _, d := range m.Refers() {
-		set[d.Digest] = true
+	if c.refs == nil {
+		c.refs = map[string][]string{}
 	}
+	c.refs[digest] = refs
+	return refs
 }
 
 // removeBlob removes a blob unless work under way needs it, or work that ended

@@ -124,10 +124,8 @@ func (s *Store) enter(ctx context.Context, ref reference, m manifest.Manifest, f
 func (s *Store) dropUnused(fresh map[string]bool) {
 	s.collecting.Lock()
 	defer s.collecting.Unlock()
-	used := s.referred()
-	for digest := range fresh {
-		if !used[digest] {
-			_, _ = s.removeBlob(digest) // the next collection will find it
-		}
+	c := &collection{s: s}
+	if err := c.sweep(context.Background(), fresh); err != nil { // the next collection will find them
+		s.cfg.Logger.Warn("cannot remove what an import left", "error", err)
 	}
 }
