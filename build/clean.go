@@ -66,27 +66,30 @@ func clean(ctx context.Context, dir, runtime string, log *slog.Logger) error {
 	for _, b := range bundles {
 		id := filepath.Base(filepath.Dir(b))
 		log.Info("ending a build step that a killed builder left", "container", id)
-		deleteContainer(ctx, runtime, id, log)
+		deleteContainer(ctx, dir, runtime, id, log)
 	}
 	if err := unmountUnder(dir); err != nil {
 		return err
 	}
+	left := []string{tmpPath(dir), runPath(dir)}
 	for _, b := range bundles {
-		if err := os.RemoveAll(filepath.Dir(b)); err != nil {
+		left = append(left, filepath.Dir(b))
+	}
+	for _, path := range left {
+		if err := os.RemoveAll(path); err != nil {
 			return fmt.Errorf("cannot clean up after the last builder: %w", err)
 		}
-	}
-	if err := os.RemoveAll(tmpPath(dir)); err != nil {
-		return fmt.Errorf("cannot clean up after the last builder: %w", err)
 	}
 	return nil
 }
 
 // deleteContainer tolerates a runtime that does not know the container: the builder may have died before or after.
-func deleteContainer(ctx context.Context, runtime, id string, log *slog.Logger) {
+func deleteContainer(ctx context.Context, dir, runtime, id string, log *slog.Logger) {
 	ctx, cancel := context.WithTimeout(ctx, runtimeGrace)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, runtime, "delete", "--force", id).CombinedOutput()
+	cmd := exec.CommandContext(ctx, runtime, "delete", "--force", id)
+	cmd.Env = append(os.Environ(), runDirEnv+"="+runPath(dir))
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		log.Warn("cannot end a left build step", "container", id, "error", err, "output", strings.TrimSpace(string(out)))
 	}

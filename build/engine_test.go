@@ -4,14 +4,17 @@ package build
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -392,6 +395,34 @@ func TestBuilderKilledInTheMiddle(t *testing.T) {
 	}
 	write(t, filepath.Join(long, "Dockerfile"), runnable+"RUN echo now it ends\n")
 	mustBuild(t, e, Request{ContextDir: long})
+}
+
+// TestBuilderKilledAtAnyMoment kills the builder a little later in each round and builds on with what is left.
+// PERIGEE_TEST_KILLS asks for more rounds.
+func TestBuilderKilledAtAnyMoment(t *testing.T) {
+	rounds, err := strconv.Atoi(cmp.Or(os.Getenv("PERIGEE_TEST_KILLS"), "4"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := newEngine(t, testConfig(t))
+	for i := range rounds {
+		dir := project(t, map[string]string{"Dockerfile": runnable + fmt.Sprintf("RUN echo %d > /number\nRUN echo more > /more\n", i)})
+		if _, err := e.connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		pid := e.link.pid
+		killer := time.AfterFunc(time.Duration(rand.IntN(300))*time.Millisecond, func() { kill(t, pid) })
+		_, err := e.Build(t.Context(), Request{ContextDir: dir}, nil)
+		if killer.Stop() {
+			kill(t, pid)
+		}
+		t.Logf("round %d: %v", i, err)
+		// At once, while the one before is still being cleaned up after.
+		_, files, _ := mustBuild(t, e, Request{ContextDir: dir})
+		if files["/number"] != fmt.Sprintf("%d\n", i) || files["/more"] != "more\n" {
+			t.Fatalf("round %d: wrong files %v", i, keys(files))
+		}
+	}
 }
 
 func kill(t *testing.T, pid int) {

@@ -30,6 +30,8 @@ const (
 	// readyEnv names the descriptor on which Serve says that it is ready, or why it cannot be.
 	readyEnv = "PERIGEE_BUILDER_READY"
 	readyOK  = "ready"
+	// runDirEnv is where gVisor keeps what it knows of running containers; runc has a place of its own.
+	runDirEnv = "XDG_RUNTIME_DIR"
 	// readyAgain is said when the cache was damaged and is now empty: the next start will work.
 	readyAgain = "again"
 )
@@ -98,6 +100,7 @@ func (c *ServeConfig) complete() error {
 
 func socketPath(dir string) string { return filepath.Join(dir, "builder.sock") }
 func tmpPath(dir string) string    { return filepath.Join(dir, "tmp") }
+func runPath(dir string) string    { return filepath.Join(dir, "run") }
 func statePath(dir string) string  { return filepath.Join(dir, "state") }
 
 // Serve is the builder process: BuildKit with its Dockerfile frontend on a unix socket, until ctx ends or nobody has
@@ -219,18 +222,20 @@ func listen(path string) (net.Listener, error) {
 }
 
 // takeProcess sets what only a process of its own can set. BuildKit copies modes exactly only with umask 0. Temporary
-// mounts go under dir, where clean finds them. When memory runs out, a build dies before the daemon.
+// mounts and the sandbox's records go under dir, where clean finds them. When memory runs out, a build dies before the daemon.
 func takeProcess(dir string) error {
 	unix.Umask(0)
 	fscopy.UmaskIsZero = true
 	logrus.SetLevel(logrus.WarnLevel)
-	if err := os.MkdirAll(tmpPath(dir), 0o700); err != nil {
-		return fmt.Errorf("cannot start the builder: %w", err)
+	for _, d := range []string{tmpPath(dir), runPath(dir)} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return fmt.Errorf("cannot start the builder: %w", err)
+		}
 	}
 	mount.SetTempMountLocation(tmpPath(dir))
 	// A kernel that forbids it only loses us the preference.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0)
-	return os.Setenv("TMPDIR", tmpPath(dir))
+	return errors.Join(os.Setenv("TMPDIR", tmpPath(dir)), os.Setenv(runDirEnv, runPath(dir)))
 }
 
 // readyPipe is the descriptor the daemon waits on, or a sink when the builder was started by hand.
