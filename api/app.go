@@ -187,3 +187,16 @@ type MachineVersion struct {
 	Release    int            `json:"release,omitempty"`
 	CreatedAt  time.Time      `json:"created_at,omitempty"`
 }
+
+// MetadataRequest is the body of PUT and PATCH …/metadata.
+type MetadataRequest struct {
+	Metadata       map[string]*string `json:"metadata" doc:"With PATCH null removes a key"`
+	MachineVersion string             `json:"machine_version,omitempty" doc:"Refuse with 409 unless this is the version"`
+	UpdatedAt      string             `json:"updated_at,omitempty" doc:"Taken for Fly's clients and not looked at"`
+}
+
+// SetSecretRequest sets one secret (POST /v1/apps/{app}/secrets/{name}).
+type SetSecretRequest struct {
+	Value *string `json:"value"`
+	Type  string  `json:"type,omitempty" doc:"Taken for Fly's clients and not looked at"`
+}

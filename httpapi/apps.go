@@ -1,0 +1,112 @@
+package httpapi
+
+import (
+	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/app"
+)
+
+func (s *Server) listApps(c *call) (api.ListAppsResponse, error) {
+	org := c.text("org_slug")
+	out := api.ListAppsResponse{Apps: []api.App{}}
+	for _, a := range s.cfg.Apps.List() {
+		if org == "" || a.Org == org {
+			out.Apps = append(out.Apps, s.view(a))
+		}
+	}
+	out.TotalApps = len(out.Apps)
+	return out, nil
+}
+
+func (s *Server) createApp(c *call, in api.CreateAppRequest) (api.CreateAppResponse, error) {
+	a, err := s.cfg.Apps.Create(c.r.Context(), in)
+	return api.CreateAppResponse{ID: a.ID, CreatedAt: a.CreatedAt.UnixMilli()}, err
+}
+
+func (s *Server) showApp(c *call) (api.App, error) {
+	a, err := s.cfg.Apps.Get(c.path("app_name"))
+	if err != nil {
+		return api.App{}, err
+	}
+	return s.view(a), nil
+}
+
+// view is an app as the API shows it.
+func (s *Server) view(a app.App) api.App {
+	v := api.App{
+		ID: a.ID, Name: a.Name, Status: "pending", Network: a.Network, CreatedAt: a.CreatedAt,
+		Organization: api.Organization{Name: a.Org, Slug: a.Org},
+		MachineCount: len(s.cfg.Machines.List(a.Name)), Hosts: s.cfg.Apps.Hosts(a.Name),
+	}
+	if r, ok := s.cfg.Apps.CompleteRelease(a.Name, 0); ok {
+		v.Release = r.Version
+	}
+	if v.Release > 0 || v.MachineCount > 0 {
+		v.Status = "deployed"
+		v.Hostname, v.URL = s.cfg.Address(a.Name)
+	}
+	return v
+}
+
+func (s *Server) deleteApp(c *call) error {
+	return s.cfg.Deploys.DestroyApp(c.r.Context(), c.path("app_name"))
+}
+
+// app returns the app of the path, which must be there.
+func (s *Server) app(c *call) (string, error) {
+	a, err := s.cfg.Apps.Get(c.path("app_name"))
+	return a.Name, err
+}
+
+func (s *Server) listSecrets(c *call) (api.ListSecretsResponse, error) {
+	secrets, _, err := s.cfg.Apps.ListSecrets(c.path("app_name"))
+	return api.ListSecretsResponse{Secrets: secrets}, err
+}
+
+func (s *Server) setSecrets(c *call, in api.SetSecretsRequest) (api.SetSecretsResponse, error) {
+	secrets, version, err := s.cfg.Apps.SetSecrets(c.r.Context(), c.path("app_name"), in.Values)
+	return api.SetSecretsResponse{Secrets: secrets, Version: version}, err
+}
+
+func (s *Server) showSecret(c *call) (api.Secret, error) {
+	secrets, _, err := s.cfg.Apps.ListSecrets(c.path("app_name"))
+	if err != nil {
+		return api.Secret{}, err
+	}
+	for _, sec := range secrets {
+		if sec.Name == c.path("secret_name") {
+			return sec, nil
+		}
+	}
+	return api.Secret{}, api.Errorf(api.CodeNotFound, "app %q has no secret %q", c.path("app_name"), clip(c.path("secret_name")))
+}
+
+func (s *Server) setSecret(c *call, in api.SetSecretRequest) (api.SetSecretsResponse, error) {
+	if in.Value == nil {
+		return api.SetSecretsResponse{}, invalid("value", "the secret has no value")
+	}
+	return s.setSecrets(c, api.SetSecretsRequest{Values: map[string]*string{c.path("secret_name"): in.Value}})
+}
+
+func (s *Server) deleteSecret(c *call) (api.SetSecretsResponse, error) {
+	return s.setSecrets(c, api.SetSecretsRequest{Values: map[string]*string{c.path("secret_name"): nil}})
+}
+
+func (s *Server) listHosts(c *call) (api.HostsResponse, error) {
+	name, err := s.app(c)
+	return api.HostsResponse{Hosts: s.cfg.Apps.Hosts(name)}, err
+}
+
+func (s *Server) addHost(c *call, in api.AddHostRequest) (api.HostsResponse, error) {
+	if err := s.cfg.Apps.AddHost(c.r.Context(), c.path("app_name"), in.Host); err != nil {
+		return api.HostsResponse{}, err
+	}
+	return s.listHosts(c)
+}
+
+func (s *Server) removeHost(c *call) error {
+	name, err := s.app(c)
+	if err != nil {
+		return err
+	}
+	return s.cfg.Apps.RemoveHost(c.r.Context(), name, c.path("host"))
+}

@@ -1,0 +1,62 @@
+package httpapi
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"net/http"
+	"strings"
+
+	"github.com/perigee-run/perigee/api"
+)
+
+// Principal is who makes a call.
+type Principal struct {
+	// Name is shown to others, as the owner of a lease for example.
+	Name string
+}
+
+// Authenticator finds out who makes a call. Its error is the answer.
+type Authenticator interface {
+	Authenticate(r *http.Request) (Principal, error)
+}
+
+// Token lets in who presents the token: as "Bearer", as "FlyV1" (Fly's clients),
+// or as the password of basic authentication (docker login). An empty token lets
+// nobody in.
+type Token string
+
+// Authenticate compares in constant time.
+func (t Token) Authenticate(r *http.Request) (Principal, error) {
+	given := presented(r)
+	switch {
+	case given == "":
+		return Principal{}, api.Errorf(api.CodeUnauthorized, "the call has no token").WithHint("send Authorization: Bearer <token>")
+	case t == "" || !equal(given, string(t)):
+		return Principal{}, api.Errorf(api.CodeUnauthorized, "the token is not this node's")
+	}
+	return Principal{Name: "token"}, nil
+}
+
+// equal tells nothing by its time, not even the length.
+func equal(a, b string) bool {
+	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
+	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
+}
+
+func presented(r *http.Request) string {
+	if _, password, ok := r.BasicAuth(); ok {
+		return password
+	}
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if strings.EqualFold(scheme, "Bearer") || strings.EqualFold(scheme, "FlyV1") {
+		return strings.TrimSpace(token)
+	}
+	return ""
+}
+
+// Trust lets everyone in under its name: for a unix socket that only root can
+// open.
+type Trust string
+
+// Authenticate never refuses.
+func (t Trust) Authenticate(*http.Request) (Principal, error) { return Principal{Name: string(t)}, nil }

@@ -1,0 +1,28 @@
+// Package httpapi is the node's HTTP face: Fly's Machines API by its paths and
+// shapes, Perigee's own endpoints beside it, and the OpenAPI document of both.
+//
+// It decides nothing. It authenticates, reads the request, calls the room that
+// decides, and writes the answer; every refusal has the shape of [api.Error].
+// The image registry's /v2/ and the router are not part of it.
+//
+// # How an endpoint is made
+//
+// All endpoints stand in one table, routes.go: method, path, access, operation,
+// handler. A handler is a plain function from a call and a body type to an
+// answer type. The OpenAPI document is made from the same table and the same
+// types (by Huma's schema generator), and the body is checked against the same
+// types (check.go), so the document cannot drift from the wire. To add an
+// endpoint, add its types to package api, a row to the table, and its handler to
+// the file of its subject.
+//
+// # What clients may rely on
+//
+//   - every answer has a fly-request-id
+//   - malformed JSON is 400; a wrong value is 422 with the field named
+//   - unknown fields of a body are accepted, for clients written for Fly send
+//     some, and named in a Warning header, so that a misspelling is not silent
+//   - streams are application/x-ndjson; once one has begun with 200, a failure is
+//     its last line, of kind error
+//   - to hang up does not stop a deploy; it does stop a pull, an import, a build
+//     and a command
+package httpapi

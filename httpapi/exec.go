@@ -1,0 +1,167 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/machine"
+	"github.com/perigee-run/perigee/sandbox"
+)
+
+const (
+	// execStart is how long a client may take to say what it wants to run.
+	execStart = 10 * time.Second
+	// execFrame is the most bytes of one message.
+	execFrame = 1<<20 + 1
+)
+
+// execStream runs a command over a WebSocket; api/exec.go says how they talk.
+func (s *Server) execStream(c *call) error {
+	id, err := s.id(c)
+	if err != nil {
+		return err
+	}
+	conn, err := websocket.Accept(c.w, c.r, nil)
+	if err != nil {
+		return nil // Accept has answered
+	}
+	defer conn.CloseNow()
+	conn.SetReadLimit(execFrame)
+	ctx, cancel := context.WithCancel(c.r.Context())
+	defer cancel()
+	x := &execution{ctx: ctx, cancel: cancel, conn: conn, sizes: make(chan sandbox.Size, 1)}
+	exit := x.run(s.cfg.Machines, id)
+	b, err := json.Marshal(exit)
+	if err == nil {
+		_ = x.frame(api.FrameExit, b) // the client may be gone
+	}
+	conn.Close(websocket.StatusNormalClosure, "")
+	return nil
+}
+
+// execution is one command on a WebSocket.
+type execution struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	conn   *websocket.Conn
+	sizes  chan sandbox.Size
+}
+
+func (x *execution) run(m Machines, id string) api.ExecExit {
+	req, err := x.request()
+	if err != nil {
+		return api.ExecExit{Error: api.AsError(err)}
+	}
+	spec := machine.ExecSpec{Command: req.Command, Env: req.Env, Dir: req.Dir, User: req.User, Terminal: req.TTY}
+	if req.Size != nil {
+		spec.Size = sandbox.Size{Rows: req.Size.Rows, Cols: req.Size.Cols}
+	}
+	stdin, feed := io.Pipe()
+	heard := make(chan struct{})
+	go func() {
+		defer close(heard)
+		x.listen(feed)
+	}()
+	code, err := m.ExecStream(x.ctx, id, spec, sandbox.Streams{
+		Stdin: stdin, Stdout: output{x, api.FrameStdout}, Stderr: output{x, api.FrameStderr}, Resize: x.sizes,
+	})
+	stdin.Close()
+	defer func() {
+		// Only reading answers the client's close; it is short, or cancelled.
+		go func() {
+			time.Sleep(time.Second)
+			x.cancel()
+		}()
+	}()
+	if err != nil {
+		return api.ExecExit{ExitCode: -1, Error: api.AsError(err)}
+	}
+	exit := api.ExecExit{ExitCode: code}
+	if code > 128 {
+		exit.ExitSignal = code - 128
+	}
+	return exit
+}
+
+// request reads the first message.
+func (x *execution) request() (api.ExecStreamRequest, error) {
+	var req api.ExecStreamRequest
+	ctx, cancel := context.WithTimeout(x.ctx, execStart)
+	defer cancel()
+	kind, b, err := x.conn.Read(ctx)
+	if err != nil {
+		return req, api.Errorf(api.CodeBadRequest, "the exec stream has no first message: %v", err)
+	}
+	if kind != websocket.MessageText {
+		return req, api.Errorf(api.CodeBadRequest, "the first message of an exec stream must be text: what to run, in JSON")
+	}
+	if _, err := check(b, &req); err != nil {
+		return req, err
+	}
+	if len(req.Command) == 0 {
+		return req, invalid("command", "no command is given")
+	}
+	return req, nil
+}
+
+// listen takes what the client sends until it hangs up, which ends the command.
+func (x *execution) listen(stdin *io.PipeWriter) {
+	defer x.cancel()
+	defer stdin.Close()
+	for {
+		kind, b, err := x.conn.Read(x.ctx)
+		if err != nil {
+			return
+		}
+		if kind != websocket.MessageBinary || len(b) == 0 {
+			continue
+		}
+		switch b[0] {
+		case api.FrameStdin:
+			if len(b) == 1 {
+				stdin.Close()
+				continue
+			}
+			_, _ = stdin.Write(b[1:]) // a command that reads no more is not at fault
+		case api.FrameResize:
+			x.resize(b[1:])
+		}
+	}
+}
+
+func (x *execution) resize(b []byte) {
+	var s api.TerminalSize
+	if json.Unmarshal(b, &s) != nil {
+		return
+	}
+	select {
+	case <-x.sizes: // only the latest size counts
+	default:
+	}
+	select {
+	case x.sizes <- sandbox.Size{Rows: s.Rows, Cols: s.Cols}:
+	default:
+	}
+}
+
+func (x *execution) frame(kind byte, b []byte) error {
+	return x.conn.Write(x.ctx, websocket.MessageBinary, append([]byte{kind}, b...))
+}
+
+// output sends what a command writes.
+type output struct {
+	x    *execution
+	kind byte
+}
+
+// Write sends b as one frame.
+func (o output) Write(b []byte) (int, error) {
+	if err := o.x.frame(o.kind, b); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}

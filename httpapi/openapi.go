@@ -1,0 +1,96 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/internal/version"
+)
+
+var segment = regexp.MustCompile(`\{([a-z_]+)\}`)
+
+// document makes the OpenAPI document from the routes and their types.
+func (s *Server) document() (err error) {
+	config := huma.DefaultConfig("Perigee", version.Version)
+	config.FieldsOptionalByDefault = true
+	config.AllowAdditionalPropertiesByDefault = true
+	// NewAPI hands the two settings above to the registry; no routes are made.
+	config.OpenAPIPath, config.DocsPath, config.SchemasPath, config.CreateHooks = "", "", "", nil
+	doc := huma.NewAPI(config, noAdapter{}).OpenAPI()
+	doc.Info.Description = "Fly's Machines API by its paths and shapes, and Perigee's own endpoints beside it."
+	doc.Info.License = &huma.License{Name: "Apache-2.0"}
+	doc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer", Description: "The node's token; also taken as FlyV1 and as the password of basic authentication"}}
+	reg := doc.Components.Schemas
+	reg.RegisterTypeAlias(reflect.TypeFor[api.Duration](), reflect.TypeFor[durationSchema]())
+	reg.RegisterTypeAlias(reflect.TypeFor[api.Autostop](), reflect.TypeFor[autostopSchema]())
+	fault := &huma.Response{Description: "What was wrong", Content: map[string]*huma.MediaType{"application/json": {Schema: reg.Schema(reflect.TypeFor[api.Error](), true, "")}}}
+	for _, r := range s.routes() {
+		doc.AddOperation(r.operation(reg, fault))
+	}
+	s.doc = doc
+	if s.json, err = json.Marshal(doc); err != nil {
+		return fmt.Errorf("cannot write the OpenAPI document: %w", err)
+	}
+	if s.yaml, err = doc.YAML(); err != nil {
+		return fmt.Errorf("cannot write the OpenAPI document: %w", err)
+	}
+	s.page, err = page(doc, s.routes())
+	return err
+}
+
+// operation is the route in the document's words.
+func (r route) operation(reg huma.Registry, fault *huma.Response) *huma.Operation {
+	tag, _, _ := strings.Cut(r.id, "_")
+	op := &huma.Operation{Method: r.method, Path: r.path, OperationID: r.id, Summary: r.summary, Tags: []string{tag}}
+	for _, m := range segment.FindAllStringSubmatch(r.path, -1) {
+		op.Parameters = append(op.Parameters, &huma.Param{Name: m[1], In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}})
+	}
+	for _, p := range r.query {
+		op.Parameters = append(op.Parameters, &huma.Param{Name: p.name, In: "query", Description: p.doc, Schema: &huma.Schema{Type: p.kind}})
+	}
+	if r.method != http.MethodGet && strings.HasPrefix(r.path, pMachine) {
+		op.Parameters = append(op.Parameters, &huma.Param{Name: api.NonceHeader, In: "header", Description: "Nonce of the caller's lease", Schema: &huma.Schema{Type: huma.TypeString}})
+	}
+	if r.access != open {
+		op.Security = []map[string][]string{{"token": {}}}
+	}
+	r.endpoint.describe(op, reg)
+	op.Responses["default"] = fault
+	return op
+}
+
+func statusText(status int) string { return strconv.Itoa(status) }
+
+// noAdapter serves nothing: the routes are served by routes.go.
+type noAdapter struct{}
+
+// Handle makes noAdapter a huma.Adapter.
+func (noAdapter) Handle(*huma.Operation, func(huma.Context)) {}
+
+// ServeHTTP does nothing.
+func (noAdapter) ServeHTTP(http.ResponseWriter, *http.Request) {}
+
+// durationSchema stands for api.Duration in the document.
+type durationSchema struct{}
+
+// Schema says what a duration may be.
+func (durationSchema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Description: "A number with a unit, such as 10s or 1m30s; a bare number is nanoseconds",
+		OneOf: []*huma.Schema{{Type: huma.TypeString}, {Type: huma.TypeInteger}}}
+}
+
+// autostopSchema stands for api.Autostop in the document.
+type autostopSchema struct{}
+
+// Schema says what autostop may be.
+func (autostopSchema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Description: "off, stop or suspend; false and true mean off and stop",
+		OneOf: []*huma.Schema{{Type: huma.TypeString, Enum: []any{"off", "stop", "suspend"}}, {Type: huma.TypeBoolean}}}
+}

@@ -1,0 +1,188 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"log/slog"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/app"
+	"github.com/perigee-run/perigee/image"
+	"github.com/perigee-run/perigee/machine"
+	"github.com/perigee-run/perigee/sandbox"
+)
+
+// Config joins the face with the rooms. Apps, Deploys, Machines, Images and
+// Node are required.
+type Config struct {
+	Apps     *app.Store
+	Deploys  Deploys
+	Machines Machines
+	Images   Images
+	Node     Node
+	// Builder builds Dockerfiles. Default: builds are refused in words.
+	Builder Builder
+	// Logs reads what machines said. Default: nothing.
+	Logs Logs
+	// Address gives the name under which an app answers and the address to open
+	// in a browser, "" where it has none. Default: none.
+	Address func(app string) (hostname, url string)
+	// ImagesInUse names the digests that must stay. Default: none.
+	ImagesInUse func() map[string]bool
+	// MaxBody limits the bytes of a JSON body. Default 2 MiB.
+	MaxBody int64
+	// Logger defaults to slog.Default(). Requests are logged at debug level.
+	Logger *slog.Logger
+}
+
+// Deploys carries out releases; *deploy.Deployer is one.
+type Deploys interface {
+	Deploy(ctx context.Context, app string, req api.DeployRequest, progress func(api.Progress)) (api.Release, error)
+	Rollback(ctx context.Context, app string, to int, progress func(api.Progress)) (api.Release, error)
+	Scale(ctx context.Context, app string, req api.ScaleRequest, progress func(api.Progress)) (api.Release, error)
+	DestroyApp(ctx context.Context, app string) error
+}
+
+// Machines is the node's machines; *machine.Host is one.
+type Machines interface {
+	Reader
+	Changer
+	Leaser
+	Tagger
+}
+
+// Reader looks at machines and into them.
+type Reader interface {
+	List(app string) []api.Machine
+	Get(ctx context.Context, id string) (api.Machine, error)
+	Events(ctx context.Context, id string) ([]api.Event, error)
+	Versions(ctx context.Context, id string) ([]machine.Version, error)
+	Processes(ctx context.Context, id string) ([]api.ProcessStat, error)
+	Wait(ctx context.Context, id string, q machine.WaitQuery) (api.WaitResponse, error)
+	Exec(ctx context.Context, id string, req api.ExecRequest) (api.ExecResponse, error)
+	ExecStream(ctx context.Context, id string, spec machine.ExecSpec, streams sandbox.Streams) (int, error)
+}
+
+// Changer acts on machines.
+type Changer interface {
+	Create(ctx context.Context, app string, req api.CreateMachineRequest) (api.Machine, error)
+	Update(ctx context.Context, id string, req api.CreateMachineRequest, nonce string) (api.Machine, error)
+	Start(ctx context.Context, id, nonce string) (api.StartResponse, error)
+	Stop(ctx context.Context, id string, req api.StopRequest, nonce string) error
+	Restart(ctx context.Context, id string, o machine.RestartOptions, nonce string) error
+	Pause(ctx context.Context, id, nonce string) error
+	Suspend(ctx context.Context, id, nonce string) error
+	Signal(ctx context.Context, id string, req api.SignalRequest, nonce string) error
+	Cordon(ctx context.Context, id, nonce string) error
+	Uncordon(ctx context.Context, id, nonce string) error
+	Destroy(ctx context.Context, id string, force bool, nonce string) error
+}
+
+// Leaser gives short exclusive rights to machines.
+type Leaser interface {
+	GetLease(ctx context.Context, id string) (api.Lease, error)
+	AcquireLease(ctx context.Context, id, owner string, req api.LeaseRequest, nonce string) (api.Lease, error)
+	ReleaseLease(ctx context.Context, id, nonce string) error
+}
+
+// Tagger keeps machines' metadata.
+type Tagger interface {
+	Metadata(ctx context.Context, id string) (map[string]string, error)
+	SetMetadata(ctx context.Context, id string, all map[string]string, nonce string) error
+	PatchMetadata(ctx context.Context, id string, patch map[string]*string, nonce string) error
+}
+
+// Images is the node's image store; *image.Store is one.
+type Images interface {
+	Pull(ctx context.Context, ref string, progress func(image.Progress)) (image.Image, error)
+	Import(ctx context.Context, r io.Reader, name string, progress func(image.Progress)) (image.Image, error)
+	List() []image.Image
+	Remove(ctx context.Context, digest string) error
+}
+
+// Builder builds the folder that context, a tar, holds, and returns the image's
+// reference by digest.
+type Builder interface {
+	Build(ctx context.Context, app string, o api.BuildOptions, context io.Reader, progress func(api.Progress)) (string, error)
+}
+
+// Logs reads what machines said.
+type Logs interface {
+	Logs(ctx context.Context, app string, q api.LogQuery) iter.Seq2[api.LogLine, error]
+}
+
+// Node is the daemon itself.
+type Node interface {
+	Info(ctx context.Context) (api.NodeInfo, error)
+	// Stop begins to end the daemon, and returns before it has ended, so that
+	// the caller gets an answer. With machines they are stopped first.
+	Stop(ctx context.Context, machines bool) error
+}
+
+// Server is the API. Make its handlers with [Server.Handler].
+type Server struct {
+	cfg  Config
+	doc  *huma.OpenAPI
+	json []byte // the document
+	yaml []byte
+	page []byte // the document for people
+}
+
+// The rooms fit as they are.
+var (
+	_ Machines = (*machine.Host)(nil)
+	_ Images   = (*image.Store)(nil)
+)
+
+// New checks the configuration and makes the OpenAPI document.
+func New(cfg Config) (*Server, error) {
+	if cfg.Apps == nil || cfg.Deploys == nil || cfg.Machines == nil || cfg.Images == nil || cfg.Node == nil {
+		return nil, errors.New("cannot make API: apps, deploys, machines, images and node are all needed")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.MaxBody == 0 {
+		cfg.MaxBody = 2 << 20
+	}
+	if cfg.Address == nil {
+		cfg.Address = func(string) (string, string) { return "", "" }
+	}
+	if cfg.ImagesInUse == nil {
+		cfg.ImagesInUse = func() map[string]bool { return nil }
+	}
+	s := &Server{cfg: cfg}
+	return s, s.document()
+}
+
+// Handler serves the API to those whom auth lets in. A node has one for its TCP
+// port and one for its unix socket.
+func (s *Server) Handler(auth Authenticator) http.Handler {
+	mux := http.NewServeMux()
+	for _, r := range s.routes() {
+		mux.Handle(r.method+" "+r.path, s.serve(r, auth))
+	}
+	return s.guard(mux)
+}
+
+// serve authenticates and calls the route's endpoint.
+func (s *Server) serve(r route, auth Authenticator) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		c := &call{server: s, route: &r, w: w, r: req, warned: map[string]bool{}}
+		if r.access != open {
+			var err error
+			if c.who, err = auth.Authenticate(req); err != nil {
+				w.Header().Set("WWW-Authenticate", `Bearer realm="perigee", Basic realm="perigee"`)
+				c.fail(err)
+				return
+			}
+		}
+		if err := r.endpoint.serve(c); err != nil {
+			c.fail(err)
+		}
+	})
+}
