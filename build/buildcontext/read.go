@@ -36,7 +36,7 @@ type Limits struct {
 var ErrTooLarge = errors.New("the build context is too large: exclude what the build does not need in .dockerignore")
 
 // Read unpacks the tar, gzipped or not, that a client uploaded as build context into the folder dir, which
-// must not exist yet. Nothing is ever written outside of dir, whatever the tar says. Modes (without setuid and
+// must be empty or not exist yet. Nothing is ever written outside of dir, whatever the tar says. Modes (without setuid and
 // setgid), times and links are kept; owners are not; a link may point anywhere, as it is only data. Devices and
 // pipes, names that leave the folder, and a tar that breaks off are errors; after an error dir is gone.
 func Read(ctx context.Context, r io.Reader, dir string, limits Limits) (err error) {
@@ -46,7 +46,7 @@ func Read(ctx context.Context, r io.Reader, dir string, limits Limits) (err erro
 	if limits.Files <= 0 {
 		limits.Files = defaultFiles
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
+	if err := emptyFolder(dir); err != nil {
 		return fmt.Errorf("cannot unpack the build context: %w", err)
 	}
 	defer func() {
@@ -65,6 +65,18 @@ func Read(ctx context.Context, r io.Reader, dir string, limits Limits) (err erro
 	}
 	u := &unpacker{ctx: ctx, root: root, left: limits, folders: make(map[string]*tar.Header)}
 	return u.all(&bounded{r: plain, left: limits.Bytes + int64(limits.Files)*headerAllowance})
+}
+
+func emptyFolder(dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	there, err := os.ReadDir(dir)
+	if err == nil && len(there) > 0 {
+		err = fmt.Errorf("the folder %q is not empty", dir)
+	}
+	return err
 }
 
 // gunzip looks at the first bytes, because clients do not agree on how to say it.

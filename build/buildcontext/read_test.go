@@ -62,8 +62,14 @@ func TestRead(t *testing.T) {
 	for name, in := range map[string][]byte{"tar": data, "gzip": zipped.Bytes()} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "ctx")
+			if name == "gzip" {
+				dir = t.TempDir() // an empty folder will do
+			}
 			if err := Read(t.Context(), bytes.NewReader(in), dir, Limits{}); err != nil {
 				t.Fatal(err)
+			}
+			if err := Read(t.Context(), bytes.NewReader(in), dir, Limits{}); err == nil || !strings.Contains(err.Error(), "not empty") {
+				t.Errorf("into a full folder: %v", err)
 			}
 			for file, want := range map[string]string{"a": "second", "deep/er/b": "b", "hard": "b", "sub/run.sh": "#!/bin/sh\n"} {
 				if got, err := os.ReadFile(filepath.Join(dir, file)); err != nil || string(got) != want {
