@@ -19,7 +19,8 @@ const module = "github.com/perigee-run/perigee/"
 // interface, and node joins them. So a room can be read, tested and replaced
 // alone.
 var floors = map[string]int{
-	"api": 0, "appconfig": 0,
+	// api is the ground: words that every room and program may use.
+	"api": -1, "appconfig": 0,
 	"image": 1, "sandbox": 1, "catalog": 1, "mesh": 1, "dns": 1,
 	"machine": 2, "router": 2, "logs": 2, "app": 2, "placement": 2,
 	"deploy": 3, "build": 3,

@@ -1,0 +1,113 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/perigee-run/perigee/httpapi"
+	"golang.org/x/sync/errgroup"
+)
+
+// faces are the listeners of the API and of the built-in registry.
+type faces struct {
+	tcp, unix   net.Listener
+	remote, own http.Handler // with a token, and for root of this server
+}
+
+// openAPI takes the API's addresses, so that a clash is known before anything
+// runs.
+func (n *Node) openAPI(context.Context) (err error) {
+	server, err := httpapi.New(httpapi.Config{
+		Apps: n.apps, Deploys: n.deploys, Machines: n.machines, Images: n.images, Node: n, Builder: builder{n}, Logs: lines{n.store},
+		Address: n.address, ImagesInUse: n.imagesInUse, Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	f := &faces{remote: n.face(server, httpapi.Token(n.token)), own: n.face(server, httpapi.Trust("root"))}
+	if f.tcp, err = net.Listen("tcp", n.cfg.Listen); err != nil {
+		return fmt.Errorf("cannot open the API: %w; choose another address with --listen", err)
+	}
+	if f.unix, err = listenUnix(n.cfg.Socket); err != nil {
+		f.tcp.Close()
+		return err
+	}
+	n.api = f
+	return nil
+}
+
+// face is the API and the registry, for those whom who lets in.
+func (n *Node) face(server *httpapi.Server, who httpapi.Authenticator) http.Handler {
+	rest := server.Handler(who)
+	registry := n.images.Registry(func(r *http.Request) error {
+		_, err := who.Authenticate(r)
+		return err
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/") {
+			registry.ServeHTTP(w, r)
+			return
+		}
+		rest.ServeHTTP(w, r)
+	})
+}
+
+// listenUnix opens a socket that only this user can reach. What a killed node
+// left is replaced; the data directory's lock says that none is alive.
+func listenUnix(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("cannot open the API's socket: %w", err)
+	}
+	if c, err := net.Dial("unix", path); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("cannot open the API's socket: another node answers at %s; choose another with --socket", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("cannot open the API's socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the API's socket: %w; choose another with --socket", err)
+	}
+	return l, os.Chmod(path, 0o600)
+}
+
+// Run serves until ctx ends; calls in progress get a moment to finish.
+func (f *faces) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, face := range []struct {
+		on      net.Listener
+		handler http.Handler
+	}{{f.tcp, f.remote}, {f.unix, f.own}} {
+		server := &http.Server{Handler: face.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+			BaseContext: func(net.Listener) context.Context { return ctx }}
+		g.Go(func() error {
+			if err := server.Serve(face.on); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+		g.Go(func() error {
+			<-ctx.Done()
+			last, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+			defer cancel()
+			if err := server.Shutdown(last); err != nil {
+				return server.Close()
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+func (f *faces) close() {
+	f.tcp.Close()
+	f.unix.Close()
+}

@@ -1,0 +1,193 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Config says what the node is and where it keeps its state. The zero value of
+// every field but Data is useful.
+type Config struct {
+	// Data is the directory of the node's whole state. Required.
+	Data string
+	// Name of the node, part of its machines' addresses: it must not change.
+	// Default: the host's name.
+	Name string
+	// Region is the city code of the node. Default "local".
+	Region string
+	// Domain: apps answer at <app>.<Domain>. Default "perigee.localhost".
+	Domain string
+	// Listen is the API's and the built-in registry's TCP address. Default
+	// "127.0.0.1:4280".
+	Listen string
+	// Socket is the API's unix socket, for root alone and without a token.
+	// Default Data/api.sock.
+	Socket string
+	// HTTP and HTTPS are the addresses that answer for the public ports 80 and
+	// 443. Default: those ports on all addresses; "off" opens none.
+	HTTP, HTTPS string
+	// ACMEEmail turns on certificates by ACME, with this contact; without it, and
+	// without ACMEDirectory, a local CA signs.
+	ACMEEmail string
+	// ACMEDirectory is the directory URL. Default: Let's Encrypt.
+	ACMEDirectory string
+	// ACMERoots is a PEM file of the ACME server's own roots, for private ones.
+	ACMERoots string
+	// NATSServers are the addresses of an outside NATS cluster. Default: embedded.
+	NATSServers []string
+	// NATSCredentials is the credentials file for it.
+	NATSCredentials string
+	// Sandbox is the path of perigee-sandbox. Default: beside this program.
+	Sandbox string
+	// Builder is the command that runs the builder process. Required for builds.
+	Builder []string
+	// Pool is how many sandboxes wait for a start. Default 2; -1 none.
+	Pool int
+	// PauseAfter, SinkAfter and StopAfter say when idle machines sleep: paused
+	// (default 1 minute), their memory on disk (default 5 more minutes), and
+	// stopped where the configuration says "stop" (default 5 more minutes).
+	PauseAfter, SinkAfter, StopAfter time.Duration
+	// PlainHTTP lists registries that are spoken to without TLS.
+	PlainHTTP []string
+	// NetworkPrefix names devices and tables; two nodes on one server need two.
+	// Default "perigee".
+	NetworkPrefix string
+	// IPv6 is the /16 that private addresses come from; two nodes on one server
+	// need two. Default fdaa::/16.
+	IPv6 netip.Prefix
+	// Logger defaults to slog.Default().
+	Logger *slog.Logger
+}
+
+var nodeName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+var regionName = regexp.MustCompile(`^[a-z][a-z0-9]{1,15}$`)
+var domainName = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+func (c *Config) defaults() error {
+	if c.Data == "" {
+		return errors.New("cannot make node: no data directory is given")
+	}
+	abs, err := filepath.Abs(c.Data)
+	if err != nil {
+		return err
+	}
+	c.Data = abs
+	if c.Name == "" {
+		host, _ := os.Hostname()
+		short, _, _ := strings.Cut(strings.ToLower(host), ".")
+		c.Name = or(short, "node")
+	}
+	c.Region, c.Domain = or(c.Region, "local"), or(c.Domain, "perigee.localhost")
+	c.Listen, c.Socket = or(c.Listen, "127.0.0.1:4280"), or(c.Socket, filepath.Join(c.Data, "api.sock"))
+	c.NetworkPrefix = or(c.NetworkPrefix, "perigee")
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if !c.IPv6.IsValid() {
+		c.IPv6 = netip.MustParsePrefix("fdaa::/16")
+	}
+	if c.Sandbox == "" {
+		if c.Sandbox, err = beside("perigee-sandbox"); err != nil {
+			return err
+		}
+	}
+	return c.check()
+}
+
+func (c *Config) check() error {
+	switch {
+	case !nodeName.MatchString(c.Name):
+		return fmt.Errorf("cannot use %q as node name: want 1 to 63 lower-case letters, digits and hyphens", c.Name)
+	case !regionName.MatchString(c.Region):
+		return fmt.Errorf("cannot use %q as region: want 2 to 16 lower-case letters and digits, such as fra", c.Region)
+	case !domainName.MatchString(c.Domain):
+		return fmt.Errorf("cannot use %q as domain: want a name such as apps.example.com", c.Domain)
+	}
+	for flag, addr := range map[string]string{"listen": c.Listen, "http": c.HTTP, "https": c.HTTPS} {
+		if addr == "" || addr == "off" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return fmt.Errorf("cannot use %q as --%s: want HOST:PORT, such as 127.0.0.1:8080", addr, flag)
+		}
+	}
+	return nil
+}
+
+// listenMap is the router's map from public ports to addresses.
+func (c *Config) listenMap() map[int]string {
+	m := map[int]string{}
+	if c.HTTP != "" {
+		m[80] = c.HTTP
+	}
+	if c.HTTPS != "" {
+		m[443] = c.HTTPS
+	}
+	return m
+}
+
+// publicPort is where a public port is really found: what follows it is shown
+// in addresses that people open.
+func (c *Config) publicPort(port int) string {
+	addr := c.listenMap()[port]
+	if addr == "" {
+		return fmt.Sprint(port)
+	}
+	_, p, _ := net.SplitHostPort(addr)
+	return p
+}
+
+// hostPorts are the ports of the router, which machines may reach too: an app
+// can call another by its public name.
+func (c *Config) hostPorts() []uint16 {
+	var out []uint16
+	for _, public := range []int{80, 443} {
+		if p, err := strconv.ParseUint(c.publicPort(public), 10, 16); err == nil {
+			out = append(out, uint16(p))
+		}
+	}
+	return out
+}
+
+// registryHosts are the names of the built-in registry: what docker on this
+// server calls it, and the address that others use.
+func (c *Config) registryHosts() []string {
+	host, port, _ := net.SplitHostPort(c.Listen)
+	hosts := []string{"localhost:" + port, "127.0.0.1:" + port}
+	if host != "" && host != "127.0.0.1" && host != "localhost" && host != "0.0.0.0" && host != "::" {
+		hosts = append(hosts, c.Listen)
+	}
+	return append(hosts, "registry."+c.Domain)
+}
+
+// beside finds a program in the folder of this one.
+func beside(name string) (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	if self, err = filepath.EvalSymlinks(self); err != nil {
+		return "", err
+	}
+	p := filepath.Join(filepath.Dir(self), name)
+	if _, err := os.Stat(p); err != nil {
+		return "", fmt.Errorf("cannot find %s beside %s; name it with --sandbox, or build it with make build", name, self)
+	}
+	return p, nil
+}
+
+func or(s, def string) string {
+	if s == "" {
+		return def
+	}
+	return s
+}

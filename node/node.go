@@ -1,0 +1,303 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/perigee-run/perigee/app"
+	"github.com/perigee-run/perigee/build"
+	"github.com/perigee-run/perigee/catalog"
+	"github.com/perigee-run/perigee/deploy"
+	"github.com/perigee-run/perigee/dns"
+	"github.com/perigee-run/perigee/image"
+	"github.com/perigee-run/perigee/logs"
+	"github.com/perigee-run/perigee/machine"
+	"github.com/perigee-run/perigee/mesh"
+	"github.com/perigee-run/perigee/placement"
+	"github.com/perigee-run/perigee/router"
+	"github.com/perigee-run/perigee/sandbox"
+	"golang.org/x/sync/errgroup"
+)
+
+// Node is one server's rooms, joined.
+type Node struct {
+	cfg   Config
+	log   *slog.Logger
+	began time.Time
+	stop  context.CancelFunc // ends Run
+	last  atomic.Bool        // machines end with the node
+	lock  *os.File
+
+	tables sync.Mutex // held while the router gets a table
+
+	token     string
+	catalog   *catalog.Catalog
+	store     *logs.Store
+	collector *logs.Collector
+	images    *image.Store
+	network   *mesh.Network
+	sandbox   *sandbox.Client
+	apps      *app.Store
+	machines  *machine.Host
+	router    *router.Router
+	certs     *certificates
+	resolver  *dns.Server
+	builds    *build.Engine
+	deploys   *deploy.Deployer
+	api       *faces
+}
+
+// New opens everything that the node keeps and joins the rooms. It fails
+// before it changes anything that it could not put back.
+func New(ctx context.Context, cfg Config) (*Node, error) {
+	if err := cfg.defaults(); err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, log: cfg.Logger, began: time.Now()}
+	for _, step := range []func(context.Context) error{
+		n.openState, n.openImages, n.openNetwork, n.openSandbox, n.openMachines, n.openEdge, n.openDeploys, n.openAPI,
+	} {
+		if err := step(ctx); err != nil {
+			n.close()
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+// path is a path in the data directory.
+func (n *Node) path(elem ...string) string {
+	return filepath.Join(append([]string{n.cfg.Data}, elem...)...)
+}
+
+// openState takes the data directory, the token, the catalog, the log and the
+// apps.
+func (n *Node) openState(ctx context.Context) (err error) {
+	if n.lock, err = lock(n.cfg.Data); err != nil {
+		return err
+	}
+	token, err := secretFile(n.path("token"), 24, true)
+	if err != nil {
+		return err
+	}
+	n.token = strings.TrimSpace(string(token))
+	n.catalog, err = catalog.Open(ctx, catalog.Config{Dir: n.cfg.Data, Node: n.cfg.Name, Servers: n.cfg.NATSServers, Credentials: n.cfg.NATSCredentials, Logger: n.log})
+	if err != nil {
+		return err
+	}
+	if n.store, err = logs.New(ctx, logs.Config{JetStream: n.catalog.JetStream()}); err != nil {
+		return err
+	}
+	if n.collector, err = logs.NewCollector(logs.CollectorConfig{Store: n.store, Logger: n.log}); err != nil {
+		return err
+	}
+	n.apps, err = app.New(app.Config{Catalog: n.catalog, KeyFile: n.path("secrets.key"), Domain: n.cfg.Domain})
+	return err
+}
+
+func (n *Node) openImages(context.Context) (err error) {
+	n.images, err = image.New(image.Config{
+		Dir: n.path("images"), Hosts: n.cfg.registryHosts(), PlainHTTP: n.cfg.PlainHTTP, InUse: n.imagesInUse, Logger: n.log,
+		Overrides: map[string][]byte{"/etc/hosts": []byte("127.0.0.1 localhost\n::1 localhost\n"), "/etc/resolv.conf": nil},
+	})
+	return err
+}
+
+// imagesInUse are the images that machines run and that a rollback may need.
+func (n *Node) imagesInUse() map[string]bool {
+	used := n.apps.Images(10)
+	if n.machines != nil {
+		for _, m := range n.machines.List("") {
+			used[m.ImageRef.Digest] = true
+		}
+	}
+	return used
+}
+
+func (n *Node) openNetwork(ctx context.Context) (err error) {
+	n.network, err = mesh.New(mesh.Config{Prefix: n.cfg.NetworkPrefix, Node: n.cfg.Name, IPv6: n.cfg.IPv6, HostPorts: n.cfg.hostPorts(), Dir: n.path("netns"), Logger: n.log})
+	if err != nil {
+		return err
+	}
+	if err := n.network.Setup(ctx); err != nil {
+		return err
+	}
+	var listen []netip.AddrPort
+	for _, a := range n.network.ResolverAddrs() {
+		listen = append(listen, netip.AddrPortFrom(a, 53))
+	}
+	n.resolver, err = dns.New(dns.Config{Listen: listen, Source: names{n}, OrgOf: n.network.OrgOf, Private: []netip.Prefix{n.cfg.IPv6, n.network.Pool()}, Region: n.cfg.Region, Logger: n.log})
+	return err
+}
+
+func (n *Node) openSandbox(ctx context.Context) (err error) {
+	n.sandbox, err = sandbox.New(sandbox.Config{Socket: n.path("sandbox.sock"), StateDir: n.path("sandbox"), Program: n.cfg.Sandbox, Cgroup: n.cfg.NetworkPrefix, Logger: n.log})
+	if err != nil {
+		return err
+	}
+	return n.sandbox.Ensure(ctx)
+}
+
+func (n *Node) openMachines(context.Context) error {
+	records, err := catalog.NewTable[machine.Record](n.catalog, "machines")
+	if err != nil {
+		return err
+	}
+	var nameservers []string
+	for _, a := range n.network.ResolverAddrs() {
+		nameservers = append(nameservers, a.String())
+	}
+	n.machines, err = machine.New(machine.Config{
+		Dir: n.path("machines"), Node: n.cfg.Name, Region: n.cfg.Region,
+		Sandbox: n.sandbox, Images: n.images, Networks: n.network, Records: records, Apps: owners{n.apps}, Secrets: n.apps,
+		Console:     console{n.collector, n.store, n.cfg.Region, n.log},
+		MaySleep:    n.maySleep,
+		Nameservers: nameservers, Pool: n.cfg.Pool, SinkAfter: n.cfg.SinkAfter, Logger: n.log,
+	})
+	return err
+}
+
+// maySleep reports whether no request to the machine is in progress.
+func (n *Node) maySleep(id string) bool {
+	if n.router == nil {
+		return true
+	}
+	busy, _ := n.router.Activity(id)
+	return busy == 0
+}
+
+func (n *Node) openEdge(context.Context) (err error) {
+	if n.certs, err = n.openCertificates(); err != nil {
+		return err
+	}
+	n.router = router.New(router.Config{
+		Waker: n.machines, Certificates: n.certs, Logger: n.log, Domain: n.cfg.Domain, Region: n.cfg.Region, Listen: n.cfg.listenMap(),
+		OnProblems: n.reportProblems,
+	})
+	return nil
+}
+
+func (n *Node) reportProblems(problems []router.Problem) {
+	for _, p := range problems {
+		n.log.Warn("the router cannot serve all that is configured", "app", p.App, "err", p.Err)
+	}
+}
+
+func (n *Node) openDeploys(context.Context) (err error) {
+	if err := os.RemoveAll(n.path("contexts")); err != nil { // of builds that a crash cut off
+		return err
+	}
+	runtime := n.path("perigee-oci")
+	if err := replaceLink(n.cfg.Sandbox, runtime); err != nil {
+		return err
+	}
+	if len(n.cfg.Builder) > 0 {
+		n.builds, err = build.New(build.Config{Dir: n.path("build"), Command: n.cfg.Builder, Runtime: runtime, PlainHTTP: append(n.cfg.PlainHTTP, n.cfg.registryHosts()...), Auth: n.registryAuth, Log: n.log})
+		if err != nil {
+			return err
+		}
+	}
+	n.deploys, err = n.newDeployer()
+	return err
+}
+
+// replaceLink makes link point to target, at once.
+func replaceLink(target, link string) error {
+	tmp := link + ".new"
+	os.Remove(tmp)
+	if err := os.Symlink(target, tmp); err != nil {
+		return fmt.Errorf("cannot link the build runtime: %w", err)
+	}
+	return os.Rename(tmp, link)
+}
+
+// Run works until ctx ends or something that the node cannot be without fails.
+// Machines keep running when it returns.
+func (n *Node) Run(ctx context.Context) error {
+	defer n.close()
+	ctx, n.stop = context.WithCancel(ctx)
+	defer n.stop()
+	g, ctx := errgroup.WithContext(ctx)
+	idle := placement.New(placement.Config{Host: sleeper{n.machines, n.router}, PauseAfter: n.cfg.PauseAfter, StopAfter: n.cfg.StopAfter, Logger: n.log})
+	for _, run := range []func(context.Context) error{
+		n.machines.Run, n.router.Run, n.keepTable, n.deploys.Run, idle.Run, n.resolver.Run, n.keepSandbox, n.api.Run,
+	} {
+		g.Go(func() error { return run(ctx) })
+	}
+	n.log.Info("node is up", "name", n.cfg.Name, "region", n.cfg.Region, "api", n.cfg.Listen, "after", time.Since(n.began).Round(time.Millisecond))
+	err := g.Wait()
+	if n.last.Load() {
+		after, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		n.leave(after)
+	}
+	n.log.Info("node stops")
+	return err
+}
+
+// keepSandbox brings the supervisor back should it end.
+func (n *Node) keepSandbox(ctx context.Context) error {
+	tick := time.NewTicker(2 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := n.sandbox.Ensure(ctx); err != nil && ctx.Err() == nil {
+				n.log.Error("cannot bring the sandbox supervisor back", "err", err)
+			}
+		}
+	}
+}
+
+// close lets go of everything that New opened, in the opposite order.
+func (n *Node) close() {
+	var errs []error
+	if n.api != nil {
+		n.api.close()
+	}
+	if n.builds != nil {
+		errs = append(errs, n.builds.Close())
+	}
+	if n.certs != nil {
+		n.certs.close()
+	}
+	if n.collector != nil {
+		errs = append(errs, n.collector.Close())
+	}
+	if n.sandbox != nil {
+		n.sandbox.Close()
+	}
+	if n.network != nil {
+		n.network.Close()
+	}
+	if n.catalog != nil {
+		errs = append(errs, n.catalog.Close())
+	}
+	if n.lock != nil {
+		os.Remove(n.lock.Name())
+		errs = append(errs, n.lock.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		n.log.Warn("cannot close everything", "err", err)
+	}
+}
+
+// owners says whose an app is.
+type owners struct{ apps *app.Store }
+
+// Org implements machine.Apps.
+func (o owners) Org(_ context.Context, name string) (string, error) {
+	a, err := o.apps.Get(name)
+	return a.Org, err
+}

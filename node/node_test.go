@@ -1,0 +1,121 @@
+package node
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/machine"
+)
+
+func TestConfigRefusesInWords(t *testing.T) {
+	good := func() Config { return Config{Data: t.TempDir(), Sandbox: "/bin/true", Name: "n1"} }
+	for _, c := range []struct {
+		name string
+		bend func(*Config)
+		want string
+	}{
+		{"no data", func(c *Config) { c.Data = "" }, "no data directory"},
+		{"name", func(c *Config) { c.Name = "Node_1" }, `"Node_1" as node name`},
+		{"region", func(c *Config) { c.Region = "Frankfurt!" }, `"Frankfurt!" as region`},
+		{"domain", func(c *Config) { c.Domain = "not a domain" }, `"not a domain" as domain`},
+		{"listen", func(c *Config) { c.Listen = "4280" }, `"4280" as --listen`},
+		{"http", func(c *Config) { c.HTTP = "8080" }, `"8080" as --http`},
+	} {
+		cfg := good()
+		c.bend(&cfg)
+		if err := cfg.defaults(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v, want %q in it", c.name, err, c.want)
+		}
+	}
+	cfg := good()
+	if err := cfg.defaults(); err != nil {
+		t.Fatal(err)
+	}
+	if cfg.publicPort(80) != "80" || cfg.registryHosts()[0] != "localhost:4280" {
+		t.Errorf("defaults: port %s, registry %v", cfg.publicPort(80), cfg.registryHosts())
+	}
+}
+
+func TestOneNodePerDataDirectory(t *testing.T) {
+	dir := t.TempDir()
+	first, err := lock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lock(dir); err == nil || !strings.Contains(err.Error(), "another node") {
+		t.Errorf("second lock: %v", err)
+	}
+	first.Close()
+	again, err := lock(dir)
+	if err != nil {
+		t.Fatalf("after the first ended: %v", err)
+	}
+	again.Close()
+}
+
+func TestSecretFileIsMadeOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	one, err := secretFile(path, 24, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := secretFile(path, 24, true)
+	if err != nil || string(one) != string(two) || !strings.HasPrefix(string(one), tokenPrefix) {
+		t.Errorf("%q, %q, %v", one, two, err)
+	}
+	if fi, _ := os.Stat(path); fi.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v", fi.Mode())
+	}
+}
+
+func status(id, group string, release int, healthy bool, services ...api.Service) machine.Status {
+	return machine.Status{ID: id, App: "shop", Group: group, State: api.StateStarted, Release: release, Healthy: healthy, Config: &api.MachineConfig{Services: services}}
+}
+
+func web(soft int) api.Service {
+	return api.Service{Protocol: "tcp", InternalPort: 8080, Ports: []api.Port{{Port: 443, Handlers: []string{"tls", "http"}}}, Concurrency: &api.Concurrency{SoftLimit: soft}}
+}
+
+func TestServices(t *testing.T) {
+	got := services([]machine.Status{
+		status("a", "app", 1, true, web(10)),
+		status("b", "app", 2, true, web(20)),
+		status("c", "app", 3, false, web(30)),
+		status("d", "admin", 1, true, web(40)),
+		status("e", "app", 1, true, api.Service{Protocol: "udp", InternalPort: 53}),
+	}, "fra")
+	if len(got) != 2 {
+		t.Fatalf("%d services, want one of each group", len(got))
+	}
+	if len(got[0].Machines) != 3 || len(got[1].Machines) != 1 {
+		t.Errorf("machines: %d and %d, want 3 and 1", len(got[0].Machines), len(got[1].Machines))
+	}
+	if got[0].Concurrency.Soft != 20 {
+		t.Errorf("soft limit %d, want that of the newest healthy release", got[0].Concurrency.Soft)
+	}
+	if !got[0].AutoStart || got[0].Ports[0].Start != 443 {
+		t.Errorf("service %+v", got[0])
+	}
+}
+
+func TestAutostop(t *testing.T) {
+	off, stop, suspend := api.AutostopOff, api.AutostopStop, api.AutostopSuspend
+	for _, c := range []struct {
+		services []*api.Autostop
+		want     api.Autostop
+	}{
+		{[]*api.Autostop{&suspend}, suspend}, {[]*api.Autostop{&suspend, &stop}, stop},
+		{[]*api.Autostop{&suspend, &off}, off}, {[]*api.Autostop{nil}, off},
+	} {
+		var list []api.Service
+		for _, a := range c.services {
+			list = append(list, api.Service{Autostop: a})
+		}
+		if got := autostop(list); got != c.want {
+			t.Errorf("autostop(%v) = %s, want %s", c.services, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,142 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/machine"
+	"github.com/perigee-run/perigee/router"
+)
+
+// keepTable gives the router a new table whenever an app or a machine changes.
+// Changes that come together become one table.
+func (n *Node) keepTable(ctx context.Context) error {
+	machines, apps := n.machines.Changes(ctx), n.apps.Changes(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, ok := <-machines:
+			if !ok {
+				return nil
+			}
+		case <-apps:
+		}
+		settle(machines)
+		if err := n.refresh(); err != nil {
+			n.log.Error("cannot give the router its table", "err", err)
+		}
+	}
+}
+
+// refresh gives the router a table of how things are now. One at a time, so
+// that an older table never follows a newer one.
+func (n *Node) refresh() error {
+	n.tables.Lock()
+	defer n.tables.Unlock()
+	return n.router.SetTable(n.table())
+}
+
+// settle takes what has come already.
+func settle(c <-chan string) {
+	for {
+		select {
+		case _, ok := <-c:
+			if !ok {
+				return
+			}
+		default:
+			return
+		}
+	}
+}
+
+// table says who offers what.
+func (n *Node) table() router.Table {
+	var t router.Table
+	by := map[string][]machine.Status{}
+	for _, s := range n.machines.Statuses() {
+		by[s.App] = append(by[s.App], s)
+	}
+	for _, a := range n.apps.List() {
+		app := router.App{Name: a.Name, Hosts: append([]string{a.Name + "." + n.cfg.Domain}, n.apps.Hosts(a.Name)...)}
+		app.Services = services(by[a.Name], n.cfg.Region)
+		t.Apps = append(t.Apps, app)
+	}
+	return t
+}
+
+// appServices is what one app offers.
+func (n *Node) appServices(name string) []router.Service {
+	var mine []machine.Status
+	for _, s := range n.machines.Statuses() {
+		if s.App == name {
+			mine = append(mine, s)
+		}
+	}
+	return services(mine, n.cfg.Region)
+}
+
+// services gathers the machines' service lists: machines of one process group
+// that offer the same internal port serve the same service, and its settings
+// are those of the newest healthy release among them.
+func services(machines []machine.Status, region string) []router.Service {
+	var out []router.Service
+	index, newest := map[string]int{}, map[int]int{}
+	for _, m := range machines {
+		if m.Config == nil {
+			continue
+		}
+		for _, s := range m.Config.Services {
+			if s.Protocol == "udp" {
+				continue
+			}
+			key := fmt.Sprintf("%s/%d", m.Group, s.InternalPort)
+			i, ok := index[key]
+			if !ok {
+				i = len(out)
+				index[key] = i
+				out = append(out, service(s))
+				newest[i] = m.Release
+			} else if m.Release > newest[i] && m.Healthy {
+				kept := out[i].Machines
+				out[i], newest[i] = service(s), m.Release
+				out[i].Machines = kept
+			}
+			out[i].Machines = append(out[i].Machines, router.Machine{
+				ID: m.ID, Region: region, Addr: m.Addr, State: m.State, Healthy: m.Healthy, Cordoned: m.Cordoned,
+			})
+		}
+	}
+	return out
+}
+
+func service(s api.Service) router.Service {
+	out := router.Service{Protocol: "tcp", InternalPort: s.InternalPort, AutoStart: s.Autostart == nil || *s.Autostart}
+	if c := s.Concurrency; c != nil {
+		out.Concurrency = router.Concurrency{Type: c.Type, Soft: c.SoftLimit, Hard: c.HardLimit}
+	}
+	for _, p := range s.Ports {
+		out.Ports = append(out.Ports, port(p))
+	}
+	return out
+}
+
+func port(p api.Port) router.Port {
+	out := router.Port{Start: p.Port, Handlers: p.Handlers, ForceHTTPS: p.ForceHTTPS}
+	if p.Port == 0 {
+		out.Start, out.End = p.StartPort, p.EndPort
+	}
+	if o := p.HTTPOptions; o != nil {
+		out.H2Backend = o.H2Backend != nil && *o.H2Backend
+		if o.IdleTimeout != nil {
+			out.IdleTimeout = time.Duration(*o.IdleTimeout) * time.Second
+		}
+	}
+	if o := p.ProxyProtoOptions; o != nil && o.Version == "v2" {
+		out.ProxyProtoVersion = 2
+	}
+	return out
+}
