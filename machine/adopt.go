@@ -41,12 +41,15 @@ func (h *Host) adopt(ctx context.Context) error {
 		wg.Go(func() {
 			limit <- struct{}{}
 			defer func() { <-limit }()
+			m.turn <- struct{}{} // free: nobody acts before adoption is done
 			next := h.adoptOne(m, left, &mu)
+			if next == nil {
+				m.give()
+				return
+			}
 			mu.Lock()
 			defer mu.Unlock()
-			if next != nil {
-				after = append(after, next)
-			}
+			after = append(after, func() { defer m.give(); h.finish(m, next) })
 		})
 	}
 	wg.Wait()
@@ -91,9 +94,12 @@ func (left *leftovers) sort(info sandbox.Info, h *Host) {
 	left.lives[id] = info
 }
 
-// adoptOne decides over one machine. What it returns is to be done once all
-// that was left behind is gone.
-func (h *Host) adoptOne(m *machine, left *leftovers, mu *sync.Mutex) (after func()) {
+// rest of an operation that a crash cut short.
+type rest func(context.Context, *machine) error
+
+// adoptOne decides over one machine. What it returns is to be done, still with
+// the turn, once all that was left behind is gone.
+func (h *Host) adoptOne(m *machine, left *leftovers, mu *sync.Mutex) rest {
 	r := &m.now().rec
 	info, alive := left.lives[m.id]
 	var slot *mesh.Slot
@@ -125,7 +131,7 @@ func (h *Host) adoptOne(m *machine, left *leftovers, mu *sync.Mutex) (after func
 }
 
 // adoptLife goes on with a sandbox that was found.
-func (h *Host) adoptLife(m *machine, r *Record, l *life, info sandbox.Info) func() {
+func (h *Host) adoptLife(m *machine, r *Record, l *life, info sandbox.Info) rest {
 	known := r.Sandbox == l.id // else it is newer than the record
 	if info.State == sandbox.StateStopped {
 		l.exit = unknownExit()
@@ -138,24 +144,25 @@ func (h *Host) adoptLife(m *machine, r *Record, l *life, info sandbox.Info) func
 	switch {
 	case r.Desired == api.StateDestroyed:
 		h.ensureWatched(m, l)
-		return func() { h.finish(m, h.raze) }
+		return h.raze
+	case known && r.State == api.StateStopped:
+		h.ensureWatched(m, l)
+		h.bury(m, l) // its end was recorded, the sandbox was about to go
+		return nil
 	case known && r.Desired == api.StateSuspended && h.hasSnapshot(r) && l.paused:
 		h.ensureWatched(m, l)
 		h.bury(m, l) // the snapshot was complete, the sandbox was about to go
 		return nil
 	case known && r.Desired == api.StateStopped && r.State != api.StateStarted:
 		h.ensureWatched(m, l)
-		return func() {
-			h.finish(m, func(ctx context.Context, m *machine) error {
-				hg := m.stopping(api.StopRequest{}, byNode)
-				hg.event = ""
-				return h.halt(ctx, m, hg)
-			})
+		return func(ctx context.Context, m *machine) error {
+			hg := m.stopping(api.StopRequest{}, byNode)
+			hg.event = ""
+			return h.halt(ctx, m, hg)
 		}
 	case info.State == sandbox.StateStopped:
-		return func() {
-			h.finish(m, func(ctx context.Context, m *machine) error { h.ended(ctx, m, l); return nil })
-		}
+		h.ended(h.ctx, m, l)
+		return nil
 	}
 	h.goOn(m, l)
 	return nil
@@ -182,7 +189,6 @@ func (h *Host) goOn(m *machine, l *life) {
 		r.State, r.Desired, r.Standing, r.Sandbox, r.Snapshot = state, state, "", l.id, ""
 		v.addr, v.probes = l.slot.IPv4, probes(&r.Config)
 		v.checks = untested(v.probes)
-		v.since = l.began
 	}
 	if r := &m.now().rec; r.State == state && r.Sandbox == l.id && r.Snapshot == "" {
 		m.show(edit)
@@ -193,25 +199,25 @@ func (h *Host) goOn(m *machine, l *life) {
 }
 
 // adoptLost decides over a machine that has no sandbox.
-func (h *Host) adoptLost(m *machine) func() {
+func (h *Host) adoptLost(m *machine) rest {
 	r := &m.now().rec
 	switch r.Desired {
 	case api.StateDestroyed:
-		return func() { h.finish(m, h.raze) }
+		return h.raze
 	case api.StateSuspended:
 		if h.hasSnapshot(r) {
-			h.rest(m, api.StateSuspended, "")
+			h.rests(m, api.StateSuspended, "")
 			return nil
 		}
-		h.rest(m, api.StateStopped, "its snapshot is gone; it will start cold")
+		h.rests(m, api.StateStopped, "its snapshot is gone; it will start cold")
 	case api.StatePaused:
-		h.rest(m, api.StateStopped, "its memory was lost with its node's; it will start cold")
+		h.rests(m, api.StateStopped, "its memory was lost with its node's; it will start cold")
 	case api.StateStarted:
 		return h.revive(m)
 	case api.StateCreated:
-		h.rest(m, api.StateCreated, "")
+		h.rests(m, api.StateCreated, "")
 	default:
-		h.rest(m, api.StateStopped, r.Standing)
+		h.rests(m, api.StateStopped, r.Standing)
 	}
 	return nil
 }
@@ -221,8 +227,8 @@ func (h *Host) hasSnapshot(r *Record) bool {
 	return err == nil && r.Snapshot != ""
 }
 
-// rest shows and records a machine that does not run.
-func (h *Host) rest(m *machine, state, standing string) {
+// rests shows and records a machine that does not run.
+func (h *Host) rests(m *machine, state, standing string) {
 	if r := &m.now().rec; r.State == state || r.State == api.StateFailed {
 		return
 	}
@@ -234,7 +240,7 @@ func (h *Host) rest(m *machine, state, standing string) {
 
 // revive starts a machine that should run and has no sandbox: the node was
 // restarted, or the daemon was killed in the middle of a restart.
-func (h *Host) revive(m *machine) func() {
+func (h *Host) revive(m *machine) rest {
 	r := &m.now().rec
 	if r.State == api.StateFailed {
 		return nil
@@ -247,15 +253,11 @@ func (h *Host) revive(m *machine) func() {
 		v.rec.State, v.rec.Standing = api.StateRestarting, "its sandbox was gone when the node came back; starting again"
 		v.dead()
 	})
-	return func() { h.finish(m, func(context.Context, *machine) error { h.relaunch(m); return nil }) }
+	return func(context.Context, *machine) error { h.relaunch(m); return nil }
 }
 
-// finish carries an operation that a crash cut short to its end.
-func (h *Host) finish(m *machine, op func(context.Context, *machine) error) {
-	if m.take(h.ctx) != nil {
-		return
-	}
-	defer m.give()
+// finish carries an operation that a crash cut short to its end. The turn is held.
+func (h *Host) finish(m *machine, op rest) {
 	if err := op(h.ctx, m); err != nil {
 		h.log.Error("cannot finish what was begun before the restart", "machine", m.id, "error", err)
 	}

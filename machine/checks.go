@@ -163,6 +163,6 @@ func (m *machine) firstPass(l *life, old api.CheckStatus) {
 		return
 	}
 	took := milliseconds(time.Since(l.began))
-	m.show(func(v *view) { v.rec.amend("start", "first_check_ms", took) })
+	m.show(func(v *view) { v.rec.amend("first_check_ms", took) })
 	m.say(fmt.Sprintf("checks pass %v ms after the start", took))
 }

@@ -89,7 +89,7 @@ func (w *world) afterCrash(t *testing.T, what, id, promised string, acked bool, 
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
-		if state = a.State; a.State == api.StateStopped && promised == api.StateDestroyed {
+		if state = a.State; promised == api.StateDestroyed {
 			state = d.settled(t, id) // the destruction goes on
 		}
 	}

@@ -37,7 +37,7 @@ func (h *Host) Create(ctx context.Context, app string, req api.CreateMachineRequ
 		return api.Machine{}, err
 	}
 	m.plan = p
-	if err := h.detached(ctx, m, func(ctx context.Context) error { return h.found(ctx, m, req.SkipLaunch) }); err != nil {
+	if err := h.detached(ctx, m, func(run context.Context) error { return h.found(run, ctx, m, req.SkipLaunch) }); err != nil {
 		return api.Machine{}, err
 	}
 	out := m.now().shown()
@@ -186,8 +186,9 @@ func (h *Host) addressTaken(ip string) bool {
 }
 
 // found makes a new machine lasting. It runs before it is written down, and it
-// is written down before anyone is told; if either fails nothing stays.
-func (h *Host) found(ctx context.Context, m *machine, skipLaunch bool) error {
+// is written down before anyone is told; if either fails, or nobody waits for it
+// any more, nothing stays.
+func (h *Host) found(ctx, caller context.Context, m *machine, skipLaunch bool) error {
 	err := h.makeDirs(&m.now().rec)
 	if err == nil && !skipLaunch {
 		err = h.launch(ctx, m, byUser)
@@ -196,6 +197,9 @@ func (h *Host) found(ctx context.Context, m *machine, skipLaunch bool) error {
 	}
 	if err == nil {
 		err = m.sync(ctx)
+	}
+	if err == nil {
+		err = caller.Err()
 	}
 	if err != nil {
 		h.unmake(m)

@@ -40,10 +40,10 @@ func (r *Record) noteExit(x sandbox.Exit, requested, restarting bool) {
 	}
 }
 
-// amend adds a fact to the newest event of a type without touching the slice
+// amend adds a fact to the event of the latest start without touching the slice
 // that readers may hold.
-func (r *Record) amend(typ, fact string, value any) {
-	i := slices.IndexFunc(r.Events, func(e api.Event) bool { return e.Type == typ })
+func (r *Record) amend(fact string, value any) {
+	i := slices.IndexFunc(r.Events, func(e api.Event) bool { return e.Type == "start" || e.Type == "resume" })
 	if i < 0 {
 		return
 	}

@@ -51,6 +51,9 @@ func (h *Host) editMetadata(ctx context.Context, id, nonce string, edit func(map
 		if err := checkMetadata(&c, bounds{}); err != nil {
 			return err
 		}
+		if n := configSize(&c); n > maxConfigBytes {
+			return invalid("metadata", "makes a configuration of %d bytes, the most is %d", n, maxConfigBytes)
+		}
 		m.record(func(v *view) { v.rec.Config = c })
 		return m.sync(ctx)
 	})

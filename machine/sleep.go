@@ -2,12 +2,14 @@ package machine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/sandbox"
 )
 
 // A supervisor that hangs must not keep a machine's turn for ever.
@@ -154,6 +156,9 @@ func (h *Host) unfreeze(ctx context.Context, l *life) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	err := h.cfg.Sandbox.Resume(ctx, l.id)
+	if errors.Is(err, sandbox.ErrState) {
+		err = nil // it runs, or has just ended: its watcher sees that
+	}
 	if err == nil {
 		l.paused = false
 	}

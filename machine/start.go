@@ -193,16 +193,19 @@ func (h *Host) newLife(id string, p pair) *life {
 	return l
 }
 
-// live makes l the machine's life, shows it as started and looks after it.
+// live makes l the machine's life, shows it as started and looks after it. A
+// machine that was restored is as healthy as it was until its checks say other.
 func (h *Host) live(m *machine, l *life, note func(*Record)) {
 	m.life = l
 	m.record(func(v *view) {
-		r := &v.rec
+		r, restored := &v.rec, v.rec.Snapshot != ""
 		r.State, r.Desired, r.Standing, r.Sandbox, r.Snapshot = api.StateStarted, api.StateStarted, "", l.id, ""
 		note(r)
 		v.addr = l.slot.IPv4
 		v.probes = probes(&r.Config)
-		v.checks = untested(v.probes)
+		if !restored || len(v.checks) != len(v.probes) {
+			v.checks = untested(v.probes)
+		}
 	})
 	h.attend(m, l)
 }

@@ -18,7 +18,7 @@ import (
 // The limits of one machine's configuration. Together they keep a record well
 // below the catalog's largest.
 const (
-	maxConfigBytes = 512 << 10
+	maxConfigBytes = 384 << 10
 	maxEnv         = 512
 	maxEnvBytes    = 128 << 10 // the kernel's limit for one string
 	maxMetadata    = 128
