@@ -128,7 +128,7 @@ func (d *Deployer) linger(ctx context.Context, failed error) {
 		return // they come with the error
 	}
 	select {
-	case <-time.After(200 * time.Millisecond):
+	case <-time.After(2 * d.cfg.lag):
 	case <-ctx.Done():
 	}
 }

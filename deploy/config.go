@@ -43,6 +43,8 @@ type Config struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
+
+	wrongFor, lag time.Duration // see their defaults; tests shorten them
 }
 
 // Machines is the node's machines; *machine.Host is one.
@@ -123,6 +125,8 @@ func (c Config) check() (Config, error) {
 	orElse(&c.PortTimeout, time.Minute)
 	orElse(&c.DrainTimeout, 30*time.Second)
 	orElse(&c.Settle, 1500*time.Millisecond)
+	orElse(&c.wrongFor, defaultWrongFor)
+	orElse(&c.lag, defaultLag)
 	return c, nil
 }
 

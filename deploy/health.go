@@ -15,10 +15,13 @@ import (
 	"github.com/perigee-run/perigee/app"
 )
 
-// wrongFor is how long a check may be answered wrongly after its grace period
+// defaultWrongFor is how long a check may be answered wrongly after its grace period
 // before the machine is given up: the machine room asks every second at most
 // then, so it is a few answers, not one.
-const wrongFor = 3 * time.Second
+const defaultWrongFor = 3 * time.Second
+
+// defaultLag is how long a line takes to get from the machine to the log, at most.
+const defaultLag = 100 * time.Millisecond
 
 // lastLines is how many of the app's own lines an error carries.
 const lastLines = 20
@@ -45,7 +48,8 @@ func (d *Deployer) healthy(ctx context.Context, w *work, r *app.Release, id stri
 	if err != nil {
 		return err
 	}
-	if m.State != api.StateStarted { // a crash may have left it created only
+	switch m.State {
+	case api.StateCreated, api.StatePaused, api.StateSuspended: // not one that ended: its exit is the answer
 		if _, err := d.cfg.Machines.Start(ctx, id, ""); err != nil {
 			return err
 		}
@@ -97,7 +101,7 @@ func (d *Deployer) wrong(ctx context.Context, id string) string {
 		for range changes {
 		}
 	}()
-	since := time.NewTimer(wrongFor)
+	since := time.NewTimer(d.cfg.wrongFor)
 	since.Stop()
 	words := ""
 	for {
@@ -113,7 +117,7 @@ func (d *Deployer) wrong(ctx context.Context, id string) string {
 			if now == "" {
 				since.Stop()
 			} else if words == "" {
-				since.Reset(wrongFor)
+				since.Reset(d.cfg.wrongFor)
 			}
 			words = now
 		case <-since.C:
@@ -224,14 +228,22 @@ func (d *Deployer) ends(ctx context.Context, id string) error {
 		if got != id {
 			continue
 		}
-		m, err := d.cfg.Machines.Get(ctx, id)
-		if err != nil || ctx.Err() != nil {
-			continue
+		if err := d.ended(ctx, id); err != nil && ctx.Err() == nil {
+			return err
 		}
-		switch m.State {
-		case api.StateStopped, api.StateFailed, api.StateRestarting, api.StateDestroyed, api.StateDestroying:
-			return &endedError{m.State, m.Standing}
-		}
+	}
+	return nil
+}
+
+// ended is an endedError if the machine does not run any more.
+func (d *Deployer) ended(ctx context.Context, id string) error {
+	m, err := d.cfg.Machines.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	switch m.State {
+	case api.StateStopped, api.StateFailed, api.StateRestarting, api.StateDestroyed, api.StateDestroying:
+		return &endedError{m.State, m.Standing}
 	}
 	return nil
 }
@@ -244,7 +256,7 @@ func (d *Deployer) staysUp(ctx context.Context, id string) error {
 		case <-time.After(d.cfg.Settle):
 		case <-ctx.Done():
 		}
-		return nil
+		return d.ended(ctx, id)
 	})
 	var e *endedError
 	if errors.As(err, &e) && e.state == api.StateStopped {
@@ -306,7 +318,7 @@ func (d *Deployer) said(ctx context.Context, name, id string) []string {
 		}
 		last = lines
 		select {
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(d.cfg.lag):
 		case <-ctx.Done():
 			return last
 		}
