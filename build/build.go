@@ -35,12 +35,14 @@ type Request struct {
 	// Platform is "os/arch" or "os/arch/variant". Default: linux and this node's own architecture.
 	Platform string
 
-	// Have reports whether the image of this manifest digest is kept already; then Import is not called and nothing is
-	// copied. Nil means no.
+	// Have reports whether the image of this manifest digest is kept already; then it is not handed over. Nil means no.
 	Have func(digest string) bool
-	// Import takes the finished image as an OCI archive (an uncompressed tar of an OCI layout). What the build made is
-	// in uncompressed layers; layers of a base image are as its registry had them. The digest is that of the manifest.
-	// An archive that breaks off ends in an error, never in io.EOF. Nil only warms the cache.
+	// ImportLayout takes the finished image as an OCI layout folder, which it must leave as it is and which is gone
+	// afterwards. Its blobs are links into the build cache: what the importer has already costs nothing. What the build
+	// made is in uncompressed layers; layers of a base image are as its registry had them.
+	ImportLayout func(ctx context.Context, digest, dir string) error
+	// Import is for an importer that wants one stream: the same layout as a tar. It is not called when ImportLayout is
+	// set. An archive that breaks off ends in an error, never in io.EOF. With neither, the build only warms the cache.
 	Import func(ctx context.Context, digest string, archive io.Reader) error
 }
 
@@ -50,7 +52,7 @@ type Result struct {
 	Digest string `json:"digest"`
 	// ConfigDigest is the image configuration's digest.
 	ConfigDigest string `json:"config_digest,omitempty"`
-	// Imported says that Import was called; false when Have said yes or Import is nil.
+	// Imported says that the image was handed over; false when Have said yes or nobody takes it.
 	Imported bool `json:"imported"`
 	// Duration is the whole build with the import.
 	Duration time.Duration `json:"duration"`

@@ -87,6 +87,9 @@ func New(c Config) (*Engine, error) {
 	serve := ServeConfig{Dir: c.Dir, Socket: socketPath(c.Dir), Runtime: c.Runtime, IdleTimeout: c.IdleTimeout,
 		CacheBytes: c.CacheBytes, PlainHTTP: c.PlainHTTP}
 	serve.Mark = mark(serve, c.Command[0])
+	if err := os.RemoveAll(outPath(c.Dir)); err != nil { // of builds that died with the last daemon
+		return nil, fmt.Errorf("cannot set up builds: %w", err)
+	}
 	e := &Engine{cfg: c, serve: serve}
 	e.cleanIfDead(context.Background())
 	return e, nil

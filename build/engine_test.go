@@ -4,6 +4,7 @@ package build
 
 import (
 	"archive/tar"
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -20,6 +21,8 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	gcrlayout "github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/perigee-run/perigee/build/progress"
 )
 
@@ -508,6 +511,10 @@ func TestImportErrors(t *testing.T) {
 	if !errors.Is(err, full) {
 		t.Errorf("got %v, want %v", err, full)
 	}
+	_, err = e.Build(t.Context(), Request{ContextDir: dir, ImportLayout: func(context.Context, string, string) error { return full }}, nil)
+	if !errors.Is(err, full) {
+		t.Errorf("got %v, want %v", err, full)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var got error
 	_, err = e.Build(ctx, Request{ContextDir: dir, Import: func(_ context.Context, _ string, r io.Reader) error {
@@ -517,6 +524,44 @@ func TestImportErrors(t *testing.T) {
 	}}, nil)
 	if !errors.Is(err, context.Canceled) || got == nil {
 		t.Errorf("got %v, and the importer saw %v", err, got)
+	}
+	if left, _ := filepath.Glob(filepath.Join(outPath(e.cfg.Dir), "*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+func TestImportLayout(t *testing.T) {
+	e := newEngine(t, testConfig(t))
+	dir := project(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY hello /\n", "hello": "hello"})
+	var seen v1.Hash
+	res, err := e.Build(t.Context(), Request{ContextDir: dir, ImportLayout: func(_ context.Context, _, dir string) error {
+		index, err := gcrlayout.ImageIndexFromPath(dir)
+		if err != nil {
+			return err
+		}
+		m, err := index.IndexManifest()
+		if err != nil {
+			return err
+		}
+		seen = m.Manifests[0].Digest
+		img, err := index.Image(seen)
+		if err != nil {
+			return err
+		}
+		manifest, err := img.Manifest()
+		if err != nil {
+			return err
+		}
+		for _, d := range append(manifest.Layers, manifest.Config) {
+			data, err := os.ReadFile(filepath.Join(dir, "blobs", "sha256", d.Digest.Hex))
+			if h, _, _ := v1.SHA256(bytes.NewReader(data)); err != nil || h != d.Digest || !strings.HasSuffix(string(d.MediaType), "tar") && d.Digest != manifest.Config.Digest {
+				t.Errorf("blob %v: %s, %v", d, h, err)
+			}
+		}
+		return nil
+	}}, nil)
+	if err != nil || seen.String() != res.Digest {
+		t.Errorf("%v, %s, want %s", err, seen, res.Digest)
 	}
 }
 

@@ -39,23 +39,36 @@ func (e *Engine) Build(ctx context.Context, req Request, progress ProgressFunc) 
 	if err != nil {
 		return Result{}, err
 	}
-	out := newSink(ctx, req)
+	out, err := newLayout(e.cfg.Dir)
+	if err != nil {
+		return Result{}, err
+	}
+	defer out.remove()
 	w := newWatcher(progress)
 	resp, err := c.Solve(ctx, nil, e.solveOpt(req, out), w.statuses())
 	w.wait()
-	imported, sinkErr := out.finish(err)
-	switch {
-	case sinkErr != nil:
-		return Result{}, fmt.Errorf("cannot keep the built image: %w", sinkErr)
-	case err != nil:
+	if err != nil {
 		return Result{}, explain(ctx, err, req, w)
 	}
-	return Result{
+	res := Result{
 		Digest:       resp.ExporterResponse[exptypes.ExporterImageDigestKey],
 		ConfigDigest: resp.ExporterResponse[exptypes.ExporterImageConfigDigestKey],
-		Imported:     imported,
-		Duration:     time.Since(begun),
-	}, nil
+	}
+	if req.wants(res.Digest) {
+		if err := out.finish(resp.ExporterResponse[exptypes.ExporterImageDescriptorKey]); err != nil {
+			return Result{}, err
+		}
+		if err := out.hand(ctx, req, res.Digest); err != nil {
+			return Result{}, fmt.Errorf("cannot keep the built image: %w", err)
+		}
+		res.Imported = true
+	}
+	res.Duration = time.Since(begun)
+	return res, nil
+}
+
+func (r *Request) wants(digest string) bool {
+	return (r.Import != nil || r.ImportLayout != nil) && (r.Have == nil || !r.Have(digest))
 }
 
 // complete fills in the defaults and finds what is wrong with a request before a builder is started for it.
@@ -140,7 +153,7 @@ func readFrom(fsys fsutil.FS, name string) ([]byte, error) {
 }
 
 // solveOpt says to BuildKit what a Request says.
-func (e *Engine) solveOpt(r Request, out *sink) client.SolveOpt {
+func (e *Engine) solveOpt(r Request, out *layout) client.SolveOpt {
 	return client.SolveOpt{
 		Frontend:            frontendName,
 		FrontendAttrs:       r.attrs(),
@@ -152,9 +165,9 @@ func (e *Engine) solveOpt(r Request, out *sink) client.SolveOpt {
 			secretsprovider.FromMap(r.Secrets),
 		},
 		Exports: []client.ExportEntry{{
-			Type:   client.ExporterOCI,
-			Attrs:  map[string]string{"tar": "true", "compression": "uncompressed"},
-			Output: out.open,
+			Type:        client.ExporterOCI,
+			Attrs:       map[string]string{"tar": "false", "compression": "uncompressed"},
+			OutputStore: out,
 		}},
 		Internal: true, // no record in BuildKit's history: ours is the release
 	}
