@@ -104,7 +104,7 @@ func (w *world) afterCrash(t *testing.T, what, id, promised string, acked bool, 
 }
 
 // settled waits until no operation has the machine's turn.
-func (d *daemon) settled(t *testing.T, id string) string {
+func (d *daemon) settled(t testing.TB, id string) string {
 	m := d.lookup(id)
 	ok(t, m.take(t.Context()))
 	defer m.give()
