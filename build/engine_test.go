@@ -227,6 +227,11 @@ func TestBuildStagesArgsLabelsAndCache(t *testing.T) {
 	}
 	t.Logf("first %v, again %v", res.Duration, again.Duration)
 
+	req.NoCache = true
+	if _, _, rec = mustBuild(t, e, req); rec.kind("COPY hello", progress.Cached) {
+		t.Errorf("cached against the request:\n%s", rec.text())
+	}
+
 	if u, err := e.Usage(t.Context()); err != nil || u.Bytes == 0 || u.Records == 0 {
 		t.Errorf("usage %+v, %v", u, err)
 	}
@@ -319,6 +324,21 @@ func TestBuildErrors(t *testing.T) {
 			}
 			t.Log(err, "| hint:", got.Hint)
 		})
+	}
+}
+
+func TestDockerfileLinkOutOfTheContext(t *testing.T) {
+	e := newEngine(t, testConfig(t))
+	dir := project(t, nil)
+	for _, target := range []string{"/proc/kmsg", "/dev/zero", "nowhere", "busybox/.."} {
+		os.Remove(filepath.Join(dir, "Dockerfile"))
+		if err := os.Symlink(target, filepath.Join(dir, "Dockerfile")); err != nil {
+			t.Fatal(err)
+		}
+		var got *Error
+		if _, err := e.Build(t.Context(), Request{ContextDir: dir}, nil); !errors.As(err, &got) {
+			t.Errorf("%s: got %v", target, err)
+		}
 	}
 }
 

@@ -116,7 +116,7 @@ func (r *Request) openContext() error {
 // checkDockerfile refuses what BuildKit would say in less helpful words, and frontends that would have to be pulled
 // and run: the built-in one is newer than any that "# syntax=docker/dockerfile:1" can ask for.
 func (r *Request) checkDockerfile() error {
-	data, err := readFrom(r.ContextFS, r.Dockerfile)
+	data, err := r.readDockerfile()
 	if err != nil {
 		return &Error{Dockerfile: r.Dockerfile, Message: "there is no such file in the context",
 			Hint: "add a Dockerfile to the folder, or name the right one"}
@@ -143,13 +143,36 @@ func ownFrontend(ref string) bool {
 	return name == "docker/dockerfile" || name == "docker/dockerfile-upstream"
 }
 
-func readFrom(fsys fsutil.FS, name string) ([]byte, error) {
-	f, err := fsys.Open(name)
+// readDockerfile does not follow a link out of the context, where a device or a pipe might wait.
+func (r *Request) readDockerfile() ([]byte, error) {
+	var f io.ReadCloser
+	var err error
+	if r.ContextDir == "" {
+		f, err = r.ContextFS.Open(r.Dockerfile)
+	} else {
+		f, err = openRegular(r.ContextDir, r.Dockerfile)
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	return io.ReadAll(io.LimitReader(f, maxDockerfile))
+}
+
+func openRegular(dir, name string) (*os.File, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	st, err := root.Stat(name)
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("%q is not a file", name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return root.Open(name)
 }
 
 // solveOpt says to BuildKit what a Request says.
