@@ -19,6 +19,8 @@ import (
 	"gvisor.dev/gvisor/pkg/metric"
 	"gvisor.dev/gvisor/pkg/ring0"
 	"gvisor.dev/gvisor/pkg/sentry/devices/nvproxy/nvconf"
+	"gvisor.dev/gvisor/pkg/sentry/platform"
+	"gvisor.dev/gvisor/pkg/sentry/seccheck"
 	"gvisor.dev/gvisor/runsc/boot"
 	"gvisor.dev/gvisor/runsc/cli"
 	"gvisor.dev/gvisor/runsc/cli/maincli"
@@ -95,6 +97,12 @@ func bootSandbox(f *flag.FlagSet, conf *config.Config) error {
 	if err := announceBoot(fdFlag(f, "start-sync-fd")); err != nil {
 		return err
 	}
+	if err := awaitPlaced(claimFD); err != nil {
+		return err
+	}
+	if err := warmUp(f, conf); err != nil {
+		return err
+	}
 	c, fds, err := receiveClaim(claimFD)
 	if err != nil {
 		return err
@@ -104,7 +112,28 @@ func bootSandbox(f *flag.FlagSet, conf *config.Config) error {
 	if err != nil {
 		return err
 	}
-	return runLoader(f, l, fds[3])
+	return runLoader(l, fds[3])
+}
+
+// warmUp does the part of the loader's start that is the same for every
+// machine and is done once in a process: the tables of trace points, the stub
+// process that all of a machine's processes are forked from, and leaving the
+// host's /proc, which nothing needs from here on.
+func warmUp(f *flag.FlagSet, conf *config.Config) error {
+	seccheck.Initialize()
+	constructor, err := platform.Lookup(conf.Platform)
+	if err != nil {
+		return fmt.Errorf("cannot find platform %q: %w", conf.Platform, err)
+	}
+	if _, err := constructor.New(platform.Options{ApplicationCores: runtime.NumCPU(), SandboxID: f.Arg(0)}); err != nil {
+		return fmt.Errorf("cannot start platform %q: %w", conf.Platform, err)
+	}
+	metric.Initialize()
+	if sync := fdFlag(f, "proc-mount-sync-fd"); sync != -1 {
+		sandboxsetup.UmountProc(sync)
+	}
+	runtime.GC() // what the start left behind would count as the machine's
+	return nil
 }
 
 // claimSocket is the one "passed" file, as host:guest.
@@ -161,18 +190,14 @@ func newLoader(f *flag.FlagSet, conf *config.Config, c *claim, fds []int) (*boot
 		ProfileOpts:        profile.Opts{},
 		NvidiaHostSettings: &nvconf.HostSettings{},
 		ProductName:        "perigee",
+		HostTHP:            boot.HostTHP{ShmemEnabled: flagOf(f, "host-thp-shmem-enabled"), Defrag: flagOf(f, "host-thp-defrag")},
 		RootfsUpperTarFD:   upper,
 	})
 }
 
 // runLoader runs the machine to its end and leaves its status in the exit
 // file: nobody else may be there to see it.
-func runLoader(f *flag.FlagSet, l *boot.Loader, exitFD int) error {
-	if sync := fdFlag(f, "proc-mount-sync-fd"); sync != -1 {
-		l.PreSeccompCallback = func() { sandboxsetup.UmountProc(sync) }
-	}
-	metric.Initialize()
-	runtime.GC() // what the start left behind would count as the machine's
+func runLoader(l *boot.Loader, exitFD int) error {
 	l.WaitForStartSignal()
 	if err := l.Run(); err != nil {
 		l.Destroy()

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"strconv"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -16,9 +15,10 @@ import (
 )
 
 // A sandbox process is made before it is known what will run in it. It waits
-// at the end of a socket for its claim: one message that carries a memory file
-// with the JSON of claim, and the descriptors the JSON counts. It answers with
-// one message: empty for "ready to be started", else why not.
+// at the end of a socket, first for word that it is in its control group, then
+// for its claim: one message that carries a memory file with the JSON of claim,
+// and the descriptors the JSON counts. It answers with one message: 0 for
+// "ready to be started", else 1 and why not.
 //
 // So an unclaimed process is the same for every machine, and the expensive
 // part of its start is behind it.
@@ -46,6 +46,26 @@ const claimFixedFDs = 5
 // claimTimeout bounds the wait for an answer: a sandbox that hangs must not
 // hold a start for ever.
 const claimTimeout = 30 * time.Second
+
+// sendPlaced tells the process that it is in its control group: what it starts
+// from here on is too.
+func sendPlaced(conn *net.UnixConn) error {
+	if _, err := conn.Write([]byte{0}); err != nil {
+		return fmt.Errorf("cannot tell the sandbox to go on: %w", err)
+	}
+	return nil
+}
+
+func awaitPlaced(fd int) error {
+	n, _, err := recvmsg(fd, make([]byte, 1), nil)
+	if err == nil && n == 0 {
+		err = io.EOF
+	}
+	if err != nil {
+		return fmt.Errorf("cannot wait for the control group: %w", err)
+	}
+	return nil
+}
 
 // claimPair makes the two ends; the second is for the sandbox.
 func claimPair() (*net.UnixConn, *os.File, error) {
@@ -144,9 +164,23 @@ func receiveClaim(fd int) (*claim, []int, error) {
 		want++
 	}
 	if len(fds) != want {
-		return nil, nil, errors.New("the claim has " + strconv.Itoa(len(fds)) + " descriptors, not " + strconv.Itoa(want))
+		return nil, nil, fmt.Errorf("the claim has %d descriptors, not %d", len(fds), want)
 	}
-	return &c, fds[1:], nil
+	return &c, fds[1:], noDirectories(fds[1:])
+}
+
+// noDirectories makes sure that nothing a machine is given can be walked.
+func noDirectories(fds []int) error {
+	for _, fd := range fds {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return fmt.Errorf("cannot look at the claim's files: %w", err)
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			return errors.New("the claim holds a directory")
+		}
+	}
+	return nil
 }
 
 // recvmsg waits in the kernel, not in Go's poller: the sandbox's seccomp rules

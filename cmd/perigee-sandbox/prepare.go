@@ -70,6 +70,9 @@ func (s *supervisor) boot(b *box) error {
 	if err := s.groups.add(b.rec.Container, b.rec.Pid); err != nil {
 		return err
 	}
+	if err := sendPlaced(b.claim); err != nil {
+		return err
+	}
 	return b.rec.save(dir)
 }
 

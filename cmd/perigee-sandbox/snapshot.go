@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
@@ -15,7 +14,6 @@ import (
 	"sync"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sync/errgroup"
 	"gvisor.dev/gvisor/pkg/cpuid"
 	"gvisor.dev/gvisor/pkg/state/statefile"
 	gsandbox "gvisor.dev/gvisor/runsc/sandbox"
@@ -124,12 +122,13 @@ func (s *supervisor) checkpoint(_ context.Context, id, dir string) error {
 	if err != nil {
 		return err
 	}
-	b.opMu.Lock()
-	defer b.opMu.Unlock()
-	if err := s.pauseForSave(b); err != nil {
+	tmp := dir + ".new"
+	defer os.RemoveAll(tmp)
+	if err := s.save(b, tmp); err != nil {
 		return fmt.Errorf("cannot save %q: %w", id, err)
 	}
-	if err := s.save(b, dir); err != nil {
+	// The disk may take its time: a request need not wait for it.
+	if err := s.seal(b.rec.Spec, tmp, dir); err != nil {
 		return fmt.Errorf("cannot save %q: %w", id, err)
 	}
 	return nil
@@ -149,24 +148,29 @@ func (s *supervisor) pauseForSave(b *box) error {
 	}
 }
 
-// save writes the snapshot beside dir and then puts it there in one step.
-func (s *supervisor) save(b *box, dir string) error {
+// save pauses the machine and writes its memory.
+func (s *supervisor) save(b *box, tmp string) error {
+	b.opMu.Lock()
+	defer b.opMu.Unlock()
+	if err := s.pauseForSave(b); err != nil {
+		return err
+	}
 	if len(b.rec.Spec.Mounts) > 0 || b.rec.Spec.WritableDir != "" {
 		return fmt.Errorf("it has files of the host, which a snapshot cannot hold: %w", sandbox.ErrState)
 	}
-	tmp := dir + ".new"
 	if err := os.RemoveAll(tmp); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(tmp, 0o700); err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
 	opts := gsandbox.CheckpointOpts{Compression: statefile.CompressionLevelNone, Resume: true}
-	if err := b.handle().Checkpoint(s.confFor(b.rec.Netns), b.rec.Container, tmp, opts); err != nil {
-		return err
-	}
-	m, err := s.manifestFor(b.rec.Spec)
+	return b.handle().Checkpoint(s.confFor(b.rec.Netns), b.rec.Container, tmp, opts)
+}
+
+// seal makes the files in tmp a snapshot and puts it at dir in one step.
+func (s *supervisor) seal(spec *sandbox.Spec, tmp, dir string) error {
+	m, err := s.manifestFor(spec)
 	if err != nil {
 		return err
 	}
@@ -176,7 +180,11 @@ func (s *supervisor) save(b *box, dir string) error {
 	if err := writeManifest(tmp, m); err != nil {
 		return err
 	}
-	return replaceDir(tmp, dir)
+	if err := replaceDir(tmp, dir); err != nil {
+		return err
+	}
+	s.sums.trust(dir, m.Files)
+	return nil
 }
 
 // sealFiles sums up and flushes the files of a snapshot.
@@ -199,14 +207,6 @@ func sealFiles(dir string) (map[string]snapshotFile, error) {
 		files[e.Name()] = sum
 	}
 	return files, nil
-}
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-func sumFile(f *os.File) (snapshotFile, error) {
-	h := crc32.New(castagnoli)
-	n, err := io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{f}, make([]byte, 1<<20))
-	return snapshotFile{Size: n, CRC: h.Sum32()}, err
 }
 
 func writeManifest(dir string, m *manifest) error {
@@ -260,7 +260,7 @@ func (s *supervisor) restore(ctx context.Context, spec *sandbox.Spec, from, dir 
 	if err != nil {
 		return fmt.Errorf("cannot restore %q from %q: %w: %w", spec.ID, dir, sandbox.ErrSnapshot, err)
 	}
-	check := func() error { return snapshotError(checkFiles(dir, m.Files)) }
+	check := func() error { return snapshotError(s.sums.check(dir, m.Files)) }
 	run := func(b *box, oci *specs.Spec) error {
 		return snapshotError(b.rec.Sandbox.Restore(s.confFor(b.rec.Netns), oci, b.rec.Container, dir, false, false, nil))
 	}
@@ -344,25 +344,4 @@ func checkSizes(dir string, files map[string]snapshotFile) error {
 		}
 	}
 	return nil
-}
-
-// checkFiles compares the sums; it runs beside the claim and costs a few
-// milliseconds of the second processor.
-func checkFiles(dir string, files map[string]snapshotFile) error {
-	var g errgroup.Group
-	for name, want := range files {
-		g.Go(func() error {
-			f, err := os.Open(filepath.Join(dir, name))
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			got, err := sumFile(f)
-			if err == nil && got != want {
-				err = fmt.Errorf("file %q is damaged", name)
-			}
-			return err
-		})
-	}
-	return g.Wait()
 }

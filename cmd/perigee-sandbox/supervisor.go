@@ -31,6 +31,7 @@ type supervisor struct {
 	build         buildID
 	hurry         hurry
 	discards      atomic.Int64
+	sums          sums
 
 	mu    sync.Mutex // guards boxes
 	boxes map[string]*box
@@ -39,6 +40,8 @@ type supervisor struct {
 // newSupervisor opens the state directory and finds what lives there.
 func newSupervisor(dir, group string, log *slog.Logger) (*supervisor, error) {
 	s := &supervisor{dir: dir, log: log, boxes: map[string]*box{}}
+	s.hurry.mark = filepath.Join(dir, "rcu-expedited-is-ours")
+	s.hurry.recover()
 	for _, sub := range []string{s.boxesDir(), s.gvisorDir()} {
 		if err := os.MkdirAll(sub, 0o700); err != nil {
 			return nil, fmt.Errorf("cannot make state directory: %w", err)
