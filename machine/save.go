@@ -33,7 +33,7 @@ func (m *machine) save() {
 // tried again, for a node that forgets is worse than one that is slow.
 func (m *machine) saveAll() {
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
-		err, more := m.saveOnce()
+		more, err := m.saveOnce()
 		if !more {
 			return
 		}
@@ -51,13 +51,13 @@ func (m *machine) saveAll() {
 	}
 }
 
-func (m *machine) saveOnce() (err error, more bool) {
+func (m *machine) saveOnce() (more bool, err error) {
 	m.mu.Lock()
 	s, rec, upTo := &m.saver, m.now().rec, m.saver.want
 	if s.done == s.want || s.closed {
 		m.stopSavingLocked()
 		m.mu.Unlock()
-		return nil, false
+		return false, nil
 	}
 	m.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.host.ctx), saveTimeout)
@@ -70,7 +70,7 @@ func (m *machine) saveOnce() (err error, more bool) {
 		s.done = upTo
 	}
 	m.saveMoved()
-	return err, true
+	return true, err
 }
 
 func (m *machine) stopSaving() {
