@@ -62,6 +62,7 @@ type exchange struct {
 	bodyErr  error // why the body did not go out whole
 	cut      bool  // the client was at fault for that
 	head     bool  // the method is HEAD
+	tries    int   // attempts before this one
 	overlong bool  // the machine took long, so that the client is watched
 }
 
@@ -70,7 +71,7 @@ type exchange struct {
 func (x *exchange) run() bool {
 	x.trip = trip{ask: &x.ask, client: x.conn, failed: x.trip.failed[:0]}
 	x.trip.careful = !x.req.Idempotent() || x.req.HasBody()
-	for try := 0; ; try++ {
+	for ; ; x.tries++ {
 		var rf *refusal
 		x.slot, x.up, rf = x.r.reach(&x.trip)
 		x.unhold()
@@ -82,7 +83,7 @@ func (x *exchange) run() bool {
 		}
 		again, retry := x.attempt()
 		x.slot.release()
-		if !retry || try == 2 {
+		if !retry {
 			return again
 		}
 		x.trip.fresh = true

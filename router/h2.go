@@ -132,6 +132,7 @@ type web struct {
 	trip   trip
 	slot   slot
 	up     *upstream
+	tries  int // attempts before this one
 	status int
 	in     atomic.Int64
 	out    int64
@@ -166,8 +167,11 @@ func (x *web) count(start time.Time) {
 
 func (x *web) idempotent() bool {
 	q := http1.Request{Method: []byte(x.req.Method)}
-	return q.Idempotent() && x.req.Body == http.NoBody
+	return q.Idempotent() && !x.hasBody()
 }
+
+// hasBody says that a body follows; the server gives a Body in any case.
+func (x *web) hasBody() bool { return x.req.ContentLength != 0 }
 
 func (x *web) run() {
 	if strings.ContainsAny(x.req.RequestURI, " \t") || x.req.Method == http.MethodConnect {
@@ -175,7 +179,7 @@ func (x *web) run() {
 		return
 	}
 	x.trip = trip{ask: &x.ask, client: patient{x.req.Context()}, careful: !x.idempotent()}
-	for try := 0; ; try++ {
+	for ; ; x.tries++ {
 		var rf *refusal
 		x.slot, x.up, rf = x.r.reach(&x.trip)
 		if rf != nil {
@@ -183,10 +187,6 @@ func (x *web) run() {
 			return
 		}
 		if !x.attempt() {
-			return
-		}
-		if try == 2 {
-			x.refuse(refuse(http.StatusBadGateway, "no machine answered: %v", x.trip.cause))
 			return
 		}
 		x.trip.fresh = true
@@ -258,7 +258,7 @@ func (x *web) overH1() (retry bool) {
 	stop := context.AfterFunc(x.req.Context(), func() { _ = x.up.Close() })
 	_, err := x.up.Write(x.head(b.out[:0]))
 	sent := make(chan error, 1)
-	if x.req.Body != http.NoBody && err == nil {
+	if x.hasBody() && err == nil {
 		x.r.goes.Go(func() { sent <- x.sendBody() })
 	} else {
 		sent <- err
@@ -279,10 +279,11 @@ func (x *web) overH1() (retry bool) {
 	switch {
 	case err == nil:
 		return false
-	case a.begun || !alive: // too late for a page: the stream is reset
-		x.status = max(x.status, http.StatusOK)
+	case !alive:
+		x.refuse(&refusal{status: statusClientGone})
+	case a.begun: // too late for a page: the stream is reset
 		panic(http.ErrAbortHandler)
-	case !a.got && x.idempotent():
+	case !a.got && x.idempotent() && mayRepeat(x.tries, err):
 		if !x.up.used {
 			x.trip.fail(x.slot.seat, err)
 		}
@@ -314,7 +315,7 @@ func (x *web) head(out []byte) []byte {
 	switch {
 	case x.req.ContentLength > 0:
 		out = fmt.Appendf(out, "Content-Length: %d\r\n", x.req.ContentLength)
-	case x.req.Body != http.NoBody:
+	case x.hasBody():
 		out = append(out, "Transfer-Encoding: chunked\r\n"...)
 	case x.req.Method == "POST" || x.req.Method == "PUT" || x.req.Method == "PATCH":
 		out = append(out, "Content-Length: 0\r\n"...)

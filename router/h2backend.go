@@ -101,7 +101,7 @@ func (x *web) outgoing() *http.Request {
 	if strings.Contains(x.req.Header.Get("Te"), "trailers") {
 		out.Header.Set("Te", "trailers")
 	}
-	if out.Body == http.NoBody {
+	if !x.hasBody() {
 		out.Body = nil
 	}
 	return out
@@ -189,11 +189,7 @@ func (x *exchange) throughH2() bool {
 	y := &web{r: x.r, req: req.WithContext(ctx), conn: conn, id: x.id, slot: x.slot}
 	y.ask = x.ask
 	y.trip = trip{ask: &y.ask}
-	out := y.outgoing()
-	if req.ContentLength == 0 {
-		out.Body = nil
-	}
-	res, err := x.slot.seat.h2.get(x.r, x.slot).RoundTrip(out)
+	res, err := x.slot.seat.h2.get(x.r, x.slot).RoundTrip(y.outgoing())
 	if err != nil {
 		x.req.Close = true
 		return x.refuse(refuse(http.StatusBadGateway, "machine %q did not answer over http/2 (h2_backend): %v", x.slot.seat.door.id, err))
@@ -202,7 +198,8 @@ func (x *exchange) throughH2() bool {
 	x.status = res.StatusCode
 	res.Proto, res.ProtoMajor, res.ProtoMinor, res.Close = "HTTP/1.1", 1, 1, true
 	res.Header.Set("Fly-Request-Id", string(x.id))
-	if res.ContentLength < 0 {
+	if res.ContentLength < 0 || res.Trailer != nil {
+		res.ContentLength = -1
 		res.TransferEncoding = []string{"chunked"}
 	}
 	res.Request = req
