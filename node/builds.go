@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/oklog/ulid/v2"
@@ -26,11 +27,12 @@ func (b builder) Build(ctx context.Context, app string, o api.BuildOptions, fold
 	if b.n.builds == nil {
 		return "", api.Errorf(api.CodeUnsupported, "this node does not build").WithHint("build elsewhere and deploy with --image")
 	}
-	dir, err := b.n.contextDir()
+	parent, err := b.n.contextDir()
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(dir)
+	defer os.RemoveAll(parent)
+	dir := filepath.Join(parent, "context") // ReadContext makes it
 	if err := build.ReadContext(ctx, folder, dir, build.ContextLimits{}); err != nil {
 		return "", api.Errorf(api.CodeBuildFailed, "%v", err)
 	}
@@ -41,8 +43,8 @@ func (b builder) Build(ctx context.Context, app string, o api.BuildOptions, fold
 			made, ok = b.n.images.Get(digest)
 			return ok
 		},
-		Import: func(ctx context.Context, _ string, archive io.Reader) (err error) {
-			made, err = b.n.images.Import(ctx, archive, deploymentName(app), func(p image.Progress) { show(deploy.Layer(p)) })
+		ImportLayout: func(ctx context.Context, _, layout string) (err error) {
+			made, err = b.n.images.ImportLayout(ctx, layout, deploymentName(app), func(p image.Progress) { show(deploy.Layer(p)) })
 			return err
 		},
 	}

@@ -40,11 +40,13 @@ func (s sleeper) Close(id string) (placement.Door, bool) {
 }
 
 // Pause implements placement.Host.
-func (s sleeper) Pause(ctx context.Context, id string) error { return s.machines.Pause(ctx, id, "") }
+func (s sleeper) Pause(ctx context.Context, id string) error {
+	return s.machines.Sleep(ctx, id, api.StatePaused)
+}
 
 // Stop implements placement.Host.
 func (s sleeper) Stop(ctx context.Context, id string) error {
-	return s.machines.Stop(ctx, id, api.StopRequest{}, "")
+	return s.machines.Sleep(ctx, id, api.StateStopped)
 }
 
 // autostop is the most wakeful wish among a machine's services.

@@ -129,7 +129,7 @@ func TestDeploys(t *testing.T) {
 	if out := n.Must("secrets", "list", "-a", "shop", "--json") + n.Must("machine", "list", "-a", "shop", "--json") + n.Log(); strings.Contains(out, "swordfish") {
 		t.Error("the secret's value is shown")
 	}
-	if out := n.Must("releases", "-a", "shop"); strings.Count(out, "failed") != 2 {
+	if out := n.Must("releases", "-a", "shop", "--json"); strings.Count(out, `"status": "failed"`) != 2 {
 		t.Errorf("releases:\n%s", out)
 	}
 	n.counts(dir)
@@ -335,6 +335,34 @@ func TestMisfortune(t *testing.T) {
 	}
 	if !strings.Contains(n.Must("logs", "-a", "bad", "-n", "1000"), "about to exit, as asked") {
 		t.Error("the app's last words are not in the log")
+	}
+}
+
+// TestDyingMachine kills a machine in the middle of an answer: the visitor must
+// be told at once, and the next one be served.
+func TestDyingMachine(t *testing.T) {
+	n := Start(t)
+	n.deploy(appWithChecks(t, "mortal", ""), "--image", testApp(t))
+	visitor := n.Visitor()
+	for _, signal := range []string{"SIGKILL"} {
+		id := n.machine("mortal").ID
+		time.AfterFunc(300*time.Millisecond, func() { n.Client.SignalMachine(context.Background(), "mortal", id, signal) })
+		began := time.Now()
+		resp, err := visitor.Get("http://mortal.apps.localhost/slow?for=20s")
+		if err == nil {
+			var b bytes.Buffer
+			_, err = b.ReadFrom(resp.Body)
+			resp.Body.Close()
+			if err == nil && strings.Contains(b.String(), "end") {
+				t.Error("the answer of a killed machine is whole")
+			}
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("the visitor learnt of the death after %s", took.Round(time.Millisecond))
+		}
+		if status, _ := get(t, visitor, "http://mortal.apps.localhost/release"); status != 200 {
+			t.Errorf("the next visitor is answered %d", status)
+		}
 	}
 }
 

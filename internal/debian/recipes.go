@@ -74,8 +74,11 @@ func Nginx() Recipe {
 		Packages: []string{"nginx-light", "busybox-static"},
 		Users:    map[string]int{"www-data": 33},
 		Dirs:     map[string]int{"/var/log/nginx": 33, "/var/lib/nginx": 33, "/run": 0},
-		Files:    map[string][]byte{"/var/www/html/index.html": []byte("nginx in a machine\n")},
-		Config:   v1.Config{Cmd: []string{"/usr/sbin/nginx", "-g", "daemon off; error_log stderr;"}, WorkingDir: "/", StopSignal: "SIGQUIT"},
+		Files: map[string][]byte{
+			"/var/www/html/index.html":   []byte("nginx in a machine\n"),
+			"/etc/nginx/conf.d/web.conf": []byte("server { listen 80; listen [::]:80; root /var/www/html; }\n"),
+		},
+		Config: v1.Config{Cmd: []string{"/usr/sbin/nginx", "-g", "daemon off; error_log stderr;"}, WorkingDir: "/", StopSignal: "SIGQUIT"},
 	}
 }
 
@@ -83,7 +86,7 @@ func Nginx() Recipe {
 // user postgres.
 func Postgres() Recipe {
 	return Recipe{
-		Packages: []string{"postgresql-15", "busybox-static"},
+		Packages: []string{"postgresql-15", "busybox-static", "dash"},
 		Users:    map[string]int{"postgres": 101},
 		Dirs:     map[string]int{"/data": 101, "/var/run/postgresql": 101, "/tmp": 101},
 		Files: map[string][]byte{"/start": []byte(`#!/bin/busybox sh
