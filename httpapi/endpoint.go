@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"reflect"
 	"time"
@@ -126,8 +127,16 @@ func (u upload) serve(c *call) error {
 	if err := http.NewResponseController(c.w).EnableFullDuplex(); err != nil && c.r.ProtoMajor == 1 {
 		c.server.cfg.Logger.Debug("cannot answer while the body arrives", "error", err)
 	}
+	// A body that is not read to its end leaves the connection in disorder: it
+	// is closed, after the answer.
+	c.w.Header().Set("Connection", "close")
+	defer func() { _, _ = io.CopyN(io.Discard, c.r.Body, drainLimit) }()
 	return stream[none, api.Progress]{func(c *call, _ none, send func(api.Progress)) error { return u.do(c, send) }}.run(c, none{})
 }
+
+// drainLimit is how much of an unwanted body is taken, so that a client which
+// sends little gets to read the answer before the connection closes.
+const drainLimit = 1 << 20
 
 func (u upload) describe(op *huma.Operation, reg huma.Registry) {
 	op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{

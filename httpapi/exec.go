@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/coder/websocket"
@@ -39,7 +40,9 @@ func (s *Server) execStream(c *call) error {
 	if err == nil {
 		_ = x.frame(api.FrameExit, b) // the client may be gone
 	}
-	conn.Close(websocket.StatusNormalClosure, "")
+	conn.Close(websocket.StatusNormalClosure, "") // waits for the client's, a few seconds at most
+	cancel()
+	x.listener.Wait()
 	return nil
 }
 
@@ -49,6 +52,8 @@ type execution struct {
 	cancel context.CancelFunc
 	conn   *websocket.Conn
 	sizes  chan sandbox.Size
+
+	listener sync.WaitGroup
 }
 
 func (x *execution) run(m Machines, id string) api.ExecExit {
@@ -61,22 +66,11 @@ func (x *execution) run(m Machines, id string) api.ExecExit {
 		spec.Size = sandbox.Size{Rows: req.Size.Rows, Cols: req.Size.Cols}
 	}
 	stdin, feed := io.Pipe()
-	heard := make(chan struct{})
-	go func() {
-		defer close(heard)
-		x.listen(feed)
-	}()
+	x.listener.Go(func() { x.listen(feed) })
 	code, err := m.ExecStream(x.ctx, id, spec, sandbox.Streams{
 		Stdin: stdin, Stdout: output{x, api.FrameStdout}, Stderr: output{x, api.FrameStderr}, Resize: x.sizes,
 	})
 	stdin.Close()
-	defer func() {
-		// Only reading answers the client's close; it is short, or cancelled.
-		go func() {
-			time.Sleep(time.Second)
-			x.cancel()
-		}()
-	}()
 	if err != nil {
 		return api.ExecExit{ExitCode: -1, Error: api.AsError(err)}
 	}

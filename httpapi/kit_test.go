@@ -1,0 +1,375 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/app"
+	"github.com/perigee-run/perigee/catalog"
+	"github.com/perigee-run/perigee/deploy"
+	"github.com/perigee-run/perigee/image"
+	"github.com/perigee-run/perigee/machine"
+	"github.com/perigee-run/perigee/mesh"
+	"github.com/perigee-run/perigee/sandbox"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*Server).WaitForShutdown"),
+		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"))
+}
+
+const secret = "tok-123"
+
+// kit is the API over the real rooms for apps, deploys, machines and the
+// catalog. What needs root, gVisor and network namespaces is stood in for by
+// box, wires and shelf, so that these tests run for everyone; the test folder
+// has the same calls against the real ones.
+type kit struct {
+	*api.Client
+	url      string
+	apps     *app.Store
+	machines *machine.Host
+	box      *box
+	stopped  chan bool
+}
+
+func newKit(t testing.TB) *kit {
+	t.Helper()
+	quiet, dir := slog.New(slog.DiscardHandler), t.TempDir()
+	cat, err := catalog.Open(t.Context(), catalog.Config{Dir: dir, Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &kit{box: &box{all: map[string]*boxed{}}, stopped: make(chan bool, 1)}
+	k.apps, err = app.New(app.Config{Catalog: cat, KeyFile: filepath.Join(dir, "secrets.key"), Domain: "node.example"})
+	records, err2 := catalog.NewTable[machine.Record](cat, "machines")
+	if err := errors.Join(err, err2); err != nil {
+		t.Fatal(err)
+	}
+	k.machines, err = machine.New(machine.Config{Dir: filepath.Join(dir, "machines"), Node: "n1", Region: "fra", Sandbox: k.box, Images: shelf{},
+		Networks: wires{}, Records: records, Apps: k.apps, Secrets: k.apps, Pool: -1, Logger: quiet, CPUs: 8, MemoryMB: 8192})
+	if err != nil {
+		t.Fatal(err)
+	}
+	deploys, err := deploy.New(deploy.Config{Apps: k.apps, Machines: k.machines, Images: shelf{}, Logs: talk{}, Settle: time.Millisecond, Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(Config{Apps: k.apps, Deploys: deploys, Machines: k.machines, Images: shelf{}, Node: self{k}, Builder: builder{}, Logs: talk{},
+		Address: func(a string) (string, string) { return a + ".node.example", "http://" + a + ".node.example" }, Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.serve(t, s, deploys, cat)
+	return k
+}
+
+// serve runs the rooms and the server, and ends them in reverse order.
+func (k *kit) serve(t testing.TB, s *Server, deploys *deploy.Deployer, cat *catalog.Catalog) {
+	var rooms sync.WaitGroup
+	runMachines, endMachines := context.WithCancel(context.Background())
+	runDeploys, endDeploys := context.WithCancel(context.Background())
+	machinesDone := make(chan struct{})
+	go func() { defer close(machinesDone); _ = k.machines.Run(runMachines) }()
+	rooms.Go(func() { _ = deploys.Run(runDeploys) })
+	server := httptest.NewServer(s.Handler(Token(secret)))
+	k.url = server.URL
+	var err error
+	if k.Client, err = api.NewClient(api.ClientConfig{Addr: server.URL, Token: secret}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		k.Client.Close()
+		server.Close()
+		endDeploys()
+		rooms.Wait()
+		endMachines()
+		<-machinesDone
+		cat.Close()
+		k.box.close()
+	})
+}
+
+// app makes an app.
+func (k *kit) app(t testing.TB, name string) {
+	t.Helper()
+	if _, err := k.CreateApp(t.Context(), api.CreateAppRequest{AppName: name}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// machine makes an app with a machine that runs.
+func (k *kit) machine(t testing.TB, name string) api.Machine {
+	t.Helper()
+	k.app(t, name)
+	m, err := k.CreateMachine(t.Context(), name, api.CreateMachineRequest{Config: &api.MachineConfig{Image: "one"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// do makes a request by hand.
+func (k *kit) do(t testing.TB, method, path, token, body string) (*http.Response, []byte) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, k.url+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", token)
+	}
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, b
+}
+
+// self is the node.
+type self struct{ k *kit }
+
+func (self) Info(context.Context) (api.NodeInfo, error) {
+	return api.NodeInfo{Name: "n1", Region: "fra", CPUs: 8}, nil
+}
+
+func (s self) Stop(_ context.Context, machines bool) error {
+	s.k.stopped <- machines
+	return nil
+}
+
+// builder says what it was asked.
+type builder struct{}
+
+func (builder) Build(_ context.Context, app string, o api.BuildOptions, context io.Reader, progress func(api.Progress)) (string, error) {
+	b, err := io.ReadAll(context)
+	if err != nil {
+		return "", err
+	}
+	if o.Dockerfile == "broken" {
+		return "", api.Errorf(api.CodeBuildFailed, "line 1: unknown instruction")
+	}
+	progress(api.Progress{Kind: "build", Message: fmt.Sprintf("%s %s %s %v %v %d", app, o.Dockerfile, o.Target, o.Args["A"], o.NoCache, len(b))})
+	return "r/" + app + "@sha256:built", nil
+}
+
+// talk is a log of three lines; with Follow it goes on until the reader leaves.
+type talk struct{}
+
+func (talk) Logs(ctx context.Context, app string, q api.LogQuery) iter.Seq2[api.LogLine, error] {
+	return func(yield func(api.LogLine, error) bool) {
+		for i := range 3 {
+			if !yield(api.LogLine{App: app, Machine: q.Machine, Text: fmt.Sprint("line ", i, " of ", q.Lines)}, nil) {
+				return
+			}
+		}
+		if q.Machine == "broken" {
+			yield(api.LogLine{}, errors.New("the log is gone"))
+		}
+		if q.Follow {
+			<-ctx.Done()
+		}
+	}
+}
+
+// shelf has every image but "missing".
+type shelf struct{}
+
+func (shelf) Pull(_ context.Context, ref string, progress func(image.Progress)) (image.Image, error) {
+	if ref == "missing" {
+		return image.Image{}, errors.New(`cannot pull "missing": there is no such image`)
+	}
+	if progress != nil {
+		progress(image.Progress{Layer: "sha256:l", Phase: image.PhaseDone, Done: 5, Total: 5})
+	}
+	i, _ := shelf{}.Get(ref)
+	return i, nil
+}
+
+func (shelf) Get(ref string) (image.Image, bool) {
+	_, digest, ok := strings.Cut(ref, "@")
+	if !ok {
+		digest = "sha256:" + strings.Repeat("1", 64)
+	}
+	return image.Image{Ref: ref, Registry: "r", Repository: "a", Digest: digest, Config: image.RunConfig{Cmd: []string{"/app"}}}, ref != "missing"
+}
+
+func (shelf) LookupUser(string, string) (uid, gid uint32, groups []uint32, home string, err error) {
+	return 0, 0, nil, "/", nil
+}
+
+func (shelf) Import(_ context.Context, r io.Reader, name string, progress func(image.Progress)) (image.Image, error) {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return image.Image{}, err
+	}
+	if string(b) == "bad" {
+		return image.Image{}, errors.New("cannot import image: not an archive")
+	}
+	progress(image.Progress{Layer: "sha256:l", Phase: image.PhaseUnpacking, Done: int64(len(b))})
+	return image.Image{Registry: "r", Repository: name, Digest: "sha256:imported"}, nil
+}
+
+func (shelf) List() []image.Image {
+	return []image.Image{{Ref: "r/a:1", Digest: "sha256:a", Size: 4096}}
+}
+
+func (shelf) Remove(context.Context, string) error { return nil }
+
+// wires gives slots that lead nowhere.
+type wires struct{}
+
+func (wires) PrivateIPv6(id mesh.Identity) netip.Addr {
+	a := [16]byte{0xfd}
+	copy(a[1:], id.Machine)
+	return netip.AddrFrom16(a)
+}
+
+func (wires) Acquire(context.Context) (*mesh.Slot, error) {
+	return &mesh.Slot{NetnsPath: "/nowhere", IPv4: netip.MustParseAddr("127.0.0.1")}, nil
+}
+func (wires) Assign(_ context.Context, s *mesh.Slot, to mesh.Identity) error {
+	s.Identity = to
+	return nil
+}
+func (wires) Release(context.Context, *mesh.Slot) error { return nil }
+func (wires) Slots() []mesh.Slot                        { return nil }
+
+// box runs nothing, and its machines end when they are told to. Commands run on
+// this host.
+type box struct {
+	mu  sync.Mutex
+	all map[string]*boxed
+}
+
+type boxed struct {
+	info sandbox.Info
+	end  chan struct{}
+	exit sandbox.Exit
+}
+
+func (b *box) Prepare(context.Context, string, string) error { return errors.New("no pool here") }
+
+func (b *box) Start(_ context.Context, spec sandbox.Spec, _ string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.all[spec.ID] = &boxed{info: sandbox.Info{ID: spec.ID, State: sandbox.StateRunning, Spec: &spec}, end: make(chan struct{})}
+	return nil
+}
+
+func (b *box) find(id string) (*boxed, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if x := b.all[id]; x != nil {
+		return x, nil
+	}
+	return nil, sandbox.ErrNotFound
+}
+
+func (b *box) Wait(ctx context.Context, id string) (sandbox.Exit, error) {
+	x, err := b.find(id)
+	if err != nil {
+		return sandbox.Exit{}, err
+	}
+	select {
+	case <-x.end:
+		return x.exit, nil
+	case <-ctx.Done():
+		return sandbox.Exit{}, ctx.Err()
+	}
+}
+
+func (b *box) Signal(_ context.Context, id string, sig int) error {
+	x, err := b.find(id)
+	if err != nil || sig == 1 { // SIGHUP is survived
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	select {
+	case <-x.end:
+	default:
+		x.exit = sandbox.Exit{Code: 128 + sig, Signal: sig, At: time.Now()}
+		close(x.end)
+	}
+	return nil
+}
+
+func (b *box) List(context.Context) ([]sandbox.Info, error) { return nil, nil }
+
+func (b *box) Destroy(_ context.Context, id string) error {
+	_ = b.Signal(context.Background(), id, 9)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.all, id)
+	return nil
+}
+
+func (b *box) close() {
+	b.mu.Lock()
+	ids := []string{}
+	for id := range b.all {
+		ids = append(ids, id)
+	}
+	b.mu.Unlock()
+	for _, id := range ids {
+		_ = b.Destroy(context.Background(), id)
+	}
+}
+
+func (b *box) Pause(context.Context, string) error              { return nil }
+func (b *box) Resume(context.Context, string) error             { return nil }
+func (b *box) Checkpoint(context.Context, string, string) error { return nil }
+func (b *box) Restore(ctx context.Context, spec sandbox.Spec, from, _ string) error {
+	return b.Start(ctx, spec, from)
+}
+
+func (b *box) Exec(ctx context.Context, id string, spec sandbox.ExecSpec, s sandbox.Streams) (int, error) {
+	if _, err := b.find(id); err != nil {
+		return -1, err
+	}
+	if spec.Args[0] == "sizes" {
+		size := <-s.Resize
+		fmt.Fprintf(s.Stdout, "%dx%d", size.Cols, size.Rows)
+		return 0, nil
+	}
+	cmd := exec.CommandContext(ctx, spec.Args[0], spec.Args[1:]...)
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return -1, err
+	}
+	go func() { _, _ = io.Copy(stdin, s.Stdin); stdin.Close() }()
+	cmd.Stdout, cmd.Stderr = s.Stdout, s.Stderr
+	err = cmd.Run()
+	var x *exec.ExitError
+	if errors.As(err, &x) && ctx.Err() == nil {
+		return x.ExitCode(), nil
+	}
+	return cmd.ProcessState.ExitCode(), errors.Join(err, ctx.Err())
+}
+
+func (b *box) Stats(context.Context, string) (sandbox.Stats, error) { return sandbox.Stats{}, nil }
+
+func (b *box) Processes(context.Context, string) ([]sandbox.Process, error) {
+	return []sandbox.Process{{PID: 1, Command: "/app"}}, nil
+}
