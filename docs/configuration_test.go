@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/appconfig"
 )
 
@@ -55,6 +56,36 @@ func TestConfigurationHasEveryKey(t *testing.T) {
 		case !strings.Contains(row, k.later):
 			t.Errorf("configuration.md, key %q of %q: the row lacks the words of its warning: %s", k.name, k.table, k.later)
 		}
+	}
+}
+
+// TestAPIHasEveryCode looks for each error code with its status.
+func TestAPIHasEveryCode(t *testing.T) {
+	page := read(t, "api.md")
+	for code, status := range api.Codes {
+		if row := fmt.Sprintf("| `%s` | %d |", code, status); !strings.Contains(page, row) {
+			t.Errorf("api.md has no row %s", row)
+		}
+	}
+}
+
+var (
+	route   = regexp.MustCompile(`\{r(Get|Post|Put|Patch|Delete), ([^,]+), (?:token|open), "`)
+	shorter = strings.NewReplacer(`" + "`, "", `pMachine + "`, "/v1/apps/{app}/machines/{id}", "pMachine", "/v1/apps/{app}/machines/{id}",
+		`pApp + "`, "/v1/apps/{app}", "pApp", "/v1/apps/{app}", `"`, "")
+)
+
+// TestAPIHasEveryEndpoint looks for each row of the API's own table.
+func TestAPIHasEveryEndpoint(t *testing.T) {
+	page, found := read(t, "api.md"), 0
+	for _, m := range route.FindAllStringSubmatch(read(t, "../httpapi/routes.go"), -1) {
+		found++
+		if row := fmt.Sprintf("| `%s` | `%s` |", strings.ToUpper(m[1]), shorter.Replace(m[2])); !strings.Contains(page, row) {
+			t.Errorf("api.md has no row %s", row)
+		}
+	}
+	if found < 50 {
+		t.Errorf("%d endpoints found in routes.go; is the pattern still right?", found)
 	}
 }
 
