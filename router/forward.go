@@ -21,6 +21,7 @@ func (c *conn) exchange() bool {
 	c.ask = ask{port: c.port, secure: c.secure, force: q.Force, prefer: q.Prefer, host: normalHost(c.host[:0], q.Host)}
 	c.identify()
 	if string(q.Method) == "CONNECT" {
+		q.Close = true
 		return c.page(&refusal{status: http.StatusMethodNotAllowed, reason: "this is not a forward proxy"})
 	}
 	if !c.secure && c.r.cfg.Certificates != nil && bytes.HasPrefix(q.Target, challengePath) && c.challenge() {

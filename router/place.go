@@ -246,7 +246,7 @@ func (r *Router) waitAgain(tr *trip, tg *target) *refusal {
 	case len(tr.failed) == 0:
 		return nobody(tr, tg)
 	case tr.wakeErr != nil:
-		return &refusal{http.StatusServiceUnavailable, "the machine could not be woken: " + tr.wakeErr.Error(), 5}
+		return &refusal{http.StatusServiceUnavailable, "no machine could be woken: " + tr.wakeErr.Error(), 5}
 	case time.Since(tr.began) > r.cfg.ConnectTimeout:
 		return refuse(http.StatusBadGateway, "no machine of app %q accepts connections: %v; does the app listen on 0.0.0.0, and on the configured internal port?",
 			tg.app.name, tr.cause)

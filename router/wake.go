@@ -111,7 +111,8 @@ func (r *Router) dialWoken(tr *trip, s *slot) (*upstream, error) {
 			return u, nil
 		}
 		if !pause(ctx, backoff(round)) {
-			return nil, fmt.Errorf("it was woken, but its port did not answer within %s: %w", limit, err)
+			tr.wakeErr = fmt.Errorf("its port did not answer within %s: %w", limit, err)
+			return nil, tr.wakeErr
 		}
 		try = min(try*2, 500*time.Millisecond)
 		if time.Since(asked) > time.Second { // it may have died meanwhile: the waker knows
