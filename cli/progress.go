@@ -56,7 +56,7 @@ func (v *progressView) show(p api.Progress) {
 	case "layer":
 		v.layer(p)
 	case "build":
-		v.line("  " + e.paint(dim, strings.TrimRight(p.Message, "\n")))
+		v.build(p)
 	case "log":
 		v.line("  " + e.paint(dim, "| ") + p.Message)
 	case "warning":
@@ -67,6 +67,17 @@ func (v *progressView) show(p api.Progress) {
 			v.line(e.paint(dim, "· ") + p.Message)
 		}
 	}
+}
+
+// build shows a line of the builder's output. A step may tell its end twice,
+// for looking up and for fetching.
+func (v *progressView) build(p api.Progress) {
+	text := strings.TrimRight(p.Message, "\n")
+	if text == "" || v.last["build"] == text {
+		return
+	}
+	v.last["build"] = text
+	v.line("  " + v.e.paint(dim, text))
 }
 
 // layer moves one line on a terminal, and elsewhere prints only what a layer

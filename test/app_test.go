@@ -324,8 +324,13 @@ func TestMisfortune(t *testing.T) {
 	if _, err := n.Client.WaitMachine(ctx, "bad", m.ID, api.WaitOptions{States: []string{"started"}}); err != nil {
 		t.Fatal(err)
 	}
-	if resp, err := n.Visitor().Get("http://bad.apps.localhost/eat"); err == nil {
+	began := time.Now()
+	resp, err := n.Visitor().Get("http://bad.apps.localhost/eat")
+	if err == nil {
 		resp.Body.Close()
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("the visitor learnt of the death after %s", took.Round(time.Millisecond))
 	}
 	if _, err := n.Client.WaitMachine(ctx, "bad", m.ID, api.WaitOptions{States: []string{"stopped", "failed"}}); err != nil {
 		t.Fatal(err)
