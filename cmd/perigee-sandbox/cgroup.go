@@ -304,4 +304,4 @@ func fieldOf(path, name string) uint64 {
 
 // hostTasks is how many threads of the host a machine of n processes may need:
 // each has a stub on the host, and the sandbox has threads of its own.
-func hostTasks(n int) int { return 128 + 2*n }
+func hostTasks(n int) int { return 256 + 4*n }
