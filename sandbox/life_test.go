@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -248,16 +249,93 @@ func TestWritableDirLasts(t *testing.T) {
 	dir := filepath.Join(k.dir, "writable")
 	must(t, os.Mkdir(dir, 0o755))
 	for i, want := range []string{"x\n", "x\nx\n"} {
-		s := k.spec("sh", "-c", "echo x >> /home/app/list; cat /home/app/list; cat /etc/conf >&2; rm -f /www/index.html; ls /www")
+		s := k.spec("sh", "-c", "echo x >> /home/app/list; cat /home/app/list; cat /etc/conf >&2; rm -f /www/index.html; ls /www; stat -c %a:%u / >&2")
 		s.WritableDir = dir
 		s.Files = []sandbox.File{{Path: "/etc/conf", Data: []byte{'0' + byte(i), '\n'}}}
 		says, exit := k.run(s)
-		if says != want+string(rune('0'+i))+"\n" || exit.Code != 0 {
+		if says != want+string(rune('0'+i))+"\n755:0\n" || exit.Code != 0 {
 			t.Errorf("said %q, exit %+v", says, exit)
 		}
 		must(t, k.Destroy(t.Context(), s.ID))
 		k.checkNothingLeft()
 	}
+}
+
+// TestDestroyWritesBack destroys machines that run or are paused with files
+// written and not synced.
+func TestDestroyWritesBack(t *testing.T) {
+	k := newKit(t)
+	for _, paused := range []bool{false, true} {
+		data, layer := t.TempDir(), filepath.Join(k.dir, fmt.Sprint("layer", paused))
+		must(t, os.Mkdir(layer, 0o755))
+		s := k.spec("sh", "-c", "echo volume > /data/x; echo layer > /x; echo ready; sleep 1000")
+		s.Mounts, s.WritableDir = []sandbox.Mount{{Source: data, Destination: "/data"}}, layer
+		k.start(s)
+		until(t, "ready", func() bool { return k.console(s) == "ready\n" })
+		if paused {
+			must(t, k.Pause(t.Context(), s.ID))
+		}
+		must(t, k.Destroy(t.Context(), s.ID))
+		for path, want := range map[string]string{filepath.Join(data, "x"): "volume\n", filepath.Join(layer, "upper", "x"): "layer\n"} {
+			if b, err := os.ReadFile(path); string(b) != want {
+				t.Errorf("paused %t: %s has %q, %v", paused, path, b, err)
+			}
+		}
+	}
+}
+
+func TestManyAtOnce(t *testing.T) {
+	k := newKit(t)
+	var g sync.WaitGroup
+	for range 8 {
+		s := k.spec("sh", "-c", "exit 4")
+		g.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if err := k.Prepare(ctx, "for-"+s.ID, ""); err != nil {
+				t.Error(err)
+				return
+			}
+			if err := k.Start(ctx, s, "for-"+s.ID); err != nil {
+				t.Error(err)
+				return
+			}
+			if exit, err := k.Wait(ctx, s.ID); err != nil || exit.Code != 4 {
+				t.Errorf("exit %+v, %v", exit, err)
+			}
+			if err := k.Destroy(ctx, s.ID); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	g.Wait()
+	k.checkNothingLeft()
+}
+
+// TestUpgrade replaces the program; the machine does not notice.
+func TestUpgrade(t *testing.T) {
+	k := newKit(t)
+	s, w := k.server()
+	k.start(s)
+	w.get(t, 8080)
+	before := k.supervisor()
+	next := filepath.Join(k.dir, "perigee-sandbox-next")
+	b, err := os.ReadFile(built.program)
+	must(t, err)
+	must(t, os.WriteFile(next, b, 0o755))
+	client, err := sandbox.New(sandbox.Config{Socket: filepath.Join(k.dir, "s"), StateDir: filepath.Join(k.dir, "state"), Program: next, Cgroup: k.group})
+	must(t, err)
+	defer client.Close()
+	must(t, client.Ensure(t.Context()))
+	if now := k.supervisor(); now == before || now == 0 {
+		t.Errorf("the supervisor is %d, was %d", now, before)
+	}
+	w.get(t, 8080)
+	code, err := client.Exec(t.Context(), s.ID, sandbox.ExecSpec{Args: []string{"true"}}, sandbox.Streams{})
+	if code != 0 || err != nil {
+		t.Errorf("exec: %d, %v", code, err)
+	}
+	must(t, client.Destroy(t.Context(), s.ID))
 }
 
 func TestTerminal(t *testing.T) {

@@ -25,9 +25,11 @@ type Spec struct {
 	// Terminal gives the main process a terminal; its output still goes to
 	// Console.
 	Terminal bool `json:"terminal,omitempty"`
-	// Netns is the path of a network namespace whose device has its addresses,
-	// routes and permanent neighbours. It is read when the machine starts: its
-	// addresses may be set after Prepare. "" means loopback only.
+	// Netns is the path of a network namespace whose devices are up and have
+	// their addresses, routes and permanent neighbours; lo must be up too. They
+	// are read when the machine starts or is restored, so they may be set after
+	// Prepare, and the addresses are taken away from the namespace then: set
+	// them again before the next start. "" means loopback only.
 	Netns string `json:"netns,omitempty"`
 	// Console is a file on the host that receives standard output and error in
 	// order. It is opened for appending and made (mode 0600) if missing.

@@ -21,8 +21,8 @@ func gvisorVersion() string { return version.Version() }
 //     but those handed to it; mounts go through the gofer.
 //   - host-settings ignored: the node's owner tunes the host, not each start.
 //   - allow-suid and net-raw as Docker has it: su, sudo and ping work.
-//   - tx-checksum-offload: the veth pair's other end takes what we send, the
-//     kernel fills sums in if a packet leaves the host.
+//   - specs of snapshots are compared by us (snapshot.go): what gVisor compares
+//     may differ, a host name say.
 var sandboxFlags = []string{
 	"--platform=systrap",
 	"--directfs=false",
@@ -32,7 +32,7 @@ var sandboxFlags = []string{
 	"--net-raw",
 	"--allow-rootfs-tar-annotation",
 	"--watchdog-action=log",
-	"--restore-spec-validation=ignore", // ours, in snapshot.go
+	"--restore-spec-validation=ignore",
 	"--control-rpc-stop-timeout=1s",
 }
 

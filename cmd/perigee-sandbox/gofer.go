@@ -198,11 +198,32 @@ func (s *supervisor) mountWritable(b *box, spec *sandbox.Spec, root, dir string)
 		return err
 	}
 	s.addMounted(b, image, dir)
+	if err := copyOwner(image, upper); err != nil {
+		return err
+	}
 	data := "lowerdir=" + image + ",upperdir=" + upper + ",workdir=" + work
 	if err := unix.Mount("overlay", root, "overlay", 0, data); err != nil {
 		return fmt.Errorf("cannot mount the writable layer %q: %w", spec.WritableDir, err)
 	}
 	s.addMounted(b, root, dir)
+	return nil
+}
+
+// copyOwner gives the writable layer's root, which hides the image's, the
+// owner and mode that the image's has. What the machine changed stays.
+func copyOwner(image, upper string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(image, &st); err != nil {
+		return fmt.Errorf("cannot look at the image: %w", err)
+	}
+	entries, err := os.ReadDir(upper)
+	if err != nil || len(entries) > 0 {
+		return err
+	}
+	err = errors.Join(os.Chown(upper, int(st.Uid), int(st.Gid)), unix.Chmod(upper, st.Mode&0o7777))
+	if err != nil {
+		return fmt.Errorf("cannot make the writable layer: %w", err)
+	}
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -120,6 +121,7 @@ func (s *supervisor) destroy(_ context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	s.endGently(b)
 	// A start or a save that hangs ends when its process does.
 	if main := b.process(); main != nil {
 		if err := main.signal(unix.SIGKILL); err != nil {
@@ -132,6 +134,30 @@ func (s *supervisor) destroy(_ context.Context, id string) error {
 		return fmt.Errorf("cannot destroy %q: %w", id, err)
 	}
 	return nil
+}
+
+// gentleEnd is how long a machine with files on the host may take to write
+// back what it holds of them.
+const gentleEnd = 5 * time.Second
+
+// endGently kills the processes inside a machine whose files are the host's:
+// its kernel then writes back what it has not. Without such files there is
+// nothing to lose.
+func (s *supervisor) endGently(b *box) {
+	info := b.info()
+	if info.Spec == nil || info.Spec.WritableDir == "" && len(info.Spec.Mounts) == 0 {
+		return
+	}
+	if info.State == sandbox.StatePaused {
+		_ = s.resume(context.Background(), info.ID)
+	}
+	if s.signal(context.Background(), info.ID, int(unix.SIGKILL), true) != nil {
+		return
+	}
+	select {
+	case <-b.ended:
+	case <-time.After(gentleEnd):
+	}
 }
 
 func (b *box) process() *process {

@@ -85,8 +85,7 @@ func settle() error {
 		return fmt.Errorf("cannot make a pipe: %w", err)
 	}
 	os.Stdin, os.Stdout, os.Stderr = r, w, w
-	// Small files of a machine are its own affair, not that of our umask.
-	unix.Umask(0o077)
+	unix.Umask(0) // each file says its mode itself
 	return raiseOpenFiles()
 }
 
