@@ -99,6 +99,7 @@ func (r *Router) newWeb() (*http.Server, *handover) {
 		HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: 250, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
 		ErrorLog:    log.New(io.Discard, "", 0), // it would log what clients do wrong
 		ConnContext: r.webContext,
+		ConnState:   r.webState,
 	}, &handover{conns: make(chan net.Conn), done: make(chan struct{})}
 }
 
@@ -113,6 +114,16 @@ func (r *Router) webContext(ctx context.Context, c net.Conn) context.Context {
 	}
 	w.about = bytes.Replace(r.about(nil, w.ip, nil, w.port, secure), []byte("Via: 1.1"), []byte("Via: 2"), 1)
 	return context.WithValue(ctx, webKey{}, w)
+}
+
+// webState counts the server's connections among the router's goroutines.
+func (r *Router) webState(_ net.Conn, s http.ConnState) {
+	switch s {
+	case http.StateNew:
+		r.goes.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		r.goes.Done()
+	}
 }
 
 func (r *Router) serveWeb() {
@@ -139,6 +150,8 @@ type web struct {
 }
 
 func (r *Router) serveWebRequest(w http.ResponseWriter, req *http.Request) {
+	r.goes.Add(1)
+	defer r.goes.Done()
 	x := &web{r: r, w: w, req: req}
 	x.conn, _ = req.Context().Value(webKey{}).(*webConn)
 	x.ask = ask{

@@ -32,7 +32,11 @@ const (
 )
 
 // belief is what the router knows and the table may not say yet: asleep (without addr) or awake.
-type belief struct{ addr netip.Addr }
+type belief struct {
+	addr     netip.Addr
+	began    time.Time   // when the wake began
+	answered atomic.Bool // its port has answered since
+}
 
 func (b *belief) awake() bool { return b.addr.IsValid() }
 
@@ -54,10 +58,18 @@ func (d *door) leave() {
 }
 
 // see takes note of what a new table says. A table that shows the machine running does not undo our knowledge that it
-// was put to sleep, because it may be older than that; Wake will tell, and costs little if it runs.
+// was put to sleep, because it may be older than that; Wake will tell, and costs little if it runs. Nor does it tell
+// whether the port of a machine just woken answers.
 func (d *door) see(t temper) {
 	b := d.belief.Load()
-	if b != nil && (t != running || b.awake()) {
+	if b != nil && (t != running || b.answered.Load()) {
+		d.belief.CompareAndSwap(b, nil)
+	}
+}
+
+// disbelieve gives up what was thought of a machine that was woken and does not answer.
+func (d *door) disbelieve() {
+	if b := d.belief.Load(); b != nil && b.awake() {
 		d.belief.CompareAndSwap(b, nil)
 	}
 }

@@ -24,6 +24,7 @@ type trip struct {
 	failed  []*seat
 	cause   error // the last failure
 	wakeErr error // the last wake that failed
+	refused bool  // some machine runs, but does not accept
 	rounds  int
 	doubted bool // a machine said to run was woken all the same
 	fresh   bool // take no kept connection
@@ -59,6 +60,7 @@ func (r *Router) reach(tr *trip) (slot, *upstream, *refusal) {
 		}
 		s.release()
 		tr.fail(s.seat, err)
+		tr.refused = tr.refused || s.woken.IsZero()
 	}
 }
 
@@ -145,8 +147,10 @@ func (tr *trip) view(cs []candidate, tg *target) []candidate {
 
 func (c *candidate) believe(b *belief) {
 	switch {
-	case b.awake():
+	case b.answered.Load():
 		c.temper, c.healthy = running, true
+	case b.awake():
+		c.temper, c.waking = coming, true
 	case c.temper == running:
 		c.temper = paused
 	}
@@ -245,7 +249,7 @@ func (r *Router) waitAgain(tr *trip, tg *target) *refusal {
 	switch {
 	case len(tr.failed) == 0:
 		return nobody(tr, tg)
-	case tr.wakeErr != nil:
+	case tr.wakeErr != nil && !tr.refused:
 		return &refusal{http.StatusServiceUnavailable, "no machine could be woken: " + tr.wakeErr.Error(), 5}
 	case time.Since(tr.began) > r.cfg.ConnectTimeout:
 		return refuse(http.StatusBadGateway, "no machine of app %q accepts connections: %v; does the app listen on 0.0.0.0, and on the configured internal port?",
@@ -254,7 +258,7 @@ func (r *Router) waitAgain(tr *trip, tg *target) *refusal {
 	if tr.rounds++; tr.rounds > 1 && tg.limits.wake && !tr.doubted {
 		tr.doubt()
 	}
-	tr.failed = tr.failed[:0]
+	tr.failed, tr.refused = tr.failed[:0], false
 	ctx := tr.client.hold()
 	if !pause(ctx, backoff(tr.rounds)) {
 		return gone(ctx)

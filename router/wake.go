@@ -18,6 +18,10 @@ type waking struct {
 
 // rouse wakes the machine of a place already taken there: what is in flight keeps it from going to sleep again.
 func (r *Router) rouse(tr *trip, s slot) (slot, *refusal) {
+	if b := s.seat.door.belief.Load(); b != nil && b.awake() { // all but its port
+		s.addr, s.woken = netip.AddrPortFrom(b.addr, s.addr.Port()), b.began
+		return s, nil
+	}
 	ctx := tr.client.hold()
 	w, err := r.wake(ctx, s.seat.door, s.target)
 	if err == nil {
@@ -58,7 +62,7 @@ func (r *Router) runWake(d *door, tg *target, w *waking) {
 	w.addr, w.err = r.callWaker(ctx, d.id)
 	d.mu.Lock()
 	if w.err == nil {
-		d.belief.Store(&belief{addr: w.addr})
+		d.belief.Store(&belief{addr: w.addr, began: w.began})
 	}
 	d.waking = nil
 	d.rising.Store(false)
@@ -82,15 +86,22 @@ func (r *Router) callWaker(ctx context.Context, machine string) (netip.Addr, err
 	return addr, err
 }
 
-// wakeBesides wakes one more machine for the requests to come.
+// wakeBesides wakes one more machine for the requests to come, and waits for its port.
 func (r *Router) wakeBesides(tg *target, sp *spot) {
-	d := sp.seat.door
-	if d.rising.Load() || !d.enter() {
+	if sp.seat.door.rising.Load() || !sp.seat.enter(tg.limits.hard) {
 		return
 	}
 	r.goes.Go(func() {
-		defer d.leave()
-		_, _ = r.wake(r.life, d, tg) // a failure is logged there; the requests go elsewhere
+		tr := trip{ask: &ask{}, client: patient{r.life}}
+		tr.start()
+		s, _ := r.rouse(&tr, slot{target: tg, seat: sp.seat, addr: sp.address()})
+		if s.seat == nil {
+			return // it is logged where it failed; the requests go elsewhere
+		}
+		defer s.release()
+		if u, err := r.openFor(&tr, &s); err == nil && u != nil {
+			r.keep(&s, u, 0)
+		}
 	})
 }
 
@@ -108,9 +119,14 @@ func (r *Router) dialWoken(tr *trip, s *slot) (*upstream, error) {
 		u, err := r.dial(ctx, s, try)
 		if err == nil {
 			s.target.app.stats.wakeAnswered(time.Since(s.woken))
+			if b := s.seat.door.belief.Load(); b != nil {
+				b.answered.Store(b.awake())
+			}
+			s.target.queue.kick()
 			return u, nil
 		}
 		if !pause(ctx, backoff(round)) {
+			s.seat.door.disbelieve()
 			tr.wakeErr = fmt.Errorf("its port did not answer within %s: %w", limit, err)
 			return nil, tr.wakeErr
 		}
