@@ -214,14 +214,32 @@ func inventory(t testing.TB, dir string) string {
 		fmt.Fprintln(&b, "route", r.Dst)
 	}
 	elementsOf(t, &b)
-	mounts, _ := os.ReadFile("/proc/self/mounts")
-	fmt.Fprintln(&b, "namespaces", strings.Count(string(mounts), "nsfs"))
+	fmt.Fprintln(&b, "namespaces", namespacesIn(t, dir))
 	fds, _ := os.ReadDir("/proc/self/fd")
 	fmt.Fprintln(&b, "descriptors", len(fds))
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		fmt.Fprintln(&b, "files", len(entries))
 	}
 	return b.String()
+}
+
+// namespacesIn counts the namespaces that are mounted in dir. Those elsewhere
+// belong to others of the host, who make and end them as they please.
+func namespacesIn(t testing.TB, dir string) (count int) {
+	t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real // the kernel names mounts so
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 2 && f[2] == "nsfs" && strings.HasPrefix(f[1], dir+"/") {
+			count++
+		}
+	}
+	return count
 }
 
 func elementsOf(t testing.TB, b *strings.Builder) {
