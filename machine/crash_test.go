@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -202,4 +203,30 @@ func TestStraysGo(t *testing.T) {
 	ok(t, os.MkdirAll(w.dir+"/0123456789abcd/snapshot-x", 0o700))
 	w.run().end()
 	w.expectEmpty(t)
+}
+
+// TestRenamedNode: a node that was given another name must not take its own
+// machines for strays.
+func TestRenamedNode(t *testing.T) {
+	w := newWorld(t)
+	d := w.run()
+	id := d.create(t, config("sleep"))
+	d.crash()
+	renamed := func(name string) (*Host, error) {
+		return New(Config{Dir: w.dir, Node: name, Sandbox: w.sandbox, Images: fakeImages{}, Networks: w.nets, Records: w.records, Apps: fakeApps{}, Logger: discard})
+	}
+	_, err := renamed("n2")
+	if err == nil || !strings.Contains(err.Error(), `"n1"`) || !strings.Contains(err.Error(), `"n2"`) || !strings.Contains(err.Error(), id) {
+		t.Fatalf("a renamed node says %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(w.dir, id)); err != nil || w.sandbox.count()[sandbox.StateRunning] != 1 {
+		t.Errorf("folder: %v, sandboxes: %v", err, w.sandbox.count())
+	}
+	ok(t, os.RemoveAll(filepath.Join(w.dir, id))) // a machine of another node, elsewhere
+	if _, err := renamed("n2"); err != nil {
+		t.Errorf("another node's record is in the way: %v", err)
+	}
+	if d := w.run(); d.state(id) != api.StateStarted {
+		t.Errorf("under its own name it is %s", d.state(id))
+	}
 }

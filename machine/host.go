@@ -3,7 +3,9 @@ package machine
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -46,6 +48,7 @@ type Host struct {
 const maxGraves = 1000
 
 // New checks the configuration and reads the node's records. It starts nothing.
+// It fails if Dir holds a machine that belongs to a node of another name.
 func New(cfg Config) (*Host, error) {
 	cfg, err := cfg.check()
 	if err != nil {
@@ -60,9 +63,25 @@ func New(cfg Config) (*Host, error) {
 	for _, e := range cfg.Records.List("") {
 		if e.Value.Node == cfg.Node {
 			h.enter(newMachine(h, e.Value))
+		} else if err := h.foreign(&e.Value); err != nil {
+			return nil, err
 		}
 	}
 	return h, nil
+}
+
+// foreign refuses the record of another node's machine whose folder is here:
+// this node was renamed. Without its record a machine is a stray, so to go on
+// would be to end it and remove its folder.
+func (h *Host) foreign(r *Record) error {
+	if !idForm.MatchString(r.ID) {
+		return nil
+	}
+	if _, err := os.Stat(h.dir(r.ID)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return fmt.Errorf("cannot take over the machines of node %q: this node is called %q, but the folder of machine %q is in %q; "+
+		"call this node %q again, or move the folder away", r.Node, h.cfg.Node, r.ID, h.cfg.Dir, r.Node)
 }
 
 // Run finds the machines that an earlier run left, puts them into the state
