@@ -20,6 +20,12 @@ var pools = []netip.Prefix{
 	netip.MustParsePrefix("10.141.0.0/16"),
 	netip.MustParsePrefix("192.168.224.0/19"),
 	netip.MustParsePrefix("198.18.0.0/16"),
+	netip.MustParsePrefix("10.87.0.0/16"),
+	netip.MustParsePrefix("10.119.0.0/16"),
+	netip.MustParsePrefix("10.167.0.0/16"),
+	netip.MustParsePrefix("10.183.0.0/16"),
+	netip.MustParsePrefix("10.227.0.0/16"),
+	netip.MustParsePrefix("10.249.0.0/16"),
 }
 
 func (n *Network) localDevice() string { return n.cfg.Prefix + "-local" }

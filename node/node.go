@@ -67,11 +67,23 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 		n.openState, n.openImages, n.openNetwork, n.openSandbox, n.openMachines, n.openEdge, n.openDeploys, n.openAPI,
 	} {
 		if err := step(ctx); err != nil {
+			n.withdraw(ctx)
 			n.close()
 			return nil, err
 		}
 	}
 	return n, nil
+}
+
+// withdraw removes what a start that failed has set up, unless machines of an
+// earlier run still need it.
+func (n *Node) withdraw(ctx context.Context) {
+	if n.network == nil || len(n.network.Slots()) > 0 {
+		return
+	}
+	if err := n.network.Teardown(ctx); err != nil && !errors.Is(err, mesh.ErrNotSetUp) {
+		n.log.Warn("cannot remove the network again", "err", err)
+	}
 }
 
 // path is a path in the data directory.

@@ -42,7 +42,7 @@ trap finish EXIT
 
 say '$ perigee up'
 "$perigee" up --data "$work/data" --socket "$work/api.sock" --listen "$api" --http "$http" --https "$https" \
-  -- --network-prefix "pgdemo" --pause-after 2s
+  -- --network-prefix pgdemo --ipv6 fdad::/16 --pause-after 2s
 
 cp -r examples/hello "$work/hello"
 cp "$(command -v busybox)" "$work/hello/busybox"

@@ -114,11 +114,13 @@ func TestNothingIsLeftBehind(t *testing.T) {
 		cycle()
 	}
 	n.noLeftovers(0)
+	time.Sleep(settled)
 	before := n.traces()
 	for range envInt("PERIGEE_LOOP", 40) {
 		cycle()
 	}
 	n.noLeftovers(0)
+	time.Sleep(settled)
 	after := n.traces()
 	t.Logf("before %v", before)
 	t.Logf("after  %v", after)
@@ -128,6 +130,9 @@ func TestNothingIsLeftBehind(t *testing.T) {
 		}
 	}
 }
+
+// settled is how long the pool of prepared sandboxes takes to be full again.
+const settled = 2 * time.Second
 
 // importImage creates the app and brings an archive to the node.
 func (n *Node) importImage(app, tar string) (ref string) {

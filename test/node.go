@@ -48,9 +48,12 @@ func Start(t testing.TB, flags ...string) *Node {
 		t.Fatal(err)
 	}
 	n := &Node{T: t, Bin: bin, Dir: dir, API: freeAddr(t), HTTP: freeAddr(t), HTTPS: freeAddr(t)}
-	prefix := fmt.Sprintf("pt%d%s", prefixes.Add(1), strconv.FormatInt(int64(os.Getpid()%46656), 36))
+	nth := int(prefixes.Add(1))
+	prefix := fmt.Sprintf("pt%d%s", nth, strconv.FormatInt(int64(os.Getpid()%46656), 36))
+	// Other nodes may run on this host, of tests that run beside this one.
+	ipv6 := fmt.Sprintf("fd%02x::/16", 0x10+(os.Getpid()*7+nth)%0x90)
 	n.args = append([]string{"--data", n.Data(), "--socket", n.Socket(), "--listen", n.API, "--http", n.HTTP, "--https", n.HTTPS,
-		"--name", "node1", "--region", "lab", "--domain", "apps.localhost", "--network-prefix", prefix}, flags...)
+		"--name", "node1", "--region", "lab", "--domain", "apps.localhost", "--network-prefix", prefix, "--ipv6", ipv6}, flags...)
 	t.Cleanup(n.clean)
 	n.Run()
 	return n
@@ -97,7 +100,7 @@ func (n *Node) Run() {
 		if _, err = n.Client.Node(context.Background()); err == nil {
 			break
 		}
-		if time.Now().After(end) || n.cmd.Process.Signal(syscall.Signal(0)) != nil {
+		if time.Now().After(end) || n.ended() {
 			n.T.Fatalf("the node does not answer: %v\n%s", err, n.Log())
 		}
 	}
@@ -106,6 +109,13 @@ func (n *Node) Run() {
 		n.T.Fatal(err)
 	}
 	n.Token = strings.TrimSpace(string(b))
+}
+
+// ended reports whether the daemon has exited by itself.
+func (n *Node) ended() bool {
+	var status syscall.WaitStatus
+	pid, err := syscall.Wait4(n.PID(), &status, syscall.WNOHANG, nil)
+	return err == nil && pid == n.PID()
 }
 
 // Kill ends the daemon as a crash would: machines run on.
