@@ -151,7 +151,7 @@ func (d *Deployer) commandFailed(ctx context.Context, r *app.Release, id string,
 	}
 	e := api.Errorf(api.CodeDeployFailed, "release %s failed: its release command %v", version(r.Version), why)
 	e.Logs = d.said(ctx, r.App, id)
-	return e.WithHint("the app's machines were not touched")
+	return e.WithHint("the command is given to the image's entrypoint; the app's machines were not touched")
 }
 
 // removeCommand removes the command's machine; one that stays behind is removed

@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -61,6 +62,7 @@ func New(cfg Config) (*Deployer, error) {
 // finished then is taken up by the next Run. It is called once.
 func (d *Deployer) Run(ctx context.Context) error {
 	defer d.close()
+	defer context.AfterFunc(ctx, d.stop)()
 	select {
 	case <-d.cfg.Machines.Ready():
 	case <-ctx.Done():
@@ -158,6 +160,12 @@ func (d *Deployer) Busy(app string) string {
 
 func errClosing() error {
 	return api.Errorf(api.CodeInternal, "the node is stopping").WithHint("try again in a moment; a release that is under way goes on then")
+}
+
+// closing reports whether err says that the machine room is going down, which
+// may be a moment before we are told.
+func closing(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "the node is stopping")
 }
 
 func words(r app.Release) string { return "deploying release " + version(r.Version) }

@@ -29,7 +29,7 @@ func (d *Deployer) carryOut(ctx context.Context, w *work, r app.Release) (api.Re
 	var failure error
 	if r.Job.Phase != phaseUndo {
 		failure = d.forward(ctx, w, &r)
-		if ctx.Err() != nil { // nothing has failed: the next Run goes on
+		if ctx.Err() != nil || closing(failure) { // nothing has failed: the next Run goes on
 			return r.Release, errClosing()
 		}
 		if failure == nil {

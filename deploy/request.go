@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/perigee-run/perigee/api"
@@ -246,7 +247,7 @@ func (d *Deployer) validate(group string, c api.MachineConfig, image string) err
 	}
 	e := *api.AsError(err)
 	e.Message = fmt.Sprintf("process group %q: %s", group, e.Message)
-	return e.WithField("groups." + group + "." + e.Field)
+	return e.WithField("groups." + group + "." + strings.TrimPrefix(e.Field, "config."))
 }
 
 func (d *Deployer) unfinished(name string) int {

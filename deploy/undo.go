@@ -39,7 +39,11 @@ func (d *Deployer) undo(ctx context.Context, w *work, r *app.Release) error {
 			break
 		}
 		for _, s := range steps {
-			if err := d.do(ctx, w, r, s); err != nil && ctx.Err() == nil {
+			err := d.do(ctx, w, r, s)
+			if closing(err) {
+				return errClosing()
+			}
+			if err != nil && ctx.Err() == nil {
 				failed[s.ID] = true
 				w.warn("cannot %s machine %s: %v", s.Do, s.ID, err)
 				r.Reason += fmt.Sprintf("; and the undo could not %s machine %s: %v", s.Do, s.ID, err)

@@ -273,9 +273,6 @@ func (s *Server) showLease(c *call) (api.LeaseResponse, error) {
 		return api.LeaseResponse{}, err
 	}
 	l, err := s.cfg.Machines.GetLease(c.r.Context(), id)
-	if c.nonce() != l.Nonce {
-		l.Nonce = "" // only its owner is to know it
-	}
 	return api.LeaseResponse{Status: "success", Data: l}, err
 }
 
