@@ -239,10 +239,19 @@ func (h *Host) rests(m *machine, state, standing string) {
 }
 
 // revive starts a machine that should run and has no sandbox: the node was
-// restarted, or the daemon was killed in the middle of a restart.
+// restarted, or the daemon was killed in the middle of a restart. One that ran
+// and is never to be restarted has ended for good: what it did once, a second
+// time could undo or double.
 func (h *Host) revive(m *machine) rest {
 	r := &m.now().rec
-	if r.State == api.StateFailed {
+	switch {
+	case r.State == api.StateFailed:
+		return nil
+	case r.State == api.StateStarted && policy(&r.Config) == "no":
+		m.record(func(v *view) { v.exited(unknownExit(), false, 0) })
+		if r.Config.AutoDestroy {
+			return h.raze
+		}
 		return nil
 	}
 	m.record(func(v *view) {

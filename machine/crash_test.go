@@ -230,3 +230,70 @@ func TestRenamedNode(t *testing.T) {
 		t.Errorf("under its own name it is %s", d.state(id))
 	}
 }
+
+// TestOnceOnly: what is never to be restarted is not run a second time because
+// the node was lost, and what goes with its process's end goes.
+func TestOnceOnly(t *testing.T) {
+	for name, c := range map[string]struct {
+		restart *api.Restart
+		destroy bool
+		want    string
+	}{
+		"no":                       {&api.Restart{Policy: "no"}, false, api.StateStopped},
+		"no, then away":            {&api.Restart{Policy: "no"}, true, "unknown"},
+		"auto_destroy":             {nil, true, "unknown"},
+		"auto_destroy, on-failure": {&api.Restart{Policy: "on-failure"}, true, api.StateStarted},
+		"default":                  {nil, false, api.StateStarted},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			d := w.run()
+			conf := config("sleep")
+			conf.Restart, conf.AutoDestroy = c.restart, c.destroy
+			id := d.create(t, conf)
+			d.crash()
+			w.sandbox, w.nets = newFakeSandbox(), newFakeNets()
+			d = w.run()
+			until(t, "it comes to rest as "+c.want, func() bool { return d.standsAs(id) == c.want })
+			if n := w.sandbox.called("start"); (n == 1) != (c.want == api.StateStarted) {
+				t.Errorf("%d starts", n)
+			}
+			if c.want == api.StateStopped && d.lookup(id).now().rec.Standing == "" {
+				t.Error("it does not say why it stopped")
+			}
+		})
+	}
+}
+
+// standsAs is the machine's state, unknown once it is destroyed.
+func (d *daemon) standsAs(id string) string {
+	s, there := d.Status(id)
+	if !there {
+		return "unknown"
+	}
+	return s.State
+}
+
+// TestAutoDestroySurvivesACrash loses the daemon at each step from the exit to
+// the machine's end.
+func TestAutoDestroySurvivesACrash(t *testing.T) {
+	for step := 0; ; step++ {
+		w := newWorld(t)
+		d := w.run()
+		conf := config("sleep")
+		conf.AutoDestroy = true
+		id := d.create(t, conf)
+		ok(t, d.lookup(id).sync(t.Context()))
+		d.gate.arm(step, false)
+		w.sandbox.dies(id, sandbox.Exit{Code: 0})
+		until(t, "it is gone, or the daemon is", func() bool { return d.gate.isDead() || d.standsAs(id) == "unknown" })
+		reached := d.gate.isDead()
+		d.crash()
+		d = w.run()
+		until(t, fmt.Sprintf("it goes after a crash at call %d", step), func() bool { return d.standsAs(id) == "unknown" })
+		d.end()
+		if !reached {
+			return
+		}
+	}
+}

@@ -94,6 +94,9 @@ func (v *view) exited(x sandbox.Exit, again bool, delay time.Duration) {
 	} else if tries := tries(r); r.Restarts > 0 && r.Restarts >= tries && failed(x) {
 		r.Standing += fmt.Sprintf("; given up after %d restarts", r.Restarts)
 	}
+	if !again && r.Config.AutoDestroy {
+		r.Desired = api.StateDestroyed // a crash from here on must not keep it
+	}
 	r.noteExit(x, false, again)
 	v.dead()
 }
@@ -114,17 +117,25 @@ func tries(r *Record) int {
 // again, and after what time: 1 s, 2 s, 4 s … a minute.
 func restarts(r *Record, x sandbox.Exit, first time.Duration) (again bool, delay time.Duration) {
 	delay = min(first<<min(r.Restarts, 16), maxBackoff)
-	policy := "on-failure"
-	if r.Config.Restart != nil && r.Config.Restart.Policy != "" {
-		policy = r.Config.Restart.Policy
-	}
-	switch {
-	case policy == "always":
+	switch policy(&r.Config) {
+	case "always":
 		return true, delay
-	case policy == "no" || r.Config.AutoDestroy && r.Config.Restart == nil:
+	case "no":
 		return false, 0
 	}
 	return failed(x) && r.Restarts < tries(r), delay
+}
+
+// policy is the restart policy, on-failure where none is said. A machine that
+// goes with its process's end is not restarted unless it is said.
+func policy(c *api.MachineConfig) string {
+	switch {
+	case c.Restart != nil && c.Restart.Policy != "":
+		return c.Restart.Policy
+	case c.AutoDestroy && c.Restart == nil:
+		return "no"
+	}
+	return "on-failure"
 }
 
 func exitWords(x sandbox.Exit) string {
