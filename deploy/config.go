@@ -28,6 +28,11 @@ type Config struct {
 	// it, such as its logs. Default: nothing.
 	Forget func(ctx context.Context, app string) error
 
+	// CheckPorts says that the node can offer the public ports that the groups
+	// ask for: an error of the API's if another app or program has one. Default:
+	// all are taken for free.
+	CheckPorts func(app string, groups map[string]api.MachineConfig) error
+
 	// WaitTimeout is how long a machine may take to become healthy where the
 	// request does not say. Default 5 minutes.
 	WaitTimeout time.Duration
@@ -114,6 +119,9 @@ func (c Config) check() (Config, error) {
 	}
 	if c.Forget == nil {
 		c.Forget = func(context.Context, string) error { return nil }
+	}
+	if c.CheckPorts == nil {
+		c.CheckPorts = func(string, map[string]api.MachineConfig) error { return nil }
 	}
 	if c.Dial == nil {
 		c.Dial = new(net.Dialer).DialContext

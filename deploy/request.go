@@ -220,6 +220,9 @@ func (d *Deployer) settle(ctx context.Context, w *work, r *app.Release, req api.
 			return err
 		}
 	}
+	if err := d.cfg.CheckPorts(w.app, r.Groups); err != nil {
+		return err
+	}
 	if r.Image, err = d.resolve(ctx, w, r.Image); err != nil {
 		return err
 	}

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -19,8 +18,8 @@ import (
 type Config struct {
 	// Data is the directory of the node's whole state. Required.
 	Data string
-	// Name of the node, part of its machines' addresses: it must not change.
-	// Default: the host's name.
+	// Name of the node, part of its machines' addresses: it is kept in the data
+	// directory and cannot change. Default: the host's name at the first start.
 	Name string
 	// Region is the city code of the node. Default "local".
 	Region string
@@ -81,11 +80,6 @@ func (c *Config) defaults() error {
 		return err
 	}
 	c.Data = abs
-	if c.Name == "" {
-		host, _ := os.Hostname()
-		short, _, _ := strings.Cut(strings.ToLower(host), ".")
-		c.Name = or(short, "node")
-	}
 	c.Region, c.Domain = or(c.Region, "local"), or(c.Domain, "perigee.localhost")
 	c.Listen, c.Socket = or(c.Listen, "127.0.0.1:4280"), or(c.Socket, filepath.Join(c.Data, "api.sock"))
 	c.NetworkPrefix = or(c.NetworkPrefix, "perigee")
@@ -105,8 +99,6 @@ func (c *Config) defaults() error {
 
 func (c *Config) check() error {
 	switch {
-	case !nodeName.MatchString(c.Name):
-		return fmt.Errorf("cannot use %q as node name: want 1 to 63 lower-case letters, digits and hyphens", c.Name)
 	case !regionName.MatchString(c.Region):
 		return fmt.Errorf("cannot use %q as region: want 2 to 16 lower-case letters and digits, such as fra", c.Region)
 	case !domainName.MatchString(c.Domain):

@@ -84,8 +84,8 @@ func has(list []string, s string) bool {
 // nothing of the node is left on the server but its data.
 func (n *Node) Stop(ctx context.Context, machines bool) error {
 	if machines {
+		n.last.Store(true) // from now on nothing is woken
 		n.stopMachines(ctx)
-		n.last.Store(true)
 	}
 	n.stop()
 	return nil

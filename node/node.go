@@ -97,6 +97,9 @@ func (n *Node) openState(ctx context.Context) (err error) {
 	if n.lock, err = lock(n.cfg.Data); err != nil {
 		return err
 	}
+	if n.cfg.Name, err = keepName(n.cfg.Data, n.cfg.Name); err != nil {
+		return err
+	}
 	token, err := secretFile(n.path("token"), 24, true)
 	if err != nil {
 		return err
@@ -192,10 +195,21 @@ func (n *Node) openEdge(context.Context) (err error) {
 		return err
 	}
 	n.router = router.New(router.Config{
-		Waker: n.machines, Certificates: n.certs, Logger: n.log, Domain: n.cfg.Domain, Region: n.cfg.Region, Listen: n.cfg.listenMap(),
+		Waker: waker{n}, Certificates: n.certs, Logger: n.log, Domain: n.cfg.Domain, Region: n.cfg.Region, Listen: n.cfg.listenMap(),
 		OnProblems: n.reportProblems,
 	})
 	return nil
+}
+
+// waker wakes machines for the router while the node is to stay.
+type waker struct{ n *Node }
+
+// Wake implements router.Waker.
+func (w waker) Wake(ctx context.Context, id string) (netip.Addr, error) {
+	if w.n.last.Load() {
+		return netip.Addr{}, errors.New("the node is being shut down")
+	}
+	return w.n.machines.Wake(ctx, id)
 }
 
 func (n *Node) reportProblems(problems []router.Problem) {

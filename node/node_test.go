@@ -3,11 +3,13 @@ package node
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/machine"
+	"github.com/perigee-run/perigee/router"
 )
 
 func TestConfigRefusesInWords(t *testing.T) {
@@ -18,7 +20,6 @@ func TestConfigRefusesInWords(t *testing.T) {
 		want string
 	}{
 		{"no data", func(c *Config) { c.Data = "" }, "no data directory"},
-		{"name", func(c *Config) { c.Name = "Node_1" }, `"Node_1" as node name`},
 		{"region", func(c *Config) { c.Region = "Frankfurt!" }, `"Frankfurt!" as region`},
 		{"domain", func(c *Config) { c.Domain = "not a domain" }, `"not a domain" as domain`},
 		{"listen", func(c *Config) { c.Listen = "4280" }, `"4280" as --listen`},
@@ -98,6 +99,41 @@ func TestServices(t *testing.T) {
 	}
 	if !got[0].AutoStart || got[0].Ports[0].Start != 443 {
 		t.Errorf("service %+v", got[0])
+	}
+}
+
+func TestServicesOfOneInternalPortAreOne(t *testing.T) {
+	plain := api.Service{Protocol: "tcp", InternalPort: 8080, Ports: []api.Port{{Port: 80, Handlers: []string{"http"}}}}
+	got := services([]machine.Status{status("a", "app", 1, true, web(10), plain)}, "fra")
+	if len(got) != 1 || len(got[0].Ports) != 2 || len(got[0].Machines) != 1 {
+		t.Fatalf("got %+v", got)
+	}
+	if err := router.New(router.Config{}).SetTable(router.Table{Apps: []router.App{{Name: "shop", Hosts: []string{"shop.x"}, Services: got}}}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRawPorts(t *testing.T) {
+	got := raw([]api.Service{web(1), {Ports: []api.Port{{Port: 5432}, {StartPort: 7000, EndPort: 7002}, {Port: 9000, Handlers: []string{"proxy_proto"}}}}})
+	if want := []int{5432, 7000, 7001, 7002, 9000}; !slices.Equal(got, want) {
+		t.Errorf("raw ports %v, want %v", got, want)
+	}
+}
+
+func TestNameIsKept(t *testing.T) {
+	dir := t.TempDir()
+	if name, err := keepName(dir, ""); err != nil || name == "" {
+		t.Fatalf("first start: %q, %v", name, err)
+	}
+	dir = t.TempDir()
+	if name, err := keepName(dir, "one"); err != nil || name != "one" {
+		t.Fatalf("%q, %v", name, err)
+	}
+	if name, err := keepName(dir, ""); err != nil || name != "one" {
+		t.Errorf("after the host was renamed: %q, %v", name, err)
+	}
+	if _, err := keepName(dir, "two"); err == nil || !strings.Contains(err.Error(), `"one"`) {
+		t.Errorf("another name: %v", err)
 	}
 }
 

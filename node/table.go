@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/perigee-run/perigee/api"
@@ -89,10 +90,7 @@ func services(machines []machine.Status, region string) []router.Service {
 		if m.Config == nil {
 			continue
 		}
-		for _, s := range m.Config.Services {
-			if s.Protocol == "udp" {
-				continue
-			}
+		for _, s := range byPort(m.Config.Services) {
 			key := fmt.Sprintf("%s/%d", m.Group, s.InternalPort)
 			i, ok := index[key]
 			if !ok {
@@ -109,6 +107,25 @@ func services(machines []machine.Status, region string) []router.Service {
 				ID: m.ID, Region: region, Addr: m.Addr, State: m.State, Healthy: m.Healthy, Cordoned: m.Cordoned,
 			})
 		}
+	}
+	return out
+}
+
+// byPort joins the services of one machine that lead to the same internal port:
+// together they are one, with the ports of all.
+func byPort(services []api.Service) []api.Service {
+	var out []api.Service
+	index := map[int]int{}
+	for _, s := range services {
+		if s.Protocol == "udp" {
+			continue
+		}
+		if i, ok := index[s.InternalPort]; ok {
+			out[i].Ports = append(slices.Clone(out[i].Ports), s.Ports...)
+			continue
+		}
+		index[s.InternalPort] = len(out)
+		out = append(out, s)
 	}
 	return out
 }
