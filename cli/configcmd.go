@@ -33,6 +33,7 @@ func (e *env) loadConfig(dir string) (*appconfig.Config, string, error) {
 	if e.app != "" {
 		cfg.App = e.app
 	}
+	e.loaded = path
 	return cfg, filepath.Dir(path), nil
 }
 

@@ -84,6 +84,9 @@ func (e *env) deploy(ctx context.Context, f deployFlags) error {
 	if err != nil {
 		return err
 	}
+	if err := e.warnRegions(ctx, client, cfg); err != nil {
+		return err
+	}
 	if err := e.ensureApp(ctx, client, cfg.App); err != nil {
 		return err
 	}
@@ -135,6 +138,18 @@ func definition(cfg *appconfig.Config) (map[string]any, error) {
 	}
 	var m map[string]any
 	return m, json.Unmarshal(b, &m)
+}
+
+// warnRegions names the regions of the configuration that have no node.
+func (e *env) warnRegions(ctx context.Context, c *api.Client, cfg *appconfig.Config) error {
+	node, err := c.Node(ctx)
+	if err != nil {
+		return e.explain(err)
+	}
+	for _, w := range cfg.UnreachedRegions(e.loaded, node.Region) {
+		fmt.Fprintln(e.Err, e.paint(yellow, "warning:"), w)
+	}
+	return nil
 }
 
 func (e *env) ensureApp(ctx context.Context, c *api.Client, name string) error {

@@ -42,6 +42,7 @@ type env struct {
 	addr    string
 	token   string
 	noColor bool
+	loaded  string // the configuration file in use
 }
 
 // usageError marks errors that end with ExitUsage.

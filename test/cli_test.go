@@ -25,13 +25,13 @@ func TestScripts(t *testing.T) {
 			for k, v := range map[string]string{
 				"PERIGEE_ADDR": "unix://" + n.Socket(), "PERIGEE_LOGIN": filepath.Join(e.WorkDir, "login.json"), "NO_COLOR": "1",
 				"PATH": n.Bin + string(os.PathListSeparator) + os.Getenv("PATH"), "TESTAPP": app, "API": n.API, "TOKEN": n.Token, "HTTP": n.HTTP,
-				"HTTPPORT": n.HTTP[strings.LastIndex(n.HTTP, ":")+1:],
+				"APIPORT": n.API[strings.LastIndex(n.API, ":")+1:],
 			} {
 				e.Setenv(k, v)
 			}
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "envsubst": envsubst},
 	})
 }
 
@@ -50,6 +50,14 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	if got != want {
 		ts.Fatalf("%v: exit code %d, want %d", args[1:], got, want)
 	}
+}
+
+// envsubst puts the script's variables into a file.
+func envsubst(ts *testscript.TestScript, _ bool, args []string) {
+	path := ts.MkAbs(args[0])
+	b, err := os.ReadFile(path)
+	ts.Check(err)
+	ts.Check(os.WriteFile(path, []byte(os.Expand(string(b), ts.Getenv)), 0o644))
 }
 
 // TestDemo runs the demo that the README promises.
