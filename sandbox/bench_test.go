@@ -39,9 +39,6 @@ func (k *kit) appSpec(a app, w *network) sandbox.Spec {
 	s := k.spec(a.args...)
 	s.Rootfs, s.Netns = a.rootfs, w.path
 	s.Resources = sandbox.Resources{MemoryMiB: 512, CPUs: 2, PIDs: 256}
-	if os.Getenv("NOLIM") != "" {
-		s.Resources = sandbox.Resources{}
-	}
 	return s
 }
 

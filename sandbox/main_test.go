@@ -62,10 +62,15 @@ func lacking() string {
 	if os.Geteuid() != 0 {
 		return "needs root"
 	}
-	for _, tool := range []string{"busybox", "mkfs.erofs", "go"} {
+	for _, tool := range []string{"busybox", "mkfs.erofs", "go", "true"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return "needs " + tool
 		}
+	}
+	cmd := exec.Command("true")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWUSER}
+	if err := cmd.Run(); err != nil {
+		return "needs the right to make namespaces: " + err.Error()
 	}
 	return ""
 }
@@ -334,7 +339,8 @@ func newNetwork(t testing.TB) *network {
 	n := int(networks.Add(1))
 	w := &network{n: n, name: fmt.Sprintf("psb%d-%d", os.Getpid()%10000, n)}
 	w.path = filepath.Join(built.dir, w.name)
-	w.ip = fmt.Sprintf("10.213.%d.%d", n/60, n%60*4+2)
+	// The addresses are this test process's own: others may run beside it.
+	w.ip = fmt.Sprintf("10.%d.%d.%d", 100+os.Getpid()%150, os.Getpid()/150%128+n/60%128, n%60*4+2)
 	if err := w.make(); err != nil {
 		t.Fatal(err)
 	}
