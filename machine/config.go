@@ -44,7 +44,8 @@ type Config struct {
 	// that an app that begins has the processors. Default 300 ms.
 	PoolDelay time.Duration
 	// SinkAfter is how long a machine may be paused before its memory goes to
-	// disk. Default 5 minutes; -1 never.
+	// disk. Default 5 minutes; -1 never. One whose services say autostop "stop"
+	// is left for placement to stop, unless memory is short.
 	SinkAfter time.Duration
 	// MinFreeMB is the memory that pausing machines must leave available; below
 	// it those that sleep longest are suspended. Default: a tenth of the node's.

@@ -11,8 +11,9 @@ import (
 	"github.com/perigee-run/perigee/api"
 )
 
-// sink lets paused machines sink to disk: those paused for long, and, while the
-// node is short of memory, the one that has slept longest.
+// sink lets paused machines sink to disk: those paused for long, unless they
+// are to be stopped instead, and, while the node is short of memory, the one that
+// has slept longest.
 func (h *Host) sink() {
 	for pause(h.ctx, h.sinkEvery()) {
 		short := memoryMB("MemAvailable") < h.cfg.MinFreeMB
@@ -20,6 +21,9 @@ func (h *Host) sink() {
 			old := h.cfg.SinkAfter > 0 && time.Since(m.now().since) >= h.cfg.SinkAfter
 			if !short && !old {
 				break // they are sorted: the others are younger
+			}
+			if !short && m.now().rec.stops() {
+				continue
 			}
 			if h.sinkOne(m) {
 				short = short && memoryMB("MemAvailable") < h.cfg.MinFreeMB
@@ -45,6 +49,20 @@ func (h *Host) sleepers() []*machine {
 	}
 	slices.SortFunc(out, func(a, b *machine) int { return a.now().since.Compare(b.now().since) })
 	return out
+}
+
+// stops reports whether the configuration wants the machine stopped when it is
+// idle. Placement does that in its own time: a snapshot before would be for
+// nothing.
+func (r *Record) stops() bool {
+	stop := false
+	for _, s := range r.Config.Services {
+		if s.Autostop == nil || *s.Autostop == "" || *s.Autostop == api.AutostopOff {
+			return false
+		}
+		stop = stop || *s.Autostop == api.AutostopStop
+	}
+	return stop && !r.Cordoned // placement does not look at one that is cordoned
 }
 
 // sinkOne suspends a paused machine that can be.

@@ -150,6 +150,47 @@ func TestPausedMachinesSink(t *testing.T) {
 	})
 }
 
+// TestStoppersDoNotSink: a machine that placement is about to stop is not written
+// to disk before, unless its memory is needed at once.
+func TestStoppersDoNotSink(t *testing.T) {
+	stop, suspend, off := api.AutostopStop, api.AutostopSuspend, api.AutostopOff
+	for name, c := range map[string]struct {
+		services []api.Autostop
+		cordoned bool
+		short    bool
+		sinks    bool
+	}{
+		"stop":           {services: []api.Autostop{stop}},
+		"stop, short":    {services: []api.Autostop{stop}, short: true, sinks: true},
+		"stop, cordoned": {services: []api.Autostop{stop}, cordoned: true, sinks: true},
+		"mixed":          {services: []api.Autostop{suspend, stop}},
+		"suspend":        {services: []api.Autostop{suspend}, sinks: true},
+		"stop and off":   {services: []api.Autostop{stop, off}, sinks: true},
+		"no service":     {sinks: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newWorld(t).run(func(c2 *Config) {
+				c2.SinkAfter = time.Millisecond
+				if c.short {
+					c2.MinFreeMB = 1 << 30
+				}
+			})
+			conf := config("sleep")
+			for i, a := range c.services {
+				conf.Services = append(conf.Services, api.Service{InternalPort: 80 + i, Autostop: &a})
+			}
+			m, err := d.Create(t.Context(), "shop", api.CreateMachineRequest{Config: conf, SkipServiceRegistration: c.cordoned})
+			ok(t, err)
+			ok(t, d.Pause(t.Context(), m.ID, ""))
+			witness := d.into(t, api.StatePaused) // younger: it sinks after the other was looked at
+			d.reaches(t, witness, api.StateSuspended)
+			if sunk := d.state(m.ID) == api.StateSuspended; sunk != c.sinks {
+				t.Errorf("it is %s", d.state(m.ID))
+			}
+		})
+	}
+}
+
 func TestPool(t *testing.T) {
 	w := newWorld(t)
 	d := w.run(func(c *Config) { c.Pool, c.PoolDelay = 2, time.Millisecond })

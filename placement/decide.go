@@ -10,7 +10,8 @@ import (
 // Machine is what the decision looks at.
 type Machine struct {
 	ID, App, Group string
-	// State is one of api's states; only started and paused machines matter.
+	// State is one of api's states; only started, paused and suspended machines
+	// matter.
 	State string
 	// Since is when the state began.
 	Since time.Time
@@ -71,7 +72,8 @@ func mayPause(m Machine, now time.Time, after time.Duration) bool {
 }
 
 func asleepLongEnough(m Machine, now time.Time, after time.Duration) bool {
-	return m.State == api.StatePaused && m.Autostop == api.AutostopStop && now.Sub(m.Since) >= after
+	sleeps := m.State == api.StatePaused || m.State == api.StateSuspended // the latter for want of memory
+	return sleeps && m.Autostop == api.AutostopStop && now.Sub(m.Since) >= after
 }
 
 func sleeps(m Machine) bool {

@@ -32,7 +32,7 @@ type Config struct {
 	// Default one minute.
 	PauseAfter time.Duration
 	// StopAfter is how long a machine whose configuration says "stop" stays
-	// paused until it is stopped. Default 5 minutes.
+	// paused, or suspended, until it is stopped. Default 5 minutes.
 	StopAfter time.Duration
 	// Every is how often to look. Default a tenth of PauseAfter, between 100 ms
 	// and 5 s.

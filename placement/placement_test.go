@@ -45,6 +45,11 @@ func TestDecide(t *testing.T) {
 			with(started("b", 2*time.Minute), func(m *Machine) { m.MinRunning, m.State = 1, api.StatePaused }),
 		}, nil},
 		{"paused becomes stopped", []Machine{with(started("a", time.Hour), func(m *Machine) { m.State, m.Autostop = api.StatePaused, api.AutostopStop })}, []Action{{"a", Stop}}},
+		{"suspended becomes stopped", []Machine{with(started("a", time.Hour), func(m *Machine) { m.State, m.Autostop = api.StateSuspended, api.AutostopStop })}, []Action{{"a", Stop}}},
+		{"suspended a moment ago", []Machine{with(started("a", time.Hour), func(m *Machine) {
+			m.State, m.Autostop, m.Since = api.StateSuspended, api.AutostopStop, now.Add(-time.Minute)
+		})}, nil},
+		{"suspended for good", []Machine{with(started("a", time.Hour), func(m *Machine) { m.State = api.StateSuspended })}, nil},
 		{"paused that suspends is left to the machine room", []Machine{with(started("a", time.Hour), func(m *Machine) { m.State = api.StatePaused })}, nil},
 	}
 	for _, c := range cases {
