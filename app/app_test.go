@@ -160,6 +160,30 @@ func TestHosts(t *testing.T) {
 	}
 }
 
+func TestFormerSecrets(t *testing.T) {
+	s, _ := open(t, t.TempDir(), Config{})
+	ctx := t.Context()
+	create(t, s, "shop")
+	for i := range keptSets + 3 {
+		v := fmt.Sprint(i + 1)
+		if _, version, err := s.SetSecrets(ctx, "shop", map[string]*string{"N": &v}); err != nil || version != uint64(i+1) {
+			t.Fatal(version, err)
+		}
+	}
+	newest := fmt.Sprint(keptSets + 3)
+	for version, want := range map[uint64]string{1: newest, 2: newest, 3: "3", keptSets + 2: fmt.Sprint(keptSets + 2), keptSets + 3: newest} {
+		if got, err := s.SecretsAt(ctx, "shop", version); err != nil || got["N"] != want {
+			t.Errorf("version %d is %v, %v; want %s", version, got, err, want)
+		}
+	}
+	if err := s.Delete(ctx, "shop"); err != nil {
+		t.Fatal(err)
+	}
+	if left := s.oldSecrets.List(""); len(left) != 0 {
+		t.Errorf("%d sets are left of an app that is gone", len(left))
+	}
+}
+
 func TestSecrets(t *testing.T) {
 	dir := t.TempDir()
 	s, c := open(t, dir, Config{})
@@ -184,6 +208,12 @@ func TestSecrets(t *testing.T) {
 		if _, _, err := s.SetSecrets(ctx, "shop", map[string]*string{name: v}); !api.IsCode(err, api.CodeInvalid) || api.AsError(err).Field == "" {
 			t.Errorf("secret %q: %v", name, err)
 		}
+	}
+	if old, err := s.SecretsAt(ctx, "shop", 1); err != nil || len(old) != 2 || old["DATABASE_URL"] != value {
+		t.Errorf("the first set is %v, %v", old, err)
+	}
+	if none, err := s.SecretsAt(ctx, "shop", 0); err != nil || len(none) != 0 {
+		t.Errorf("before the first set there was %v, %v", none, err)
 	}
 	c.Close()
 	if strings.Contains(readAll(t, dir), "very-secret") {

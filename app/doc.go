@@ -10,6 +10,7 @@
 //	apps.<name>                the app
 //	hosts.<host>               which app answers to a custom name; "*" is written "_"
 //	secrets.<name>             the app's secrets, each value sealed
+//	oldsecrets.<name>.<version> a former set, for machines made with it; 20 digits
 //	releases.<name>.<version>  one release; the version has eight digits
 //
 // That a name, a host or a version exists only once is decided by the catalog's
@@ -22,7 +23,8 @@
 // the catalog alone gives nothing away. The app's and the secret's name are
 // part of the seal, so a value cannot be moved to another place. What is shown
 // is a keyed digest, which tells whether a value changed and cannot be guessed
-// back. Values leave this package only through [Store.Secrets].
+// back. Values leave this package only through [Store.Secrets] and
+// [Store.SecretsAt].
 //
 // The place to add the next thing that belongs to an app is a table of its own
 // beside these, opened in New and emptied in Delete.

@@ -3,6 +3,7 @@ package app
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -25,6 +26,10 @@ type secret struct {
 	UpdatedAt time.Time `json:"updated_at"`
 }
 
+// keptSets is how many former sets of an app's secrets are kept for machines that
+// were made with them.
+const keptSets = 20
+
 const (
 	maxSecretName = 255
 	maxSecrets    = 384 << 10 // bytes of one change; sealed and in base64 it must fit a record
@@ -33,19 +38,59 @@ const (
 // Secrets returns the values of the app's secrets, and the version of the whole
 // set: that of the latest change.
 func (s *Store) Secrets(_ context.Context, app string) (map[string]string, uint64, error) {
-	e, ok := s.secrets.Get(app)
-	if !ok {
-		return nil, 0, nil
+	e, _ := s.secrets.Get(app)
+	values, err := s.unseal(app, &e.Value)
+	return values, e.Value.Version, err
+}
+
+// SecretsAt returns the values as they were at the version, 0 being before the
+// first change. If that is longer ago than the last 20 changes, they are the
+// present ones.
+func (s *Store) SecretsAt(_ context.Context, app string, version uint64) (map[string]string, error) {
+	if version == 0 {
+		return nil, nil
 	}
-	values := make(map[string]string, len(e.Value.Items))
-	for name, sec := range e.Value.Items {
+	now, _ := s.secrets.Get(app)
+	if now.Value.Version != version {
+		if old, ok := s.oldSecrets.Get(setKey(app, version)); ok {
+			return s.unseal(app, &old.Value)
+		}
+	}
+	return s.unseal(app, &now.Value)
+}
+
+func (s *Store) unseal(app string, set *secretSet) (map[string]string, error) {
+	values := make(map[string]string, len(set.Items))
+	for name, sec := range set.Items {
 		v, err := s.seal.open(app, name, sec.Sealed)
 		if err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 		values[name] = v
 	}
-	return values, e.Value.Version, nil
+	return values, nil
+}
+
+func setKey(app string, version uint64) string { return fmt.Sprintf("%s.%020d", app, version) }
+
+// keep writes down a set that is about to be replaced.
+func (s *Store) keep(ctx context.Context, app string, set secretSet) error {
+	if set.Version == 0 {
+		return nil
+	}
+	_, err := s.oldSecrets.Put(ctx, setKey(app, set.Version), set)
+	return err
+}
+
+// forgetSets removes all but the newest former sets of the app.
+func (s *Store) forgetSets(ctx context.Context, app string, keep int) error {
+	all := s.oldSecrets.List(app + ".")
+	for i := range max(0, len(all)-keep) {
+		if err := s.oldSecrets.Delete(ctx, all[i].Key); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ListSecrets returns the app's secrets without their values, by name, and the
@@ -68,7 +113,8 @@ func (set secretSet) shown() []api.Secret {
 }
 
 // SetSecrets sets values, and removes those that are nil; all or nothing.
-// Machines get the change when they are made or updated next.
+// Machines get the change when they are made or updated next, not when they
+// start again: the set that they were made with is kept for that.
 func (s *Store) SetSecrets(ctx context.Context, app string, values map[string]*string) ([]api.Secret, uint64, error) {
 	if _, err := s.usable(app); err != nil {
 		return nil, 0, err
@@ -76,8 +122,17 @@ func (s *Store) SetSecrets(ctx context.Context, app string, values map[string]*s
 	if err := checkSecrets(values); err != nil {
 		return nil, 0, err
 	}
-	set, err := edit(ctx, s.secrets, app, func(set *secretSet) error { return s.change(set, app, values) })
-	return set.shown(), set.Version, err
+	set, err := edit(ctx, s.secrets, app, func(set *secretSet) error {
+		old := *set
+		if err := s.change(set, app, values); err != nil {
+			return err
+		}
+		return s.keep(ctx, app, old)
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	return set.shown(), set.Version, s.forgetSets(ctx, app, keptSets)
 }
 
 // change applies values to the set. A removal of what is not there is refused:

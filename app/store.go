@@ -29,10 +29,11 @@ type Store struct {
 	cfg  Config
 	seal *sealer
 
-	apps     *catalog.Table[App]
-	hosts    *catalog.Table[host]
-	secrets  *catalog.Table[secretSet]
-	releases *catalog.Table[Release]
+	apps       *catalog.Table[App]
+	hosts      *catalog.Table[host]
+	secrets    *catalog.Table[secretSet]
+	oldSecrets *catalog.Table[secretSet]
+	releases   *catalog.Table[Release]
 
 	numbering sync.Mutex // one release at a time gets its number from this node
 }
@@ -66,6 +67,9 @@ func (s *Store) open() (err error) {
 		return err
 	}
 	if s.secrets, err = catalog.NewTable[secretSet](c, "secrets"); err != nil {
+		return err
+	}
+	if s.oldSecrets, err = catalog.NewTable[secretSet](c, "oldsecrets"); err != nil {
 		return err
 	}
 	s.releases, err = catalog.NewTable[Release](c, "releases")

@@ -141,6 +141,8 @@ type Apps interface {
 type Secrets interface {
 	// Secrets returns the values and the version of the app's whole set.
 	Secrets(ctx context.Context, app string) (map[string]string, uint64, error)
+	// SecretsAt returns the values of a former version.
+	SecretsAt(ctx context.Context, app string, version uint64) (map[string]string, error)
 }
 
 // Console takes what machines say. No operation waits for it, but a destroyed
@@ -209,6 +211,10 @@ type noSecrets struct{}
 
 func (noSecrets) Secrets(context.Context, string) (map[string]string, uint64, error) {
 	return nil, 0, nil
+}
+
+func (noSecrets) SecretsAt(context.Context, string, uint64) (map[string]string, error) {
+	return nil, nil
 }
 
 type noConsole struct{}

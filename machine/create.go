@@ -20,11 +20,7 @@ func (h *Host) Create(ctx context.Context, app string, req api.CreateMachineRequ
 	if err := h.awaitReady(ctx); err != nil {
 		return api.Machine{}, err
 	}
-	c, img, err := h.intake(ctx, app, req)
-	if err != nil {
-		return api.Machine{}, err
-	}
-	p, err := h.newPlan(c, img)
+	o, err := h.intake(ctx, app, req)
 	if err != nil {
 		return api.Machine{}, err
 	}
@@ -32,11 +28,11 @@ func (h *Host) Create(ctx context.Context, app string, req api.CreateMachineRequ
 	if err != nil {
 		return api.Machine{}, err
 	}
-	m, err := h.reserve(h.newRecord(app, org, req, c, img), req.Name)
+	m, err := h.reserve(h.newRecord(app, org, o), req.Name)
 	if err != nil {
 		return api.Machine{}, err
 	}
-	m.plan = p
+	m.plan = o.plan
 	if err := h.detached(ctx, m, func(run context.Context) error { return h.found(run, ctx, m, req.SkipLaunch) }); err != nil {
 		return api.Machine{}, err
 	}
@@ -64,26 +60,39 @@ func (h *Host) awaitReady(ctx context.Context) error {
 	}
 }
 
-// intake validates a request and gets its image. The configuration returned is
-// a copy that the caller of the API cannot reach.
-func (h *Host) intake(ctx context.Context, app string, req api.CreateMachineRequest) (*api.MachineConfig, image.Image, error) {
+// order is a request that was found good, with all that a version of a machine
+// is made of.
+type order struct {
+	api.CreateMachineRequest
+	config  *api.MachineConfig // a copy that the caller of the API cannot reach
+	image   image.Image
+	plan    *plan
+	secrets uint64 // version of the app's secrets
+}
+
+// intake validates a request and gets its image.
+func (h *Host) intake(ctx context.Context, app string, req api.CreateMachineRequest) (o order, err error) {
+	o.CreateMachineRequest = req
 	if err := h.Validate(req.Config); err != nil {
-		return nil, image.Image{}, err
+		return o, err
 	}
 	if err := h.checkRequest(ctx, app, req); err != nil {
-		return nil, image.Image{}, err
+		return o, err
 	}
-	c, err := clone(req.Config)
-	if err != nil {
-		return nil, image.Image{}, err
+	if o.secrets, err = h.secretsVersion(ctx, app, req.MinSecretsVersion); err != nil {
+		return o, err
 	}
-	img, ok := h.cfg.Images.Get(c.Image)
-	if !ok || !pinned(c.Image) { // a tag may have moved
-		if img, err = h.cfg.Images.Pull(ctx, c.Image, nil); err != nil {
-			return nil, img, imageFault(c.Image, err)
+	if o.config, err = clone(req.Config); err != nil {
+		return o, err
+	}
+	ok := false
+	if o.image, ok = h.cfg.Images.Get(o.config.Image); !ok || !pinned(o.config.Image) { // a tag may have moved
+		if o.image, err = h.cfg.Images.Pull(ctx, o.config.Image, nil); err != nil {
+			return o, imageFault(o.config.Image, err)
 		}
 	}
-	return c, img, nil
+	o.plan, err = h.newPlan(o.config, o.image)
+	return o, err
 }
 
 func (h *Host) checkRequest(ctx context.Context, app string, req api.CreateMachineRequest) error {
@@ -98,26 +107,22 @@ func (h *Host) checkRequest(ctx context.Context, app string, req api.CreateMachi
 	if req.Release < 0 {
 		return invalid("release", "is %d; it cannot be negative", req.Release)
 	}
-	if _, err := h.cfg.Apps.Org(ctx, app); err != nil {
-		return err
-	}
-	return h.checkSecrets(ctx, app, req)
+	_, err := h.cfg.Apps.Org(ctx, app)
+	return err
 }
 
-// checkSecrets refuses a start with secrets older than the caller has just set.
-func (h *Host) checkSecrets(ctx context.Context, app string, req api.CreateMachineRequest) error {
-	if req.MinSecretsVersion == nil {
-		return nil
-	}
+// secretsVersion is the version that a machine made now gets. It must not be
+// older than what the caller has just set, least.
+func (h *Host) secretsVersion(ctx context.Context, app string, least *uint64) (uint64, error) {
 	_, version, err := h.cfg.Secrets.Secrets(ctx, app)
 	if err != nil {
-		return internal(err, "cannot read the secrets of app %q", app)
+		return 0, internal(err, "cannot read the secrets of app %q", app)
 	}
-	if version < *req.MinSecretsVersion {
-		return api.Errorf(api.CodeConflict, "app %q has secrets of version %d here, not yet %d", app, version, *req.MinSecretsVersion).
+	if least != nil && version < *least {
+		return 0, api.Errorf(api.CodeConflict, "app %q has secrets of version %d here, not yet %d", app, version, *least).
 			WithHint("try again in a moment")
 	}
-	return nil
+	return version, nil
 }
 
 func clone(c *api.MachineConfig) (*api.MachineConfig, error) {
@@ -132,18 +137,19 @@ func clone(c *api.MachineConfig) (*api.MachineConfig, error) {
 	return out, nil
 }
 
-func (h *Host) newRecord(app, org string, req api.CreateMachineRequest, c *api.MachineConfig, img image.Image) Record {
+func (h *Host) newRecord(app, org string, o order) Record {
 	now := time.Now().UTC()
 	r := Record{
-		App: app, Org: org, Name: req.Name, Node: h.cfg.Node, Region: h.cfg.Region, CreatedAt: now, UpdatedAt: now,
-		Version: newVersion(), Config: *c, Image: imageRef(img), Release: req.Release,
-		Desired: api.StateCreated, State: api.StateCreated, Cordoned: req.SkipServiceRegistration, NoSecrets: req.SkipSecrets,
+		App: app, Org: org, Name: o.Name, Node: h.cfg.Node, Region: h.cfg.Region, CreatedAt: now, UpdatedAt: now,
+		Version: newVersion(), Config: *o.config, Image: imageRef(o.image), Release: o.Release,
+		Desired: api.StateCreated, State: api.StateCreated, Cordoned: o.SkipServiceRegistration,
+		NoSecrets: o.SkipSecrets, SecretsVersion: &o.secrets,
 	}
 	r.addVersion(now)
 	r.note("launch", byUser, nil)
-	if req.LeaseTTL > 0 {
+	if o.LeaseTTL > 0 {
 		r.Lease = &api.Lease{Nonce: ulid.Make().String(), Owner: org, Version: r.Version,
-			ExpiresAt: now.Add(time.Duration(req.LeaseTTL) * time.Second).Unix()}
+			ExpiresAt: now.Add(time.Duration(o.LeaseTTL) * time.Second).Unix()}
 	}
 	return r
 }

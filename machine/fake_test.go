@@ -351,6 +351,40 @@ func (fakeSecrets) Secrets(context.Context, string) (map[string]string, uint64, 
 	return map[string]string{"KEY": "s3cret", "BOTH": "secret", "PEM": "aGVsbG8="}, 3, nil
 }
 
+func (f fakeSecrets) SecretsAt(ctx context.Context, app string, _ uint64) (map[string]string, error) {
+	values, _, err := f.Secrets(ctx, app)
+	return values, err
+}
+
+// vault keeps every set of secrets that there was, as the app room does.
+type vault struct {
+	mu   sync.Mutex
+	sets []map[string]string
+}
+
+func (v *vault) set(values map[string]string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.sets = append(v.sets, values)
+}
+
+func (v *vault) Secrets(ctx context.Context, app string) (map[string]string, uint64, error) {
+	v.mu.Lock()
+	version := uint64(len(v.sets))
+	v.mu.Unlock()
+	values, err := v.SecretsAt(ctx, app, version)
+	return values, version, err
+}
+
+func (v *vault) SecretsAt(_ context.Context, _ string, version uint64) (map[string]string, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if version == 0 {
+		return nil, nil
+	}
+	return v.sets[version-1], nil
+}
+
 // said collects the platform's lines.
 type said struct {
 	mu    sync.Mutex

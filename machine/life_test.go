@@ -562,6 +562,47 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
+// TestStagedSecretsWait: a machine starts again with the secrets that it was made
+// with; those set since come with the next version.
+func TestStagedSecretsWait(t *testing.T) {
+	w := newWorld(t)
+	v := &vault{}
+	with := func(c *Config) { c.Secrets = v }
+	d := w.run(with)
+	ctx := t.Context()
+	bare := d.create(t, config("sleep"))
+	v.set(map[string]string{"KEY": "one"})
+	id := d.create(t, config("sleep"))
+	v.set(map[string]string{"KEY": "two"})
+	sees := func(when, id, line string) {
+		t.Helper()
+		env := w.specOf(t, id).Env
+		if got := slices.Contains(env, line); !got && line != "" {
+			t.Errorf("%s: %q is not in %q", when, line, env)
+		}
+		if line == "" && slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "KEY=") }) {
+			t.Errorf("%s: it has a secret: %q", when, env)
+		}
+	}
+	ok(t, d.Restart(ctx, id, RestartOptions{}, ""))
+	sees("restart", id, "KEY=one")
+	ok(t, d.Restart(ctx, bare, RestartOptions{}, ""))
+	sees("restart of one from before", bare, "")
+	ok(t, d.Suspend(ctx, id, ""))
+	_, err := d.Wake(ctx, id)
+	ok(t, err)
+	sees("wake", id, "KEY=one")
+	ok(t, d.Stop(ctx, id, api.StopRequest{}, ""))
+	d.crash()
+	d = w.run(with)
+	_, err = d.Start(ctx, id, "")
+	ok(t, err)
+	sees("start after a crash", id, "KEY=one")
+	_, err = d.Update(ctx, id, api.CreateMachineRequest{Config: config("sleep")}, "")
+	ok(t, err)
+	sees("update", id, "KEY=two")
+}
+
 func (w *world) specOf(t testing.TB, id string) sandbox.Spec {
 	t.Helper()
 	infos, _ := w.sandbox.List(t.Context())

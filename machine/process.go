@@ -208,12 +208,18 @@ func (h *Host) spec(ctx context.Context, m *machine, id string) (sandbox.Spec, e
 	}, nil
 }
 
-func (h *Host) secrets(ctx context.Context, r *Record) (map[string]string, error) {
+// secrets are those that the machine was made with: a mere start must not bring
+// what its owner has only staged.
+func (h *Host) secrets(ctx context.Context, r *Record) (values map[string]string, err error) {
 	named := slices.ContainsFunc(r.Config.Files, func(f api.File) bool { return f.SecretName != nil })
 	if r.NoSecrets && !named {
 		return nil, nil
 	}
-	values, _, err := h.cfg.Secrets.Secrets(ctx, r.App)
+	if r.SecretsVersion != nil {
+		values, err = h.cfg.Secrets.SecretsAt(ctx, r.App, *r.SecretsVersion)
+	} else {
+		values, _, err = h.cfg.Secrets.Secrets(ctx, r.App)
+	}
 	if err != nil {
 		return nil, internal(err, "cannot read the secrets of app %q", r.App)
 	}

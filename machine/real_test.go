@@ -154,6 +154,26 @@ func TestRealProcess(t *testing.T) {
 	}
 }
 
+// TestRealSecretsDoNotCool: a snapshot is good whatever became of the secrets, for
+// the saved process has its environment already.
+func TestRealSecretsDoNotCool(t *testing.T) {
+	n := newNode(t)
+	v := &vault{}
+	v.set(map[string]string{"KEY": "one"})
+	n.secrets = v
+	d := n.run()
+	id := d.create(t, web())
+	ok(t, d.WaitHealthy(t.Context(), id))
+	ok(t, d.Suspend(t.Context(), id, ""))
+	v.set(map[string]string{"KEY": "two", "MORE": "1"})
+	_, err := d.Wake(t.Context(), id)
+	ok(t, err)
+	if events := d.lookup(id).now().rec.Events; count(events, "resume_failed") != 0 {
+		t.Errorf("it did not wake from its snapshot: %+v", events[:2])
+	}
+	n.answers(d, id)
+}
+
 func TestRealRootfs(t *testing.T) {
 	for persist, kept := range map[string]bool{"never": false, "always": true} {
 		t.Run(persist, func(t *testing.T) {

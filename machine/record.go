@@ -37,6 +37,10 @@ type Record struct {
 	Cordoned bool   `json:"cordoned,omitempty"`
 	// NoSecrets leaves the app's secrets out of the environment.
 	NoSecrets bool `json:"no_secrets,omitempty"`
+	// SecretsVersion is the version of the app's secrets that the machine was
+	// made or last updated with, and gets at every start. Nil, in records of
+	// earlier builds, is the newest.
+	SecretsVersion *uint64 `json:"secrets_version,omitempty"`
 
 	// Sandbox is the id of the latest life.
 	Sandbox string `json:"sandbox,omitempty"`

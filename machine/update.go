@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/perigee-run/perigee/api"
-	"github.com/perigee-run/perigee/image"
 )
 
 // Update gives the machine a new version with another configuration, and runs
@@ -20,33 +19,29 @@ func (h *Host) Update(ctx context.Context, id string, req api.CreateMachineReque
 	if err := m.admits(nonce); err != nil {
 		return api.Machine{}, err
 	}
-	c, img, err := h.intake(ctx, m.now().rec.App, req)
+	o, err := h.intake(ctx, m.now().rec.App, req)
 	if err != nil {
 		return api.Machine{}, err
 	}
-	p, err := h.newPlan(c, img)
-	if err != nil {
-		return api.Machine{}, err
-	}
-	err = h.act(ctx, id, nonce, func(ctx context.Context, m *machine) error { return h.replace(ctx, m, req, c, img, p) })
+	err = h.act(ctx, id, nonce, func(ctx context.Context, m *machine) error { return h.replace(ctx, m, o) })
 	if err != nil {
 		return api.Machine{}, err
 	}
 	return m.now().shown(), nil
 }
 
-func (h *Host) replace(ctx context.Context, m *machine, req api.CreateMachineRequest, c *api.MachineConfig, img image.Image, p *plan) error {
+func (h *Host) replace(ctx context.Context, m *machine, o order) error {
 	r := &m.now().rec
 	if err := m.need("updated", lasting...); err != nil {
 		if err := m.need("updated", api.StateRestarting); err != nil {
 			return err
 		}
 	}
-	if req.CurrentVersion != "" && req.CurrentVersion != r.Version {
-		return api.Errorf(api.CodeConflict, "machine %q has version %s by now, not %s", m.id, r.Version, req.CurrentVersion).
+	if o.CurrentVersion != "" && o.CurrentVersion != r.Version {
+		return api.Errorf(api.CodeConflict, "machine %q has version %s by now, not %s", m.id, r.Version, o.CurrentVersion).
 			WithField("current_version").WithHint("read the machine again")
 	}
-	if err := h.rename(m, req.Name); err != nil {
+	if err := h.rename(m, o.Name); err != nil {
 		return err
 	}
 	hg := m.stopping(api.StopRequest{}, byUser)
@@ -54,10 +49,10 @@ func (h *Host) replace(ctx context.Context, m *machine, req api.CreateMachineReq
 	if err := h.halt(ctx, m, hg); err != nil {
 		return err
 	}
-	m.plan = p
-	m.record(func(v *view) { v.renew(req, c, img) })
+	m.plan = o.plan
+	m.record(func(v *view) { v.renew(o) })
 	err := m.sync(ctx)
-	if err == nil && !req.SkipLaunch {
+	if err == nil && !o.SkipLaunch {
 		err = h.launch(ctx, m, byUser)
 	}
 	h.tidy(&m.now().rec)
@@ -68,18 +63,19 @@ func (h *Host) replace(ctx context.Context, m *machine, req api.CreateMachineReq
 }
 
 // renew is the view with a new version.
-func (v *view) renew(req api.CreateMachineRequest, c *api.MachineConfig, img image.Image) {
+func (v *view) renew(o order) {
 	r, now := &v.rec, time.Now().UTC()
-	r.Version, r.Config, r.Image, r.NoSecrets = newVersion(), *c, imageRef(img), req.SkipSecrets
-	if req.Release != 0 {
-		r.Release = req.Release
+	r.Version, r.Config, r.Image = newVersion(), *o.config, imageRef(o.image)
+	r.NoSecrets, r.SecretsVersion = o.SkipSecrets, &o.secrets
+	if o.Release != 0 {
+		r.Release = o.Release
 	}
-	if req.Name != "" {
-		r.Name = req.Name
+	if o.Name != "" {
+		r.Name = o.Name
 	}
 	r.addVersion(now)
 	r.State, r.Desired, r.Standing = api.StateStopped, api.StateStopped, "updated, not started"
-	if !req.SkipLaunch {
+	if !o.SkipLaunch {
 		r.Desired = api.StateStarted
 	}
 	r.note("update", byUser, map[string]any{"version": r.Version})
