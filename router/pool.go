@@ -15,15 +15,69 @@ import (
 // upstream is a connection to a machine.
 type upstream struct {
 	net.Conn
+	pool  *pool
+	addr  netip.AddrPort
+	born  time.Time
 	used  bool      // it has served a request before: the machine may have closed it meanwhile
 	until time.Time // when it must not be used any more
 }
 
-// pool keeps a seat's unused connections, the last used first.
+// Close closes the connection; again is no error that matters.
+func (u *upstream) Close() error {
+	u.pool.forget(u)
+	return u.Conn.Close()
+}
+
+// pool keeps a seat's connections: the unused ones, the last used first, and all there are.
 type pool struct {
 	mu   sync.Mutex // guards what follows
 	addr netip.AddrPort
 	idle []*upstream
+
+	all opened
+}
+
+// opened are the connections of a seat that are open.
+type opened struct {
+	mu  sync.Mutex // guards set; may be taken while pool.mu is held
+	set map[*upstream]struct{}
+}
+
+func (p *pool) know(u *upstream) {
+	p.all.mu.Lock()
+	defer p.all.mu.Unlock()
+	if p.all.set == nil {
+		p.all.set = map[*upstream]struct{}{}
+	}
+	p.all.set[u] = struct{}{}
+}
+
+func (p *pool) forget(u *upstream) {
+	p.all.mu.Lock()
+	defer p.all.mu.Unlock()
+	delete(p.all.set, u)
+}
+
+// sever closes the connections that were opened before, to another address than the machine has now; none is valid
+// for a machine that is gone. Its network went with it, so that nobody else would ever end them. It says whether there
+// are younger ones.
+func (p *pool) sever(now netip.AddrPort, before time.Time) (younger bool) {
+	p.all.mu.Lock()
+	var dead []*upstream
+	for u := range p.all.set {
+		switch {
+		case u.addr == now:
+		case u.born.Before(before):
+			dead = append(dead, u)
+		default:
+			younger = true
+		}
+	}
+	p.all.mu.Unlock()
+	for _, u := range dead {
+		_ = u.Close()
+	}
+	return younger
 }
 
 func (p *pool) get(addr netip.AddrPort) *upstream {
@@ -110,7 +164,9 @@ func (r *Router) dial(ctx context.Context, s *slot, limit time.Duration) (*upstr
 	if err != nil {
 		return nil, fmt.Errorf("machine %q: %w", s.seat.door.id, err)
 	}
-	return &upstream{Conn: c}, nil
+	u := &upstream{Conn: c, pool: &s.seat.pool, addr: s.addr, born: time.Now()}
+	u.pool.know(u)
+	return u, nil
 }
 
 // keep gives a connection back to the pool. lifetime is what the machine said it keeps it for, or 0; a second of it

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,8 @@ type Router struct {
 	deaf      []Problem // ports that could not be opened
 	told      string    // the problems as last told
 	live      map[visitor]struct{}
+	fates     map[*seat]netip.AddrPort // where the present table says that machines are; invalid: ended
+	severing  bool                     // severLater has been called
 }
 
 type seatKey struct {
@@ -212,10 +215,14 @@ func (r *Router) poke() {
 // settle brings what outlives a table in line with the next one; r.mu is held.
 func (r *Router) settle(next *routes) {
 	used := map[*seat]temper{}
+	r.fates = map[*seat]netip.AddrPort{}
 	for tg := range next.targets() {
 		for i := range tg.spots {
 			sp := &tg.spots[i]
 			used[sp.seat] = sp.temper
+			if addr, sure := sp.fate(); sure {
+				r.fates[sp.seat] = addr
+			}
 			sp.seat.door.see(sp.temper)
 		}
 	}
@@ -224,12 +231,40 @@ func (r *Router) settle(next *routes) {
 		s.retired.Store(!ok || t == unfit)
 		if !ok {
 			s.disconnect()
+			r.fates[s] = netip.AddrPort{}
 			if s.n.Load() == 0 {
 				delete(r.seats, key)
 			}
 		}
 	}
 	r.sweepDoors()
+	r.severLater()
+}
+
+// severDelay is how long a machine must be gone by the table before its connections are closed: a table may be a little
+// older than a wake that has happened since.
+const severDelay = 250 * time.Millisecond
+
+// severLater closes what is still open to machines that ended or moved; r.mu is held.
+func (r *Router) severLater() {
+	if r.severing {
+		return
+	}
+	r.severing = true
+	time.AfterFunc(severDelay, r.sever)
+}
+
+func (r *Router) sever() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.severing = false
+	before, again := time.Now().Add(-severDelay), false
+	for s, addr := range r.fates {
+		again = s.pool.sever(addr, before) || again
+	}
+	if again && r.life.Err() == nil {
+		r.severLater()
+	}
 }
 
 // sweepDoors forgets machines that no service has and nothing is in flight to.

@@ -243,6 +243,18 @@ func (c *compiler) target(app *appRoute, s *Service, p Port, kind portKind, isHT
 	return tg
 }
 
+// fate says where the machine is reached, an invalid address if it has ended for now. It is not sure of one that is on
+// its way from one state to another, or frozen with its connections.
+func (sp *spot) fate() (addr netip.AddrPort, sure bool) {
+	switch sp.state {
+	case StateStarted:
+		return sp.addr, sp.addr.Addr().IsValid()
+	case StatePaused, StatePausing, StateSuspending, StateStopping, StateStarting, StateRestarting:
+		return netip.AddrPort{}, false
+	}
+	return netip.AddrPort{}, true
+}
+
 // temper reads the state. Who is on the way up is waited for by asking the waker, and is unfit where there is none.
 func (m Machine) temper(canWake bool) temper {
 	t := m.awakeness()
