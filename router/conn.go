@@ -75,7 +75,7 @@ const (
 func (r *Router) serveHTTP1(nc net.Conn, port int, secure bool, first []byte) {
 	c := &conn{r: r, c: nc, port: port, secure: secure, debug: r.log.Enabled(r.life, slog.LevelDebug)}
 	c.tcp, _ = nc.(*net.TCPConn)
-	c.about = r.about(nil, peerIP(nc), nil, port, secure)
+	c.about = r.about(make([]byte, 0, 320), peerIP(nc), nil, port, secure)
 	r.enterLive(c)
 	defer r.leaveLive(c)
 	defer c.close()

@@ -56,7 +56,7 @@ func (r *Router) listen(port int) error {
 	if r.listeners[port] != nil || at == "off" || r.draining.Load() {
 		return nil
 	}
-	lc := net.ListenConfig{Control: r.onSocket}
+	lc := net.ListenConfig{Control: r.onSocket, KeepAlive: -1}
 	l, err := lc.Listen(context.Background(), "tcp", at)
 	if err != nil {
 		return listenError(port, at, err)
@@ -76,10 +76,17 @@ func listenError(port int, at string, err error) error {
 	return fmt.Errorf("cannot listen on %s for port %d: %w", at, port, err)
 }
 
-// onSocket sets what accepted connections inherit: the kernel ends those whose peer takes no bytes for StallTimeout.
+// onSocket sets what accepted connections inherit, so that it costs nothing for each: the kernel ends those whose peer
+// takes no bytes for StallTimeout, and asks silent ones every now and then whether they are still there.
 func (r *Router) onSocket(_, _ string, rc syscall.RawConn) (err error) {
 	e := rc.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(r.cfg.StallTimeout.Milliseconds()))
+		set := func(level, option, value int) {
+			err = errors.Join(err, unix.SetsockoptInt(int(fd), level, option, value))
+		}
+		set(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(r.cfg.StallTimeout.Milliseconds()))
+		set(unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+		set(unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 30)
+		set(unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15)
 	})
 	return errors.Join(e, err)
 }
