@@ -115,6 +115,9 @@ func (n *Node) leave(ctx context.Context) {
 	if err := n.network.Teardown(ctx); err != nil {
 		n.log.Warn("cannot remove the machines' networks", "err", err)
 	}
+	if err := unmountMemory(n.path("sandbox")); err != nil {
+		n.log.Warn("cannot let go of the sandboxes' state", "err", err)
+	}
 }
 
 // memoryMB is the server's memory in MiB.

@@ -6,9 +6,22 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// lockPatience is how long a node that was just killed may take to be gone.
+const lockPatience = 2 * time.Second
+
+func flock(f *os.File) error {
+	for end := time.Now().Add(lockPatience); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil || time.Now().After(end) {
+			return err
+		}
+	}
+}
 
 // lock makes this process the only node of the data directory and says in
 // perigeed.pid which it is. The kernel lets go of it however the process ends.
@@ -21,7 +34,7 @@ func lock(data string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the data directory: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := flock(f); err != nil {
 		b, _ := os.ReadFile(path)
 		f.Close()
 		return nil, fmt.Errorf("cannot use %s: another node (pid %s) runs in it; stop it with perigee down, or choose another --data", data, strings.TrimSpace(string(b)))

@@ -155,6 +155,9 @@ func (n *Node) openNetwork(ctx context.Context) (err error) {
 }
 
 func (n *Node) openSandbox(ctx context.Context) (err error) {
+	if err := mountMemory(n.path("sandbox")); err != nil {
+		return err
+	}
 	n.sandbox, err = sandbox.New(sandbox.Config{Socket: n.path("sandbox.sock"), StateDir: n.path("sandbox"), Program: n.cfg.Sandbox, Cgroup: n.cfg.NetworkPrefix, Logger: n.log})
 	if err != nil {
 		return err

@@ -77,7 +77,7 @@ func (c *crash) prepare() {
 // round does operations until the killer strikes at a random moment, brings
 // the daemon back and checks.
 func (c *crash) round(most int) int {
-	after := time.Duration(c.rand.Intn(900)) * time.Millisecond
+	after := time.Duration(c.rand.Intn(400)) * time.Millisecond
 	timer := time.AfterFunc(after, func() { c.n.cmd.Process.Kill() })
 	did := 0
 	for did < most {
