@@ -20,6 +20,7 @@ var (
 // A BadError is a message that HTTP/1 does not allow; its text says what was wrong with it.
 type BadError string
 
+// Error says what is malformed.
 func (e BadError) Error() string { return string(e) }
 
 // Reasons, in the words that the client reads.
