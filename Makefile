@@ -2,8 +2,6 @@
 # `make help` lists the rest.
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-GOVISOR := $(shell sed -n 's/^.*gvisor.dev\/gvisor v[0-9.]*-//p' cmd/perigee-sandbox/go.mod | head -1)
-LDFLAGS := -s -w -X github.com/perigee-run/perigee/internal/version.Version=$(VERSION)
 BIN     := bin
 export CGO_ENABLED = 0
 export PATH := /usr/local/go/bin:$(PATH)
@@ -32,9 +30,9 @@ test: ## every test, the demo included; needs root for the sandbox
 	@scripts/test.sh "$(BIN)"
 
 .PHONY: test-crash
-test-crash: build ## the long crash test: 200 operations under kill -9
+test-crash: build ## the long crash test: 2,000 operations under kill -9
 	@scripts/deps.sh test
-	PERIGEE_CRASH_OPS=200 go test -count=1 -timeout 30m -run TestCrash -v ./test
+	PERIGEE_BIN=$(abspath $(BIN)) PERIGEE_CRASH_OPS=2000 go test -count=1 -timeout 30m -run TestCrash -v ./test
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (default 20s) each
