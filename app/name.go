@@ -1,26 +1,21 @@
 package app
 
 import (
-	"slices"
 	"strings"
+
+	"github.com/perigee-run/perigee/appconfig"
 )
 
-// reserved are names that mean something else under a node's domain or in the
-// private network.
-var reserved = []string{"api", "registry", "www", "localhost", "internal", "flycast", "perigee", "apps", "global", "vm", "process"}
-
-// CheckName reports why name cannot be an app's: it becomes a label of DNS
-// names, so it is 1 to 63 lower-case letters, digits and hyphens.
+// CheckName reports why name cannot be an app's; the rule is the one that
+// configuration files are checked by.
 func CheckName(name string) error {
-	switch {
-	case name == "":
+	if name == "" {
 		return invalid("app_name", "the app has no name").WithHint("1 to 63 lower-case letters, digits and hyphens")
-	case slices.Contains(reserved, name):
-		return invalid("app_name", "app name %q is reserved", name).WithHint("choose another name")
-	case strings.HasPrefix(name, "xn--"):
-		return invalid("app_name", "app name %q begins like an encoded international name", name).WithHint("choose another name")
 	}
-	return checkSlug("app_name", name)
+	if err := appconfig.CheckAppName(name); err != nil {
+		return invalid("app_name", "%v", err)
+	}
+	return nil
 }
 
 func checkSlug(field, s string) error {

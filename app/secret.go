@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/appconfig"
 )
 
 // secretSet is the record of an app's secrets.
@@ -30,10 +31,7 @@ type secret struct {
 // were made with them.
 const keptSets = 20
 
-const (
-	maxSecretName = 255
-	maxSecrets    = 384 << 10 // bytes of one change; sealed and in base64 it must fit a record
-)
+const maxSecrets = 384 << 10 // bytes of one change; sealed and in base64 it must fit a record
 
 // Secrets returns the values of the app's secrets, and the version of the whole
 // set: that of the latest change.
@@ -178,9 +176,8 @@ func checkSecrets(values map[string]*string) error {
 		return invalid("values", "no secret is given").WithHint(`{"values":{"NAME":"value"}}; null removes one`)
 	}
 	for name, v := range values {
-		if why := variable(name); why != "" {
-			return invalid("values."+clip(name), "secret name %q %s", clip(name), why).
-				WithHint("letters, digits and underscores, not beginning with a digit")
+		if err := appconfig.CheckSecretName(name); err != nil {
+			return invalid("values."+clip(name), "%v", err)
 		}
 		if v != nil && strings.ContainsRune(*v, 0) {
 			return invalid("values."+name, "the value of secret %q has a zero byte, which an environment cannot hold", name).
@@ -188,22 +185,4 @@ func checkSecrets(values map[string]*string) error {
 		}
 	}
 	return nil
-}
-
-// variable says why s cannot name an environment variable; "" if it can.
-func variable(s string) string {
-	switch {
-	case s == "":
-		return "is empty"
-	case len(s) > maxSecretName:
-		return "is too long"
-	case s[0] >= '0' && s[0] <= '9':
-		return "begins with a digit"
-	}
-	for _, r := range s {
-		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '_' {
-			return "has the character " + quote(r)
-		}
-	}
-	return ""
 }

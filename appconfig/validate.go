@@ -12,7 +12,12 @@ import (
 	"github.com/perigee-run/perigee/api"
 )
 
-const maxStop = 5 * time.Minute // a node waits no longer for a machine to stop
+// A node waits no longer than this for a machine to stop, and for one step of a
+// deploy.
+const (
+	maxStop       = 5 * time.Minute
+	maxDeployWait = time.Hour
+)
 
 // check is what a rule reports to: findings at keys of the Config.
 type check struct {
@@ -115,14 +120,11 @@ func (c check) build() {
 func (c check) deploy() {
 	d := c.cfg.Deploy
 	c.oneOf("deploy.strategy", d.Strategy, "rolling", "immediate", "canary", "bluegreen")
-	if d.Strategy == "canary" || d.Strategy == "bluegreen" {
-		c.warnf("deploy.strategy", "%s acts as rolling for now", d.Strategy)
-	}
 	if d.MaxUnavailable < 0 || d.MaxUnavailable > 1 && d.MaxUnavailable != float64(int(d.MaxUnavailable)) {
 		c.errorf("deploy.max_unavailable", "is %v; write a number of machines, or a share below 1", d.MaxUnavailable)
 	}
-	c.span("deploy.wait_timeout", d.WaitTimeout, time.Second, 24*time.Hour)
-	c.span("deploy.release_command_timeout", d.ReleaseCommandTimeout, time.Second, 24*time.Hour)
+	c.span("deploy.wait_timeout", d.WaitTimeout, time.Second, maxDeployWait)
+	c.span("deploy.release_command_timeout", d.ReleaseCommandTimeout, time.Second, maxDeployWait)
 	c.command("deploy.release_command", d.ReleaseCommand)
 }
 
@@ -221,8 +223,10 @@ func (c check) files() {
 		if sources != 1 {
 			c.errorf(key, "has %d of local_path, raw_value and secret_name; give exactly one", sources)
 		}
-		if f.SecretName != "" && !envForm.MatchString(f.SecretName) {
-			c.errorf(key+".secret_name", "%s cannot name a secret", show(f.SecretName))
+		if f.SecretName != "" {
+			if err := CheckSecretName(f.SecretName); err != nil {
+				c.errorf(key+".secret_name", "%v", err)
+			}
 		}
 		for _, g := range c.cfg.members(f.Processes) {
 			at := g + "\x00" + path.Clean(f.GuestPath)
@@ -282,6 +286,9 @@ func (c check) size(key string, vm VM) {
 	}
 	c.oneOf(key+".cpu_kind", vm.CPUKind, "shared", "performance")
 	c.oneOf(key+".persist_rootfs", vm.PersistRootfs, "never", "restart", "always")
+	if vm.PersistRootfs == "always" {
+		c.warnf(key+".persist_rootfs", "keeps what a machine writes for as long as it exists, but a deploy makes new machines: nothing outlives a deploy")
+	}
 	if vm.GPUs != 0 || vm.GPUKind != "" {
 		c.errorf(key+".gpus", "the sandbox has no GPU; leave gpus and gpu_kind out")
 	}
