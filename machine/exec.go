@@ -49,8 +49,8 @@ func (h *Host) Exec(ctx context.Context, id string, req api.ExecRequest) (api.Ex
 		return api.ExecResponse{}, err
 	}
 	answer := api.ExecResponse{ExitCode: code, Stdout: out.String(), Stderr: errs.String()}
-	if code > 128 {
-		answer.ExitSignal = code - 128
+	if sig := code - 128; sig >= 1 && sig <= maxSignal {
+		answer.ExitSignal = sig
 	}
 	return answer, nil
 }

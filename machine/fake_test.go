@@ -33,6 +33,7 @@ type fakeSandbox struct {
 	boxes map[string]*fakeBox
 	slow  chan struct{} // Checkpoint waits for it if it is not nil
 	calls []string
+	code  int // that commands of Exec end with
 }
 
 type fakeBox struct {
@@ -177,7 +178,9 @@ func (f *fakeSandbox) Destroy(_ context.Context, id string) error {
 }
 
 func (f *fakeSandbox) Exec(context.Context, string, sandbox.ExecSpec, sandbox.Streams) (int, error) {
-	return 0, nil
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.code, nil
 }
 
 func (f *fakeSandbox) Stats(context.Context, string) (sandbox.Stats, error) {
@@ -310,11 +313,21 @@ func (fakeImages) LookupUser(_, spec string) (uid, gid uint32, groups []uint32, 
 type memRecords struct {
 	mu   sync.Mutex
 	recs map[string]Record
+	full bool // no write succeeds
+}
+
+func (r *memRecords) fill(full bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.full = full
 }
 
 func (r *memRecords) Put(_ context.Context, key string, rec Record) (uint64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.full {
+		return 0, errors.New("the disk is full")
+	}
 	r.recs[key] = rec
 	return 0, nil
 }

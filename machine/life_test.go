@@ -372,6 +372,52 @@ func TestUpdate(t *testing.T) {
 	}
 }
 
+// TestFullDisk: what cannot be written down is not done, not even by half.
+func TestFullDisk(t *testing.T) {
+	w := newWorld(t)
+	d := w.run()
+	ctx := t.Context()
+	m, err := d.Create(ctx, "shop", api.CreateMachineRequest{Config: config("sleep"), Name: "one"})
+	ok(t, err)
+	rename := api.CreateMachineRequest{Config: config("sleep"), Name: "two"}
+	w.records.fill(true)
+	_, err = d.Update(ctx, m.ID, rename, "")
+	want(t, err, api.CodeInternal)
+	want(t, d.Stop(ctx, m.ID, api.StopRequest{}, ""), api.CodeInternal)
+	want(t, d.Destroy(ctx, m.ID, true, ""), api.CodeInternal)
+	if got, _ := d.Get(ctx, m.ID); got.State != api.StateStarted || got.Name != "one" || len(got.Events) != len(m.Events) {
+		t.Errorf("it is %s, named %q, with events %+v", got.State, got.Name, got.Events)
+	}
+	w.records.fill(false)
+	until(t, "the disk has room", func() bool { return d.lookup(m.ID).sync(ctx) == nil })
+	_, err = d.Create(ctx, "shop", api.CreateMachineRequest{Config: config("sleep"), Name: "one"})
+	want(t, err, api.CodeNameTaken)
+	_, err = d.Update(ctx, m.ID, rename, "")
+	ok(t, err)
+	d.crash()
+	d = w.run()
+	if got, _ := d.Get(ctx, m.ID); got.Name != "two" || got.State != api.StateStarted {
+		t.Errorf("after a crash it is %s, named %q", got.State, got.Name)
+	}
+}
+
+// TestExitSignal: a code above 128 is a signal's only if there is such a signal.
+func TestExitSignal(t *testing.T) {
+	w := newWorld(t)
+	d := w.run()
+	id := d.create(t, config("sleep"))
+	for code, signal := range map[int]int{0: 0, 1: 0, 128: 0, 137: 9, 192: 64, 193: 0, 200: 0, 255: 0} {
+		w.sandbox.mu.Lock()
+		w.sandbox.code = code
+		w.sandbox.mu.Unlock()
+		r, err := d.Exec(t.Context(), id, api.ExecRequest{Command: []string{"x"}})
+		ok(t, err)
+		if r.ExitCode != code || r.ExitSignal != signal {
+			t.Errorf("code %d: %+v", code, r)
+		}
+	}
+}
+
 func TestWait(t *testing.T) {
 	w := newWorld(t)
 	d := w.run()

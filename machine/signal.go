@@ -10,9 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+const maxSignal = 64
+
 // parseSignal takes SIGTERM, TERM, term or 15.
 func parseSignal(field, s string) (int, error) {
-	if n, err := strconv.Atoi(s); err == nil && n >= 1 && n <= 64 {
+	if n, err := strconv.Atoi(s); err == nil && n >= 1 && n <= maxSignal && strconv.Itoa(n) == s {
 		return n, nil
 	}
 	name := strings.ToUpper(s)

@@ -70,6 +70,7 @@ func (h *Host) stopNow(ctx context.Context, m *machine, hg halting) error {
 // disk. What is wanted is written first, so that a crash in between is carried
 // to the same end.
 func (h *Host) halt(ctx context.Context, m *machine, hg halting) error {
+	was := m.now().rec
 	m.cancelRetry()
 	m.record(func(v *view) {
 		v.rec.State, v.rec.Desired = hg.during, hg.desired
@@ -78,6 +79,7 @@ func (h *Host) halt(ctx context.Context, m *machine, hg halting) error {
 		}
 	})
 	if err := m.sync(ctx); err != nil {
+		h.leaveAsItWas(m, &was)
 		return err
 	}
 	l := m.life
@@ -97,6 +99,14 @@ func (h *Host) halt(ctx context.Context, m *machine, hg halting) error {
 	}
 	h.tidy(&m.now().rec)
 	return err
+}
+
+// leaveAsItWas takes a wish back that could not be written down: nothing was done.
+func (h *Host) leaveAsItWas(m *machine, was *Record) {
+	m.record(func(v *view) { v.rec.State, v.rec.Desired, v.rec.Events = was.State, was.Desired, was.Events })
+	if was.State == api.StateRestarting {
+		h.restartIn(m, h.cfg.backoff)
+	}
 }
 
 // halted is the view after a life was ended on request, or had none.

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/perigee-run/perigee/api"
@@ -41,13 +42,14 @@ func (h *Host) replace(ctx context.Context, m *machine, o order) error {
 		return api.Errorf(api.CodeConflict, "machine %q has version %s by now, not %s", m.id, r.Version, o.CurrentVersion).
 			WithField("current_version").WithHint("read the machine again")
 	}
-	if err := h.rename(m, o.Name); err != nil {
+	orElse(&o.Name, r.Name)
+	if err := h.rename(m, r.Name, o.Name); err != nil {
 		return err
 	}
 	hg := m.stopping(api.StopRequest{}, byUser)
 	hg.event, hg.during, hg.after, hg.desired = "", api.StateReplacing, api.StateReplacing, r.Desired
 	if err := h.halt(ctx, m, hg); err != nil {
-		return err
+		return errors.Join(err, h.rename(m, o.Name, r.Name))
 	}
 	m.plan = o.plan
 	m.record(func(v *view) { v.renew(o) })
@@ -70,9 +72,7 @@ func (v *view) renew(o order) {
 	if o.Release != 0 {
 		r.Release = o.Release
 	}
-	if o.Name != "" {
-		r.Name = o.Name
-	}
+	r.Name = o.Name
 	r.addVersion(now)
 	r.State, r.Desired, r.Standing = api.StateStopped, api.StateStopped, "updated, not started"
 	if !o.SkipLaunch {
@@ -81,18 +81,18 @@ func (v *view) renew(o order) {
 	r.note("update", byUser, map[string]any{"version": r.Version})
 }
 
-// rename takes the new name, if there is one, for the machine.
-func (h *Host) rename(m *machine, name string) error {
-	r := &m.now().rec
-	if name == "" || name == r.Name {
+// rename takes the name to for the machine and frees the name from.
+func (h *Host) rename(m *machine, from, to string) error {
+	if from == to {
 		return nil
 	}
+	app := m.now().rec.App
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if id, taken := h.names[r.App+"/"+name]; taken {
-		return api.Errorf(api.CodeNameTaken, "app %q has a machine named %q already: %s", r.App, name, id).WithField("name")
+	if id, taken := h.names[app+"/"+to]; taken {
+		return api.Errorf(api.CodeNameTaken, "app %q has a machine named %q already: %s", app, to, id).WithField("name")
 	}
-	delete(h.names, r.App+"/"+r.Name)
-	h.names[r.App+"/"+name] = m.id
+	delete(h.names, app+"/"+from)
+	h.names[app+"/"+to] = m.id
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/appconfig"
 )
 
 // The limits of one machine's configuration. Together they keep a record well
@@ -38,7 +39,6 @@ var (
 	envForm      = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,254}$`)
 	nameForm     = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 	metadataForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,62}$`)
-	secretForm   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,254}$`)
 	hostForm     = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$`)
 	headerForm   = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$")
 	methodForm   = regexp.MustCompile(`^[A-Z]{1,16}$`)
@@ -257,8 +257,8 @@ func checkFile(field string, f *api.File) error {
 	switch {
 	case (f.RawValue == nil) == (f.SecretName == nil):
 		return invalid(field, "needs either raw_value or secret_name")
-	case f.SecretName != nil && !secretForm.MatchString(*f.SecretName):
-		return invalid(field+".secret_name", "%q cannot name a secret", *f.SecretName)
+	case f.SecretName != nil && appconfig.CheckSecretName(*f.SecretName) != nil:
+		return invalid(field+".secret_name", "%v", appconfig.CheckSecretName(*f.SecretName))
 	case f.Mode&^0o7777 != 0:
 		return invalid(field+".mode", "%#o is not a file mode; use 0 to 07777", f.Mode)
 	case f.RawValue == nil:

@@ -83,13 +83,28 @@ func checkPort(field string, p *api.Port) error {
 	case first < 1 || last > 65535 || first > last:
 		return invalid(field+".port", "%d to %d is no range of ports between 1 and 65535", first, last)
 	}
-	for i, h := range p.Handlers {
-		if !slices.Contains([]string{"http", "tls", "pg_tls", "proxy_proto", "edge_http"}, h) {
-			return invalid(fmt.Sprintf("%s.handlers[%d]", field, i), "is %q; it can be http, tls, pg_tls or proxy_proto", h)
-		}
+	if err := checkHandlers(field+".handlers", p.Handlers); err != nil {
+		return err
 	}
 	if o := p.ProxyProtoOptions; o != nil && !slices.Contains([]string{"", "v1", "v2"}, o.Version) {
 		return invalid(field+".proxy_proto_options.version", "is %q; it can be v1 or v2", o.Version)
+	}
+	return nil
+}
+
+// checkHandlers refuses what the router would.
+func checkHandlers(field string, handlers []string) error {
+	has := func(h string) bool { return slices.Contains(handlers, h) }
+	for i, h := range handlers {
+		switch at := fmt.Sprintf("%s[%d]", field, i); {
+		case h == "edge_http":
+			return unsupported(at, "edge_http is not available on this node").WithHint("use http, with tls where it is encrypted")
+		case !slices.Contains([]string{"http", "tls", "pg_tls", "proxy_proto"}, h):
+			return invalid(at, "is %q; it can be http, tls, pg_tls or proxy_proto", h)
+		}
+	}
+	if has("pg_tls") && (has("tls") || has("http")) || has("proxy_proto") && has("http") {
+		return invalid(field, "%s do not go together", strings.Join(handlers, " and "))
 	}
 	return nil
 }

@@ -2,11 +2,13 @@ package machine
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/appconfig"
 )
 
 func TestValidate(t *testing.T) {
@@ -47,6 +49,11 @@ func TestValidate(t *testing.T) {
 		{"config.services[0].ports[0].port", "invalid", `{"services":[{"internal_port":80,"ports":[{"port":70000}]}]}`},
 		{"config.services[0].ports[0].port", "invalid", `{"services":[{"internal_port":80,"ports":[{"start_port":9,"end_port":3}]}]}`},
 		{"config.services[0].ports[0].handlers[0]", "invalid", `{"services":[{"internal_port":80,"ports":[{"port":80,"handlers":["htpp"]}]}]}`},
+		{"config.services[0].ports[0].handlers[1]", "unsupported", `{"services":[{"internal_port":80,"ports":[{"port":80,"handlers":["tls","edge_http"]}]}]}`},
+		{"config.services[0].ports[0].handlers", "invalid", `{"services":[{"internal_port":80,"ports":[{"port":80,"handlers":["tls","pg_tls"]}]}]}`},
+		{"config.services[0].ports[0].handlers", "invalid", `{"services":[{"internal_port":80,"ports":[{"port":80,"handlers":["http","proxy_proto"]}]}]}`},
+		{"config.files[0].secret_name", "invalid", `{"files":[{"guest_path":"/x","secret_name":"TLS.KEY"}]}`},
+		{"config.stop_config.signal", "invalid", `{"stop_config":{"signal":"99"}}`},
 		{"config.services[1].ports[0].port", "invalid", `{"services":[{"internal_port":80,"ports":[{"port":80}]},{"internal_port":81,"ports":[{"start_port":79,"end_port":81}]}]}`},
 		{"config.services[0].concurrency.soft_limit", "invalid", `{"services":[{"internal_port":80,"concurrency":{"soft_limit":9,"hard_limit":3}}]}`},
 		{"config.services[0].concurrency.type", "invalid", `{"services":[{"internal_port":80,"concurrency":{"type":"users"}}]}`},
@@ -97,6 +104,26 @@ const full = `{"image":"app","env":{"A":"1"},"init":{"exec":["sleep"],"user":"no
 "restart":{"policy":"on-failure","max_retries":3},"stop_config":{"signal":"SIGTERM","timeout":"10s"},
 "rootfs":{"persist":"never"},"files":[{"guest_path":"/etc/x","raw_value":"aGk=","mode":384}],
 "statics":[{"guest_path":"/public","url_prefix":"/"}],"dns":{"nameservers":["1.1.1.1"],"hostname":"web"}}`
+
+// TestTwoServicesShareAPort: the public ports of both lead to the one port inside.
+func TestTwoServicesShareAPort(t *testing.T) {
+	c := &api.MachineConfig{Image: "app", Services: []api.Service{
+		{InternalPort: 80, Ports: []api.Port{{Port: 80, Handlers: []string{"http"}}}},
+		{InternalPort: 80, Ports: []api.Port{{Port: 443, Handlers: []string{"tls", "http"}}}},
+	}}
+	ok(t, validate(c, bounds{2, 4096}))
+}
+
+// TestSignalsAsInFiles: what a configuration file may name, the node knows.
+func TestSignalsAsInFiles(t *testing.T) {
+	for _, s := range []string{"SIGTERM", "TERM", "term", "sigusr1", "SIGWINCH", "SIGSTKFLT", "9", "64", "65", "99", "0", "-1", "015", "SIG", "SIG9", "SIGRTMIN", "NOPE", "1.5", " TERM"} {
+		_, err := parseSignal("signal", s)
+		_, _, fileErr := appconfig.Parse("perigee.toml", fmt.Appendf(nil, "kill_signal = %q\n", s))
+		if (err == nil) != (fileErr == nil) {
+			t.Errorf("%q: the node says %v, the file's check %v", s, err, fileErr)
+		}
+	}
+}
 
 func TestValidateTakesAllThatIsSupported(t *testing.T) {
 	c := new(api.MachineConfig)
