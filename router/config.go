@@ -45,7 +45,7 @@ type Config struct {
 	Listen map[int]string
 	// TrustedProxies are peers whose X-Forwarded-For is believed. Default: nobody's; what a client claims is dropped.
 	TrustedProxies []netip.Prefix
-	// OnProblems is told all present problems each time they change. It must not block.
+	// OnProblems is told all present problems each time they change. It must not block, nor call SetTable.
 	OnProblems func([]Problem)
 	// Dial opens connections to machines. Default: a net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)

@@ -142,6 +142,8 @@ func (r *Router) problems() []Problem {
 
 // tellProblems reports the problems if they have changed.
 func (r *Router) tellProblems() {
+	r.telling.Lock()
+	defer r.telling.Unlock()
 	r.mu.Lock()
 	all := r.problems()
 	text := ""

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -255,7 +256,8 @@ func (r *Router) waitAgain(tr *trip, tg *target) *refusal {
 		return refuse(http.StatusBadGateway, "no machine of app %q accepts connections: %v; does the app listen on 0.0.0.0, and on the configured internal port?",
 			tg.app.name, tr.cause)
 	}
-	if tr.rounds++; tr.rounds > 1 && tg.limits.wake && !tr.doubted {
+	silent := errors.Is(tr.cause, os.ErrDeadlineExceeded) || errors.Is(tr.cause, context.DeadlineExceeded)
+	if tr.rounds++; (tr.rounds > 1 || silent) && tg.limits.wake && !tr.doubted {
 		tr.doubt()
 	}
 	tr.failed, tr.refused = tr.failed[:0], false

@@ -154,7 +154,11 @@ func (r *Router) open(tr *trip, s *slot) (*upstream, error) {
 	if !s.woken.IsZero() {
 		return r.dialWoken(tr, s)
 	}
-	return r.dial(context.WithoutCancel(r.life), s, time.Second)
+	limit := time.Second
+	if s.target.limits.wake {
+		limit /= 4 // silence may mean that it sleeps, and the waker knows
+	}
+	return r.dial(context.WithoutCancel(r.life), s, limit)
 }
 
 func (r *Router) dial(ctx context.Context, s *slot, limit time.Duration) (*upstream, error) {

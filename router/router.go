@@ -31,6 +31,8 @@ type Router struct {
 	ready    chan struct{}
 	changed  chan struct{} // the table has changed: look after the listeners
 
+	telling sync.Mutex // keeps reports of problems in order; taken before mu
+
 	mu        sync.Mutex // guards what follows
 	doors     map[string]*door
 	seats     map[seatKey]*seat

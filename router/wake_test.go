@@ -484,3 +484,28 @@ func (w thawing) Wake(ctx context.Context, id string) (netip.Addr, error) {
 	w.frozen.Store(false)
 	return w.at[id].Addr(), nil
 }
+
+// TestSilentMachine has a machine that the table takes for a running one, and that swallows every attempt to connect.
+func TestSilentMachine(t *testing.T) {
+	s := newSleeper(t, "m1")
+	var woken atomic.Bool
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if !woken.Load() {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		return (&net.Dialer{}).DialContext(ctx, network, addr)
+	}
+	e := startEdge(t, Config{Waker: wakerFunc(func(ctx context.Context, id string) (netip.Addr, error) {
+		woken.Store(true)
+		return s.Wake(ctx, id)
+	}), Dial: dial}, s.table(StateStarted, "m1"))
+	start := time.Now()
+	if res, body := get(t, e.client(false), "http://app.test"); res.StatusCode != 200 || time.Since(start) > 5*time.Second {
+		t.Errorf("%d %q after %v", res.StatusCode, body, time.Since(start))
+	}
+}
+
+type wakerFunc func(context.Context, string) (netip.Addr, error)
+
+func (f wakerFunc) Wake(ctx context.Context, id string) (netip.Addr, error) { return f(ctx, id) }
