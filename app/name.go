@@ -9,11 +9,8 @@ import (
 // CheckName reports why name cannot be an app's; the rule is the one that
 // configuration files are checked by.
 func CheckName(name string) error {
-	if name == "" {
-		return invalid("app_name", "the app has no name").WithHint("1 to 63 lower-case letters, digits and hyphens")
-	}
 	if err := appconfig.CheckAppName(name); err != nil {
-		return invalid("app_name", "%v", err)
+		return invalid("app_name", "%v", err).WithHint("1 to 63 lower-case letters, digits and hyphens")
 	}
 	return nil
 }
