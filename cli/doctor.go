@@ -71,7 +71,7 @@ func localFindings() []finding {
 		return []finding{{Name: "system", Text: "this is " + runtime.GOOS, Cure: "nodes run on Linux; reach one with --addr"}}
 	}
 	return []finding{
-		checkRoot(), checkKernel(), checkCgroups(), checkFilesystem("overlay", "builds and kept file systems need it"),
+		checkRoot(), checkKernel(), checkUserNamespaces(), checkCgroups(), checkFilesystem("overlay", "builds and kept file systems need it"),
 		checkFilesystem("erofs", "machines that keep their file system need it"), checkProgram("perigeed"), checkProgram("perigee-sandbox"),
 		checkMemory(), checkForwarding(), checkPort(80), checkPort(443),
 	}
@@ -94,6 +94,16 @@ func checkKernel() finding {
 	f.OK = err == nil && (major > 5 || major == 5 && minor >= 4)
 	if !f.OK {
 		f.Cure = "use a kernel of 5.4 or later"
+	}
+	return f
+}
+
+// checkUserNamespaces looks for what each sandbox begins with.
+func checkUserNamespaces() finding {
+	f := finding{Name: "user namespaces", Fatal: true, OK: true, Text: "sandboxes can have one each"}
+	b, err := os.ReadFile("/proc/sys/user/max_user_namespaces")
+	if err != nil || strings.TrimSpace(string(b)) == "0" {
+		f.OK, f.Text, f.Cure = false, "the kernel allows none", "sysctl user.max_user_namespaces=15000, or a kernel with CONFIG_USER_NS"
 	}
 	return f
 }
