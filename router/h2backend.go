@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -19,7 +20,8 @@ import (
 type h2backend struct {
 	mu        sync.Mutex // guards what follows
 	transport *http.Transport
-	spare     net.Conn // opened already, while the machine was waking
+	spare     *upstream // opened already, while the machine was waking
+	addr      netip.AddrPort
 }
 
 type dialError struct{ error }
@@ -27,36 +29,39 @@ type dialError struct{ error }
 func (b *h2backend) get(r *Router, s slot) *http.Transport {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.transport != nil && b.addr != s.addr { // the machine has moved
+		b.transport.CloseIdleConnections()
+		b.transport = nil
+	}
 	if b.transport == nil {
+		b.addr = s.addr
 		protos := new(http.Protocols)
 		protos.SetUnencryptedHTTP2(true)
 		b.transport = &http.Transport{
 			Protocols: protos, DisableCompression: true, IdleConnTimeout: r.cfg.UpstreamIdle,
 			HTTP2:       &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
-			DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) { return b.dial(ctx, r, addr) },
+			DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) { return b.dial(ctx, r, s) },
 		}
 	}
 	return b.transport
 }
 
-func (b *h2backend) dial(ctx context.Context, r *Router, addr string) (net.Conn, error) {
+func (b *h2backend) dial(ctx context.Context, r *Router, s slot) (net.Conn, error) {
 	b.mu.Lock()
 	c := b.spare
 	b.spare = nil
 	b.mu.Unlock()
-	if c != nil && c.RemoteAddr().String() == addr {
+	if c != nil && c.addr == s.addr {
 		return c, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	c, err := r.cfg.Dial(ctx, "tcp", addr)
+	u, err := r.dial(ctx, &s, time.Second)
 	if err != nil {
 		return nil, dialError{err}
 	}
-	return c, nil
+	return u, nil
 }
 
-func (b *h2backend) keep(c net.Conn) {
+func (b *h2backend) keep(c *upstream) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.spare != nil {
@@ -87,7 +92,7 @@ func (r *Router) openFor(tr *trip, s *slot) (*upstream, error) {
 	}
 	u, err := r.dialWoken(tr, s)
 	if err == nil {
-		s.seat.h2.keep(u.Conn)
+		s.seat.h2.keep(u)
 	}
 	return nil, err
 }

@@ -59,25 +59,19 @@ func (p *pool) forget(u *upstream) {
 }
 
 // sever closes the connections that were opened before, to another address than the machine has now; none is valid
-// for a machine that is gone. Its network went with it, so that nobody else would ever end them. It says whether there
-// are younger ones.
-func (p *pool) sever(now netip.AddrPort, before time.Time) (younger bool) {
+// for a machine that is gone. Its network went with it, so that nobody else would ever end them.
+func (p *pool) sever(now netip.AddrPort, before time.Time) {
 	p.all.mu.Lock()
 	var dead []*upstream
 	for u := range p.all.set {
-		switch {
-		case u.addr == now:
-		case u.born.Before(before):
+		if u.addr != now && u.born.Before(before) {
 			dead = append(dead, u)
-		default:
-			younger = true
 		}
 	}
 	p.all.mu.Unlock()
 	for _, u := range dead {
 		_ = u.Close()
 	}
-	return younger
 }
 
 func (p *pool) get(addr netip.AddrPort) *upstream {

@@ -42,8 +42,8 @@ type Router struct {
 	deaf      []Problem // ports that could not be opened
 	told      string    // the problems as last told
 	live      map[visitor]struct{}
-	fates     map[*seat]netip.AddrPort // where the present table says that machines are; invalid: ended
-	severing  bool                     // severLater has been called
+	fates     map[*seat]fate // what the present table is sure of
+	severing  bool           // severLater has been called
 }
 
 type seatKey struct {
@@ -217,13 +217,13 @@ func (r *Router) poke() {
 // settle brings what outlives a table in line with the next one; r.mu is held.
 func (r *Router) settle(next *routes) {
 	used := map[*seat]temper{}
-	r.fates = map[*seat]netip.AddrPort{}
+	fates, now := map[*seat]fate{}, time.Now()
 	for tg := range next.targets() {
 		for i := range tg.spots {
 			sp := &tg.spots[i]
 			used[sp.seat] = sp.temper
-			if addr, sure := sp.fate(); sure {
-				r.fates[sp.seat] = addr
+			if f, sure := sp.fate(now); sure {
+				fates[sp.seat] = f
 			}
 			sp.seat.door.see(sp.temper)
 		}
@@ -233,18 +233,34 @@ func (r *Router) settle(next *routes) {
 		s.retired.Store(!ok || t == unfit)
 		if !ok {
 			s.disconnect()
-			r.fates[s] = netip.AddrPort{}
+			fates[s] = fate{since: now}
 			if s.n.Load() == 0 {
 				delete(r.seats, key)
 			}
 		}
 	}
+	for s, f := range fates {
+		if old, ok := r.fates[s]; ok && old.addr == f.addr && old.state == f.state {
+			f.since = old.since
+			fates[s] = f
+		}
+	}
+	r.fates = fates
 	r.sweepDoors()
 	r.severLater()
 }
 
+// fate is where a table says that a machine is reached, an invalid address if it has ended for now, and since when tables
+// say so.
+type fate struct {
+	addr  netip.AddrPort
+	state string
+	since time.Time
+}
+
 // severDelay is how long a machine must be gone by the table before its connections are closed: a table may be a little
-// older than a wake that has happened since.
+// older than a wake that has happened since. Connections that are younger than the table's news are never closed: they
+// come from a wake that tables do not show yet.
 const severDelay = 250 * time.Millisecond
 
 // severLater closes what is still open to machines that ended or moved; r.mu is held.
@@ -260,9 +276,13 @@ func (r *Router) sever() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.severing = false
-	before, again := time.Now().Add(-severDelay), false
-	for s, addr := range r.fates {
-		again = s.pool.sever(addr, before) || again
+	again := false
+	for s, f := range r.fates {
+		if time.Since(f.since) < severDelay {
+			again = true
+			continue
+		}
+		s.pool.sever(f.addr, f.since)
 	}
 	if again && r.life.Err() == nil {
 		r.severLater()

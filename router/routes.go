@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 )
 
 // portKind is how the bytes of a public port are read. All apps that share a port must agree on it.
@@ -243,16 +244,16 @@ func (c *compiler) target(app *appRoute, s *Service, p Port, kind portKind, isHT
 	return tg
 }
 
-// fate says where the machine is reached, an invalid address if it has ended for now. It is not sure of one that is on
-// its way from one state to another, or frozen with its connections.
-func (sp *spot) fate() (addr netip.AddrPort, sure bool) {
+// fate is what the table says of the machine. It is not sure of one that is on its way from one state to another, or
+// frozen with its connections.
+func (sp *spot) fate(now time.Time) (f fate, sure bool) {
 	switch sp.state {
 	case StateStarted:
-		return sp.addr, sp.addr.Addr().IsValid()
+		return fate{sp.addr, sp.state, now}, sp.addr.Addr().IsValid()
 	case StatePaused, StatePausing, StateSuspending, StateStopping, StateStarting, StateRestarting:
-		return netip.AddrPort{}, false
+		return fate{}, false
 	}
-	return netip.AddrPort{}, true
+	return fate{state: sp.state, since: now}, true
 }
 
 // temper reads the state. Who is on the way up is waited for by asking the waker, and is unfit where there is none.

@@ -40,3 +40,27 @@ func TestMachineThatVanishes(t *testing.T) {
 		}
 	})
 }
+
+// TestStaleTableCutsNobody has tables go on saying that a machine is suspended while it answers, woken, for long.
+func TestStaleTableCutsNobody(t *testing.T) {
+	s := newSleeper(t, "m1")
+	s.serve = func(w http.ResponseWriter, r *http.Request) { time.Sleep(4 * severDelay) }
+	e := startEdge(t, Config{Waker: s}, s.table(StateSuspended, "m1"))
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(severDelay / 5):
+				_ = e.SetTable(s.table(StateSuspended, "m1"))
+			}
+		}
+	}()
+	if res, _ := get(t, e.client(false), "http://app.test"); res.StatusCode != http.StatusOK {
+		t.Errorf("answered %d", res.StatusCode)
+	}
+	close(stop)
+	<-done
+}
