@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/perigee-run/perigee/api"
@@ -104,6 +105,16 @@ func (e *env) client() (*api.Client, error) {
 	return c, nil
 }
 
+// forApp connects to the node and finds the app to act on.
+func (e *env) forApp() (*api.Client, string, error) {
+	app, err := e.appName()
+	if err != nil {
+		return nil, "", err
+	}
+	client, err := e.client()
+	return client, app, err
+}
+
 // unreachable says that no node answered.
 type unreachable struct{ error }
 
@@ -123,6 +134,9 @@ func (e *env) explain(err error) error {
 		return hint(unreachable{fmt.Errorf("no node answers at %s: %w", addr, op.Err)}, "start one here with: sudo perigee up; or point to another with --addr or PERIGEE_ADDR")
 	}
 	var a *api.Error
+	if errors.As(err, &a) && strings.HasPrefix(a.Hint, "GET /") {
+		return a.WithHint("perigee apps list shows what there is") // the API's own way of saying it
+	}
 	if errors.As(err, &a) && a.Code == api.CodeUnauthorized && a.Hint == "" {
 		return hint(err, "log in with: perigee token login ADDRESS (the token is in the node's data directory, file token)")
 	}

@@ -67,11 +67,7 @@ func (e *env) exec(ctx context.Context, f execFlags, command []string) error {
 	if err != nil {
 		return err
 	}
-	app, err := e.appName()
-	if err != nil {
-		return err
-	}
-	client, err := e.client()
+	client, app, err := e.forApp()
 	if err != nil {
 		return err
 	}

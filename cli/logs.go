@@ -16,11 +16,7 @@ func logsCmd(e *env) *cobra.Command {
 		Use: "logs", Short: "Show what the app's machines say", Args: noArgs,
 		Example: "  perigee logs -f\n  perigee logs --machine 3d8d7 --lines 500\n  perigee logs --since 1h --json",
 		RunE: func(c *cobra.Command, _ []string) error {
-			app, err := e.appName()
-			if err != nil {
-				return err
-			}
-			client, err := e.client()
+			client, app, err := e.forApp()
 			if err != nil {
 				return err
 			}

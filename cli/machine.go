@@ -27,11 +27,7 @@ func machineCmd(e *env) *cobra.Command {
 // onMachines runs do for each machine named; all are tried, the first error
 // is returned.
 func (e *env) onMachines(ctx context.Context, ids []string, done string, do func(c *api.Client, app, id string) error) error {
-	app, err := e.appName()
-	if err != nil {
-		return err
-	}
-	client, err := e.client()
+	client, app, err := e.forApp()
 	if err != nil {
 		return err
 	}
@@ -121,11 +117,7 @@ func machineListCmd(e *env) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Aliases: []string{"ls"}, Short: "List the app's machines", Args: noArgs, Example: "  perigee machine list --app shop",
 		RunE: func(c *cobra.Command, _ []string) error {
-			app, err := e.appName()
-			if err != nil {
-				return err
-			}
-			client, err := e.client()
+			client, app, err := e.forApp()
 			if err != nil {
 				return err
 			}
@@ -143,11 +135,7 @@ func machineListCmd(e *env) *cobra.Command {
 
 // oneMachine fetches the machine that the first argument names.
 func (e *env) oneMachine(ctx context.Context, id string) (*api.Client, string, api.Machine, error) {
-	app, err := e.appName()
-	if err != nil {
-		return nil, "", api.Machine{}, err
-	}
-	client, err := e.client()
+	client, app, err := e.forApp()
 	if err != nil {
 		return nil, "", api.Machine{}, err
 	}

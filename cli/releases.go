@@ -35,11 +35,7 @@ func releasesCmd(e *env) *cobra.Command {
 }
 
 func (e *env) releases(ctx context.Context) ([]api.Release, error) {
-	app, err := e.appName()
-	if err != nil {
-		return nil, err
-	}
-	client, err := e.client()
+	client, app, err := e.forApp()
 	if err != nil {
 		return nil, err
 	}

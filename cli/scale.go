@@ -80,11 +80,7 @@ func parseMemory(s string) (int, error) {
 }
 
 func (e *env) scale(ctx context.Context, req api.ScaleRequest) error {
-	app, err := e.appName()
-	if err != nil {
-		return err
-	}
-	client, err := e.client()
+	client, app, err := e.forApp()
 	if err != nil {
 		return err
 	}
@@ -110,11 +106,7 @@ func (e *env) stream(ctx context.Context, c *api.Client, seq progressSeq) error 
 }
 
 func (e *env) scaleShow(ctx context.Context) error {
-	app, err := e.appName()
-	if err != nil {
-		return err
-	}
-	client, err := e.client()
+	client, app, err := e.forApp()
 	if err != nil {
 		return err
 	}

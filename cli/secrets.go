@@ -18,11 +18,7 @@ func secretsCmd(e *env) *cobra.Command {
 }
 
 func (e *env) secretsList(ctx context.Context) error {
-	app, err := e.appName()
-	if err != nil {
-		return err
-	}
-	client, err := e.client()
+	client, app, err := e.forApp()
 	if err != nil {
 		return err
 	}
@@ -114,11 +110,7 @@ func parsePairs(args []string) (map[string]*string, error) {
 }
 
 func (e *env) setSecrets(ctx context.Context, values map[string]*string, stage bool) error {
-	app, err := e.appName()
-	if err != nil {
-		return err
-	}
-	client, err := e.client()
+	client, app, err := e.forApp()
 	if err != nil {
 		return err
 	}
