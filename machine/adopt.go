@@ -164,8 +164,20 @@ func (h *Host) adoptLife(m *machine, r *Record, l *life, info sandbox.Info) rest
 		h.ended(h.ctx, m, l)
 		return nil
 	}
+	if l.paused && !(known && (r.Desired == api.StatePaused || r.Desired == api.StateSuspended)) {
+		h.breakOff(m, l)
+	}
 	h.goOn(m, l)
 	return nil
+}
+
+// breakOff lets a machine run on that was frozen on its way to a sleep that was
+// not written down, so that nobody was told of: one without visitors would sleep
+// for ever.
+func (h *Host) breakOff(m *machine, l *life) {
+	if err := h.unfreeze(h.ctx, l); err != nil {
+		h.log.Warn("cannot resume a machine that was going to sleep when the daemon ended", "machine", m.id, "error", err)
+	}
 }
 
 // ensureWatched watches a life that is about to be ended, so that its end is seen.

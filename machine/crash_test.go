@@ -297,3 +297,30 @@ func TestAutoDestroySurvivesACrash(t *testing.T) {
 		}
 	}
 }
+
+// TestHalfASleepIsBrokenOff: a machine that was frozen when the daemon ended, and
+// whose sleep nobody was told of, runs on.
+func TestHalfASleepIsBrokenOff(t *testing.T) {
+	for name, sleep := range map[string]func(d *daemon, id string) error{
+		"pause":   func(d *daemon, id string) error { return d.Pause(context.Background(), id, "") },
+		"suspend": func(d *daemon, id string) error { return d.Suspend(context.Background(), id, "") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			d := w.run()
+			id := d.create(t, config("sleep"))
+			d.gate.arm(0, true) // the sandbox freezes, and the daemon never hears
+			if err := sleep(d, id); err == nil {
+				t.Fatal("a sleep that was cut off was acknowledged")
+			}
+			d.crash()
+			if w.sandbox.count()[sandbox.StatePaused] != 1 {
+				t.Fatalf("sandboxes are %v", w.sandbox.count())
+			}
+			d = w.run()
+			if d.state(id) != api.StateStarted || w.sandbox.count()[sandbox.StateRunning] != 1 {
+				t.Errorf("it is %s, sandboxes are %v", d.state(id), w.sandbox.count())
+			}
+		})
+	}
+}
