@@ -39,9 +39,12 @@ fuzz: ## every fuzz target for FUZZTIME (default 20s) each
 	@scripts/fuzz.sh "$(or $(FUZZTIME),20s)"
 
 .PHONY: bench
-bench: build ## the figures, with peers side by side in the same run
+bench: build ## the figures, with peers side by side in the same run; ONLY=wake,loop for some
 	@scripts/deps.sh bench
-	go run ./bench -bin $(BIN)
+	@go -C cmd/perigee-sandbox build -o "$(abspath $(BIN))/runsc" gvisor.dev/gvisor/runsc
+	@go build -o "$(BIN)/bench" ./bench
+	$(BIN)/bench -bin $(BIN) $(if $(ONLY),-only $(ONLY))
+	$(if $(ONLY),,go run ./bench/router -rounds 3)
 
 .PHONY: lint
 lint: ## formatting, vet, house rules

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -28,11 +27,7 @@ type cloud struct {
 	cmd       *exec.Cmd
 }
 
-func startCloud(ctx context.Context, bin, work string) (*cloud, error) {
-	return startCloudAt(ctx, bin, work, "pgbench")
-}
-
-func startCloudAt(ctx context.Context, bin, work, prefix string) (*cloud, error) {
+func startCloud(ctx context.Context, bin, work, prefix string) (*cloud, error) {
 	if err := os.MkdirAll(work, 0o700); err != nil {
 		return nil, err
 	}
@@ -61,17 +56,26 @@ func startCloudAt(ctx context.Context, bin, work, prefix string) (*cloud, error)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	b, _ := os.ReadFile(log.Name())
-	return nil, fmt.Errorf("the node does not answer: %w\n%s", err, b)
+	c.cmd.Process.Kill()
+	c.cmd.Wait()
+	return nil, fmt.Errorf("the node does not answer: %w; its last words:\n%s", err, c.lastWords())
+}
+
+// lastWords are the end of the node's log.
+func (c *cloud) lastWords() string {
+	b, _ := os.ReadFile(filepath.Join(c.work, "perigeed.log"))
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return strings.Join(lines[max(0, len(lines)-12):], "\n")
 }
 
 func (c *cloud) stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := c.client.StopNode(ctx, true); err == nil {
-		c.cmd.Wait()
+	if err := c.client.StopNode(ctx, true); err != nil {
+		fmt.Fprintln(os.Stderr, "the node does not stop as it should:", err)
+		c.cmd.Process.Kill()
 	}
-	c.cmd.Process.Kill()
+	c.cmd.Wait()
 }
 
 // put brings an image to the node as an app's and returns its reference.
@@ -197,7 +201,7 @@ func (b *bench) apps() ([]*benchImage, error) {
 	if err != nil {
 		return nil, err
 	}
-	express, err := debian.Express(filepath.Join(b.work, "npm"))
+	express, err := debian.Express(npmDir())
 	if err != nil {
 		return nil, err
 	}
@@ -214,22 +218,4 @@ func (b *bench) apps() ([]*benchImage, error) {
 		out = append(out, i)
 	}
 	return out, nil
-}
-
-func rssMiB(pid int) (rss, pss float64) {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
-	for line := range strings.Lines(string(b)) {
-		f := strings.Fields(line)
-		if len(f) < 2 {
-			continue
-		}
-		kb, _ := strconv.ParseFloat(f[1], 64)
-		switch f[0] {
-		case "Rss:":
-			rss = kb / 1024
-		case "Pss:":
-			pss = kb / 1024
-		}
-	}
-	return rss, pss
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,63 +15,32 @@ import (
 )
 
 // idleFigure prints the memory of a node that has nothing to do, and of
-// Docker's daemon and containerd in the same state where they are installed.
+// Docker's daemon and containerd in the same state.
 func (b *bench) idleFigure(ctx context.Context) error {
-	empty, err := startCloudAt(ctx, b.bin, filepath.Join(b.work, "idle"), "pgidle")
+	empty, err := startCloud(ctx, b.bin, filepath.Join(b.work, "idle"), "pgidle")
 	if err != nil {
 		return err
 	}
 	defer empty.stop()
-	time.Sleep(5 * time.Second)
-	rss, pss := rssMiB(empty.cmd.Process.Pid)
-	rows := [][]string{{"perigeed", fmt.Sprintf("%.0f", rss), fmt.Sprintf("%.0f", pss), "150"}}
-	all := 0.0
-	for _, pid := range processes(empty.work, "perigee-sandbox") {
-		_, p := rssMiB(pid)
-		all += p
+	d, reason := startDocker(ctx, filepath.Join(b.work, "idle-docker"))
+	time.Sleep(8 * time.Second)
+	pid := empty.cmd.Process.Pid
+	rows := [][]string{memoryRow("perigeed", "150", pid)}
+	others := slices.DeleteFunc(processes(empty.work), func(p int) bool { return p == pid })
+	rows = append(rows, memoryRow(fmt.Sprintf("its supervisor and 2 prepared sandboxes (%d processes)", len(others)), "", others...))
+	if d == nil {
+		rows = append(rows, []string{"dockerd + containerd", reason.Error(), "", ""})
+	} else {
+		rows = append(rows, memoryRow("dockerd + containerd", "", processes(d.dir)...))
+		d.stop()
 	}
-	rows = append(rows, []string{"its supervisor and 2 prepared sandboxes", "", fmt.Sprintf("%.0f", all), ""})
-	rows = append(rows, b.dockerIdle()...)
 	printTable("An idle node, MiB", []string{"process", "RSS", "PSS", "goal (RSS)"}, rows)
 	return nil
 }
 
-// dockerIdle starts Docker's daemon in a network namespace of its own.
-func (b *bench) dockerIdle() [][]string {
-	dockerd, err := exec.LookPath("dockerd")
-	if err != nil {
-		return [][]string{{"dockerd + containerd", "not installed", "", ""}}
-	}
-	root := filepath.Join(b.work, "docker")
-	cmd := exec.Command("unshare", "--net", dockerd, "--data-root", root+"/data", "--exec-root", root+"/exec", "--pidfile", root+".pid",
-		"-H", "unix://"+root+".sock", "--bridge=none", "--iptables=false")
-	if err := cmd.Start(); err != nil {
-		return [][]string{{"dockerd + containerd", err.Error(), "", ""}}
-	}
-	time.Sleep(8 * time.Second)
-	var rss, pss float64
-	for _, pid := range processes(root, "docker") {
-		r, p := rssMiB(pid)
-		rss, pss = rss+r, pss+p
-	}
-	cmd.Process.Signal(os.Interrupt)
-	cmd.Wait()
-	return [][]string{{"dockerd + containerd", fmt.Sprintf("%.0f", rss), fmt.Sprintf("%.0f", pss), ""}}
-}
-
-// processes are those whose command line names both.
-func processes(dir, program string) (pids []int) {
-	entries, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-	for _, e := range entries {
-		line, err := os.ReadFile(e)
-		if err != nil || !strings.Contains(string(line), dir) || !strings.Contains(string(line), program) {
-			continue
-		}
-		var pid int
-		fmt.Sscanf(filepath.Base(filepath.Dir(e)), "%d", &pid)
-		pids = append(pids, pid)
-	}
-	return pids
+func memoryRow(what, goal string, pids ...int) []string {
+	rss, pss := sumMiB(pids)
+	return []string{what, fmt.Sprintf("%.0f", rss), fmt.Sprintf("%.0f", pss), goal}
 }
 
 // sleepersFigure makes a hundred apps that sleep and counts what they cost.
@@ -84,45 +54,55 @@ func (b *bench) sleepersFigure(ctx context.Context) error {
 		return err
 	}
 	const apps = 100
-	before := b.boots()
+	before := len(processes(filepath.Join(b.work, "data")))
+	emptyRSS, _ := memoryMiB(b.cloud.cmd.Process.Pid)
 	ref, err := b.cloud.put(ctx, "sleeper", img.archive)
 	if err != nil {
 		return err
 	}
-	for range apps {
-		id, err := b.cloud.serve(ctx, "sleeper", ref, 64)
+	began := time.Now()
+	for i := range apps {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		app := fmt.Sprintf("sleeper%d", i)
+		if _, err := b.cloud.client.CreateApp(ctx, api.CreateAppRequest{AppName: app}); err != nil {
+			return err
+		}
+		id, err := b.cloud.serve(ctx, app, ref, 64)
 		if err != nil {
 			return err
 		}
-		if _, err := b.cloud.client.WaitMachine(ctx, "sleeper", id, api.WaitOptions{States: []string{api.StateStarted}, Timeout: time.Minute}); err != nil {
+		if _, err := b.cloud.client.WaitMachine(ctx, app, id, api.WaitOptions{States: []string{api.StateStarted}, Timeout: time.Minute}); err != nil {
 			return err
 		}
-		if err := b.cloud.client.SuspendMachine(ctx, "sleeper", id); err != nil {
+		if err := b.cloud.client.SuspendMachine(ctx, app, id); err != nil {
 			return err
 		}
 	}
+	took := time.Since(began)
 	time.Sleep(2 * time.Second)
-	rss, _ := rssMiB(b.cloud.cmd.Process.Pid)
+	rss, _ := memoryMiB(b.cloud.cmd.Process.Pid)
+	after := len(processes(filepath.Join(b.work, "data")))
 	disk, _ := exec.Command("du", "-sm", filepath.Join(b.work, "data", "machines")).Output()
 	size, _, _ := strings.Cut(string(disk), "\t")
-	printTable(fmt.Sprintf("%d suspended machines", apps), []string{"what", "figure", "goal"}, [][]string{
-		{"sandbox processes beyond those before", fmt.Sprint(b.boots() - before), "0"},
-		{"RSS of perigeed, MiB", fmt.Sprintf("%.0f", rss), ""},
-		{"disk, MiB", size, ""},
+	wake, err := b.cloud.firstByte("sleeper7")
+	if err != nil {
+		return err
+	}
+	printTable(fmt.Sprintf("%d apps with one suspended machine each", apps), []string{"what", "figure", "goal"}, [][]string{
+		{"processes beyond those before", fmt.Sprint(after - before), "0"},
+		{"RSS of perigeed before and now, MiB", fmt.Sprintf("%.0f, %.0f", emptyRSS, rss), ""},
+		{"disk of all machines, MiB", size, ""},
+		{"to make, start and suspend one, ms", fmt.Sprintf("%.0f", ms(took)/apps), ""},
+		{"to wake one of them to its first byte, ms", fmt.Sprintf("%.0f", ms(wake)), ""},
 	})
-	return b.cloud.client.DeleteApp(ctx, "sleeper")
-}
-
-// boots counts the node's sandboxes, the pool among them.
-func (b *bench) boots() int {
-	n := 0
-	for _, pid := range processes(filepath.Join(b.work, "data"), "perigee-sandbox") {
-		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if strings.Contains(string(line), "boot") {
-			n++
+	for i := range apps {
+		if err := b.cloud.client.DeleteApp(ctx, fmt.Sprintf("sleeper%d", i)); err != nil {
+			return err
 		}
 	}
-	return n
+	return b.cloud.client.DeleteApp(ctx, "sleeper")
 }
 
 // loopFigure makes, starts and destroys machines and counts what stays.
@@ -157,6 +137,9 @@ func (b *bench) loopFigure(ctx context.Context) error {
 	time.Sleep(2 * time.Second)
 	before, began := b.traces(), time.Now()
 	for range b.loop {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if err := cycle(); err != nil {
 			return err
 		}
@@ -164,12 +147,20 @@ func (b *bench) loopFigure(ctx context.Context) error {
 	took := time.Since(began)
 	time.Sleep(2 * time.Second)
 	after := b.traces()
-	var rows [][]string
-	for i := range before {
-		rows = append(rows, []string{before[i].what, fmt.Sprint(before[i].count), fmt.Sprint(after[i].count)})
-	}
-	printTable(fmt.Sprintf("%d machines made, started and destroyed, %.0f ms each", b.loop, ms(took)/float64(b.loop)), []string{"on the host", "before", "after"}, rows)
+	rows := compare(before, after)
+	printTable(fmt.Sprintf("%d machines made, started and destroyed, %.0f ms each", b.loop, ms(took)/float64(b.loop)), []string{"on the host", "before", "after", ""}, rows)
 	return b.cloud.client.DeleteApp(ctx, "loop")
+}
+
+func compare(before, after []trace) (rows [][]string) {
+	was := map[string]int{}
+	for _, t := range before {
+		was[t.what] = t.count
+	}
+	for _, t := range after {
+		rows = append(rows, []string{t.what, fmt.Sprint(was[t.what]), fmt.Sprint(t.count), fmt.Sprintf("%+d", t.count-was[t.what])})
+	}
+	return rows
 }
 
 type trace struct {
@@ -178,26 +169,62 @@ type trace struct {
 }
 
 // traces counts what machines leave on the host; all of it carries the node's
-// names.
+// names, or is in the benchmark's network namespace.
 func (b *bench) traces() []trace {
 	data := filepath.Join(b.work, "data")
+	daemon := b.cloud.cmd.Process.Pid
+	all := processes(data)
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
-	devices, _ := os.ReadFile("/proc/net/dev")
-	groups, _ := filepath.Glob("/sys/fs/cgroup/*/pgbench/*/cgroup.procs")
-	more, _ := filepath.Glob("/sys/fs/cgroup/pgbench/*/cgroup.procs")
-	return []trace{
-		{"processes", len(processes(data, "perigee-sandbox"))},
+	devices, _ := os.ReadFile("/proc/self/net/dev")
+	rss, _ := memoryMiB(daemon)
+	out := []trace{
+		{"processes", len(all)},
 		{"mounts", strings.Count(string(mounts), data)},
 		{"network devices", strings.Count(string(devices), "pgbench-")},
-		{"network namespaces", entries(filepath.Join(data, "netns"))},
-		{"control groups", len(groups) + len(more)},
-		{"descriptors of perigeed", entries(fmt.Sprintf("/proc/%d/fd", b.cloud.cmd.Process.Pid))},
-		{"machine folders", entries(filepath.Join(data, "machines"))},
-		{"supervisor's folders", entries(filepath.Join(data, "sandbox"))},
+		{"network namespaces of these processes", namespaces(all)},
+		{"network namespaces kept by name", strings.Count(string(mounts), " nsfs ")},
+		{"control groups", controlGroups("pgbench")},
+		{"descriptors of perigeed", entries(fmt.Sprintf("/proc/%d/fd", daemon))},
+		{"threads of perigeed", entries(fmt.Sprintf("/proc/%d/task", daemon))},
 	}
+	for _, pid := range all {
+		if line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); strings.Contains(string(line), "perigee-sandbox\x00serve") {
+			out = append(out, trace{"descriptors of the supervisor", entries(fmt.Sprintf("/proc/%d/fd", pid))})
+		}
+	}
+	folders, _ := os.ReadDir(data)
+	for _, f := range folders {
+		if f.IsDir() && f.Name() != "nats" {
+			out = append(out, trace{"files and folders in data/" + f.Name(), entries(filepath.Join(data, f.Name()))})
+		}
+	}
+	return append(out, trace{"RSS of perigeed, MiB", int(rss)})
 }
 
-func entries(dir string) int {
-	e, _ := os.ReadDir(dir)
-	return len(e)
+// namespaces counts the network namespaces that processes live in.
+func namespaces(pids []int) int {
+	seen := map[string]bool{}
+	for _, pid := range pids {
+		ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
+		if err == nil {
+			seen[ns] = true
+		}
+	}
+	return len(seen)
+}
+
+// controlGroups counts the groups below the node's, in all hierarchies.
+func controlGroups(root string) (n int) {
+	for _, pattern := range []string{"/sys/fs/cgroup/" + root, "/sys/fs/cgroup/*/" + root} {
+		found, _ := filepath.Glob(pattern)
+		for _, dir := range found {
+			filepath.WalkDir(dir, func(_ string, e os.DirEntry, err error) error {
+				if err == nil && e.IsDir() {
+					n++
+				}
+				return nil
+			})
+		}
+	}
+	return n
 }

@@ -1,15 +1,17 @@
 // Command bench measures what Perigee promises, with peers in the same run,
 // and prints a table for each promise: make bench.
 //
-// It starts a node of its own in a temporary directory and real images made of
-// Debian packages. Rounds of all contenders are interleaved, so that a noisy
-// machine is noisy to all of them; figures are medians. It judges nothing: the
-// goal stands beside the figure. A new figure is a new file with a function
-// named in the list below.
+// It starts a node of its own in a temporary directory and in a network
+// namespace of its own, with real images made of Debian packages. Rounds of all
+// contenders are interleaved, so that a noisy machine is noisy to all of them;
+// figures are medians. It judges nothing: the goal stands beside the figure.
+// docs/benchmarks.md says how to read the tables. A new figure is a new file
+// with a function named in the list below.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -17,11 +19,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
+	"time"
 )
 
 type bench struct {
 	bin    string
 	work   string
+	only   string
 	rounds int
 	loop   int
 	cloud  *cloud
@@ -41,42 +46,76 @@ var figures = []struct {
 
 func main() {
 	b := &bench{images: map[string]*benchImage{}}
-	only := flag.String("only", "", "figures to measure, separated by commas (default all)")
+	flag.StringVar(&b.only, "only", "", "figures to measure, separated by commas: "+names()+" (default all)")
 	flag.StringVar(&b.bin, "bin", "bin", "folder of the programs")
 	flag.IntVar(&b.rounds, "rounds", 9, "rounds of each measurement")
 	flag.IntVar(&b.loop, "loop", 500, "machines to make, start and destroy")
+	flag.StringVar(&b.work, "inside", "", "internal: the work folder of the process that has its own network namespace")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := b.run(ctx, *only); err != nil {
-		fmt.Fprintln(os.Stderr, "Error:", err)
+	if err := b.start(ctx); err != nil {
+		if !errors.Is(err, errInside) {
+			fmt.Fprintln(os.Stderr, "Error:", err)
+		}
 		os.Exit(1)
 	}
 }
 
-func (b *bench) run(ctx context.Context, only string) error {
-	if os.Geteuid() != 0 {
-		return fmt.Errorf("machines need root; run it with sudo")
+func names() string {
+	var all []string
+	for _, f := range figures {
+		all = append(all, f.name)
 	}
-	var err error
+	return strings.Join(all, ",")
+}
+
+func (b *bench) start(ctx context.Context) (err error) {
+	if err := b.check(); err != nil {
+		return err
+	}
+	if b.work == "" {
+		return b.reexec(ctx)
+	}
+	if err := loopbackUp(); err != nil {
+		return err
+	}
+	return b.run(ctx)
+}
+
+func (b *bench) check() (err error) {
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("machines need root; hint: run it with sudo")
+	}
+	for _, n := range strings.Split(b.only, ",") {
+		if n != "" && !slices.Contains(strings.Split(names(), ","), n) {
+			return fmt.Errorf("there is no figure %q; hint: there are %s", n, names())
+		}
+	}
 	if b.bin, err = filepath.Abs(b.bin); err != nil {
 		return err
 	}
-	if b.work, err = os.MkdirTemp("", "pgbench"); err != nil {
-		return err
+	if _, err = os.Stat(filepath.Join(b.bin, "perigeed")); err != nil {
+		return fmt.Errorf("cannot find the programs: %w; hint: make build", err)
 	}
-	defer os.RemoveAll(b.work)
-	if b.cloud, err = startCloud(ctx, b.bin, b.work); err != nil {
+	return nil
+}
+
+func (b *bench) run(ctx context.Context) (err error) {
+	describeHost()
+	if b.cloud, err = startCloud(ctx, b.bin, b.work, "pgbench"); err != nil {
 		return err
 	}
 	defer b.cloud.stop()
 	for _, f := range figures {
-		if only != "" && !slices.Contains(strings.Split(only, ","), f.name) {
+		if b.only != "" && !slices.Contains(strings.Split(b.only, ","), f.name) {
 			continue
 		}
+		began := time.Now()
 		if err := f.run(b, ctx); err != nil {
-			return fmt.Errorf("cannot measure %s: %w", f.name, err)
+			return fmt.Errorf("cannot measure %s: %w; the node's last words:\n%s", f.name, err, b.cloud.lastWords())
 		}
+		fmt.Printf("(measured in %.0f s)\n", time.Since(began).Seconds())
 	}
 	return nil
 }

@@ -25,6 +25,9 @@ func (s samples) String() string {
 		return "-"
 	}
 	t := slices.Sorted(slices.Values(s))
+	if t[len(t)/2] < 20*time.Millisecond {
+		return fmt.Sprintf("%.1f (%.1f–%.1f)", ms(t[len(t)/2]), ms(t[0]), ms(t[len(t)-1]))
+	}
 	return fmt.Sprintf("%.0f (%.0f–%.0f)", ms(t[len(t)/2]), ms(t[0]), ms(t[len(t)-1]))
 }
 

@@ -3,8 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
-	"sort"
-	"strings"
+	"maps"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/perigee-run/perigee/api"
@@ -24,73 +25,104 @@ var depths = []string{"cold", "paused", "suspended"}
 const rest = 900 * time.Millisecond
 
 // wakeFigure measures the time from a request to the first byte of the answer
-// for a machine that is stopped, paused and suspended, and for peers that start
-// the same app from nothing.
+// for a machine that is stopped, paused and suspended, and for peers that do
+// the same with the same image.
 func (b *bench) wakeFigure(ctx context.Context) error {
 	apps, err := b.apps()
 	if err != nil {
 		return err
 	}
-	var rows [][]string
-	parts := map[string][]string{}
+	d, reason := startDocker(ctx, filepath.Join(b.work, "docker"))
+	if d != nil {
+		defer d.stop()
+	}
+	peers, absent := b.contenders(d)
+	if d == nil {
+		absent["docker"] = reason.Error()
+	}
+	var rows, where [][]string
 	for _, img := range apps {
-		got, err := b.wakeRounds(ctx, img, parts)
+		if d != nil {
+			if err := d.load(img); err != nil {
+				return err
+			}
+		}
+		got, parts, err := b.wakeRounds(ctx, img, peers)
 		if err != nil {
 			return err
 		}
+		rows = append(rows, wakeRows(img.name, got, peers, absent)...)
 		for _, depth := range depths {
-			rows = append(rows, []string{img.name, depth, got[depth].String(), goals[depth][img.name], ""})
-		}
-		for _, p := range b.peers() {
-			ratio := float64(got["cold"].median()) / float64(got[p.name].median())
-			rows = append(rows, []string{img.name, p.name, got[p.name].String(), "", fmt.Sprintf("our cold start takes %.2f of it", ratio)})
+			where = append(where, append([]string{img.name, depth}, parts[depth].row(got[depth])...))
 		}
 	}
 	printTable(fmt.Sprintf("Request to first byte, ms: median (best–worst) of %d interleaved rounds", b.rounds), []string{"app", "from", "ms", "goal", ""}, rows)
-	fmt.Println("\nWhere the time of the last start and wake went:")
-	for _, img := range apps {
-		for _, line := range parts[img.name] {
-			fmt.Printf("  %-8s %s\n", img.name, line)
-		}
-	}
+	printTable("Where the time goes, ms, medians of the same rounds",
+		[]string{"app", "from", "first byte", "=", "prepare", "assign", "sandbox", "other in node", "router and app", "prepared ahead"}, where)
 	return nil
 }
 
-func (b *bench) wakeRounds(ctx context.Context, img *benchImage, parts map[string][]string) (map[string]samples, error) {
+func wakeRows(app string, got map[string]samples, peers []contender, absent map[string]string) (rows [][]string) {
+	for _, depth := range depths {
+		rows = append(rows, []string{app, depth, got[depth].String(), goals[depth][app], ""})
+	}
+	for _, p := range peers {
+		ratio := float64(got[p.kin].median()) / float64(got[p.name].median())
+		rows = append(rows, []string{app, p.name, got[p.name].String(), "", fmt.Sprintf("ours from %s takes %.2f of it", p.kin, ratio)})
+	}
+	for _, name := range slices.Sorted(maps.Keys(absent)) {
+		rows = append(rows, []string{app, name, "-", "", absent[name]})
+	}
+	return rows
+}
+
+func (b *bench) wakeRounds(ctx context.Context, img *benchImage, peers []contender) (map[string]samples, map[string]split, error) {
 	ref, err := b.cloud.put(ctx, img.name, img.archive)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	id, err := b.cloud.serve(ctx, img.name, ref, img.memory)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer b.cloud.client.DestroyMachine(ctx, img.name, id, true)
 	if _, err := b.cloud.firstByte(img.name); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	got := map[string]samples{}
-	for round := range b.rounds {
-		for _, depth := range depths {
-			took, err := b.wakeOnce(ctx, img.name, id, depth)
-			if err != nil {
-				return nil, fmt.Errorf("%s from %s: %w", img.name, depth, err)
-			}
-			got[depth] = append(got[depth], took)
-			if round == b.rounds-1 {
-				parts[img.name] = append(parts[img.name], b.lastWake(ctx, img.name, id))
-			}
-		}
-		for _, p := range b.peers() {
-			time.Sleep(rest / 3)
-			took, err := p.cold(b, img, round)
-			if err != nil {
-				return nil, fmt.Errorf("%s with %s: %w", img.name, p.name, err)
-			}
-			got[p.name] = append(got[p.name], took)
+	got, parts := map[string]samples{}, map[string]split{"cold": {}, "paused": {}, "suspended": {}}
+	for range b.rounds {
+		if err := b.wakeRound(ctx, img, id, peers, got, parts); err != nil {
+			return nil, nil, err
 		}
 	}
-	return got, nil
+	return got, parts, nil
+}
+
+func (b *bench) wakeRound(ctx context.Context, img *benchImage, id string, peers []contender, got map[string]samples, parts map[string]split) error {
+	for _, depth := range depths {
+		took, err := b.wakeOnce(ctx, img.name, id, depth)
+		if err != nil {
+			return fmt.Errorf("%s from %s: %w", img.name, depth, err)
+		}
+		got[depth] = append(got[depth], took)
+		m, err := b.cloud.client.GetMachine(ctx, img.name, id)
+		if err != nil {
+			return err
+		}
+		parts[depth].note(detailOf(m), took)
+	}
+	for _, p := range peers {
+		time.Sleep(rest / 3)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		took, err := p.start(img)
+		if err != nil {
+			return fmt.Errorf("%s with %s: %w", img.name, p.name, err)
+		}
+		got[p.name] = append(got[p.name], took)
+	}
+	return nil
 }
 
 func (b *bench) wakeOnce(ctx context.Context, app, id, depth string) (time.Duration, error) {
@@ -108,24 +140,4 @@ func (b *bench) wakeOnce(ctx context.Context, app, id, depth string) (time.Durat
 	}
 	time.Sleep(rest)
 	return b.cloud.firstByte(app)
-}
-
-// lastWake tells what the node noted about the latest start or resume.
-func (b *bench) lastWake(ctx context.Context, app, id string) string {
-	m, err := b.cloud.client.GetMachine(ctx, app, id)
-	if err != nil {
-		return err.Error()
-	}
-	for _, e := range m.Events {
-		if len(e.Detail) == 0 {
-			continue
-		}
-		var facts []string
-		for k, v := range e.Detail {
-			facts = append(facts, fmt.Sprintf("%s %v", k, v))
-		}
-		sort.Strings(facts)
-		return e.Type + ": " + strings.Join(facts, ", ")
-	}
-	return "nothing noted"
 }
