@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/machine/rules"
 )
 
 // The results of a check.
@@ -48,7 +49,7 @@ func probes(c *api.MachineConfig) []probe {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Checks)) {
 		ch := c.Checks[name]
-		orElse(&ch.Port, onlyPort(c))
+		orElse(&ch.Port, rules.FirstPort(c))
 		out = append(out, probe{name, ch})
 	}
 	for i := range out {

@@ -9,6 +9,7 @@ import (
 	"github.com/oklog/ulid/v2"
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/image"
+	"github.com/perigee-run/perigee/machine/rules"
 	"github.com/perigee-run/perigee/mesh"
 )
 
@@ -46,7 +47,7 @@ func (h *Host) Create(ctx context.Context, app string, req api.CreateMachineRequ
 // Validate reports what Create would refuse in the configuration by itself,
 // without a look at the image.
 func (h *Host) Validate(c *api.MachineConfig) error {
-	return validate(c, bounds{h.cfg.CPUs, h.cfg.MemoryMB})
+	return rules.Check(c, rules.Node{CPUs: h.cfg.CPUs, MemoryMB: h.cfg.MemoryMB})
 }
 
 func (h *Host) awaitReady(ctx context.Context) error {
@@ -96,8 +97,10 @@ func (h *Host) intake(ctx context.Context, app string, req api.CreateMachineRequ
 }
 
 func (h *Host) checkRequest(ctx context.Context, app string, req api.CreateMachineRequest) error {
-	if req.Name != "" && !nameForm.MatchString(req.Name) {
-		return invalid("name", "%q cannot name a machine; use 1 to 63 lower-case letters, digits and hyphens", req.Name)
+	if req.Name != "" {
+		if err := rules.Name(req.Name); err != nil {
+			return err
+		}
 	}
 	if req.LeaseTTL != 0 {
 		if _, err := leaseTTL(req.LeaseTTL); err != nil {

@@ -4,7 +4,8 @@
 //
 // It does not isolate anything (that is sandbox), make networks (mesh), keep
 // images (image), route requests (router) or decide where a machine goes
-// (placement). It joins those through the small interfaces in config.go.
+// (placement). It joins those through the small interfaces in config.go. What a
+// configuration may say is in package rules.
 //
 // # How a machine is kept
 //

@@ -39,3 +39,11 @@ func declined(err error, id, done string) error {
 	}
 	return internal(err, "machine %q cannot be %s", id, done)
 }
+
+func invalid(field, format string, a ...any) *api.Error {
+	return api.Errorf(api.CodeInvalid, "%s: "+format, append([]any{field}, a...)...).WithField(field)
+}
+
+func unsupported(field, format string, a ...any) *api.Error {
+	return api.Errorf(api.CodeUnsupported, "%s: "+format, append([]any{field}, a...)...).WithField(field)
+}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/machine/rules"
 	"github.com/perigee-run/perigee/sandbox"
 )
 
@@ -49,7 +50,7 @@ func (h *Host) Exec(ctx context.Context, id string, req api.ExecRequest) (api.Ex
 		return api.ExecResponse{}, err
 	}
 	answer := api.ExecResponse{ExitCode: code, Stdout: out.String(), Stderr: errs.String()}
-	if sig := code - 128; sig >= 1 && sig <= maxSignal {
+	if sig := code - 128; sig >= 1 && sig <= rules.MaxSignal {
 		answer.ExitSignal = sig
 	}
 	return answer, nil
@@ -71,7 +72,7 @@ func execCommand(req api.ExecRequest) ([]string, error) {
 	case req.Container != "":
 		return nil, unsupported("container", "a machine holds one image")
 	}
-	return command, checkArgs("command", command, nil, nil)
+	return command, rules.Args("command", command, nil, nil)
 }
 
 // ExecStream runs a command in a running machine with the caller's streams and
@@ -82,7 +83,7 @@ func (h *Host) ExecStream(ctx context.Context, id string, spec ExecSpec, streams
 	if len(spec.Command) == 0 {
 		return -1, invalid("command", "is missing")
 	}
-	if err := checkEnvMap("env", spec.Env); err != nil {
+	if err := rules.Env("env", spec.Env); err != nil {
 		return -1, err
 	}
 	m, err := h.find(ctx, id)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/machine/rules"
 	"github.com/perigee-run/perigee/sandbox"
 )
 
@@ -98,7 +99,7 @@ func TestCreateIsWhole(t *testing.T) {
 	d := w.run()
 	m, err := d.Create(t.Context(), "shop", api.CreateMachineRequest{Config: &api.MachineConfig{Image: "app"}, LeaseTTL: 60, Release: 4})
 	ok(t, err)
-	if !idForm.MatchString(m.ID) || len(m.InstanceID) != 26 || !nameForm.MatchString(m.Name) || m.Nonce == "" || m.Release != 4 {
+	if !idForm.MatchString(m.ID) || len(m.InstanceID) != 26 || rules.Name(m.Name) != nil || m.Nonce == "" || m.Release != 4 {
 		t.Errorf("odd machine: %+v", m)
 	}
 	if len(m.Events) != 2 || m.Events[0].Type != "start" || m.Events[1].Type != "launch" {

@@ -3,6 +3,8 @@ package machine
 import (
 	"context"
 	"maps"
+
+	"github.com/perigee-run/perigee/machine/rules"
 )
 
 // Metadata returns a copy of the machine's metadata.
@@ -48,11 +50,11 @@ func (h *Host) DeleteMetadata(ctx context.Context, id, key, nonce string) error 
 func (h *Host) editMetadata(ctx context.Context, id, nonce string, edit func(map[string]string)) error {
 	return h.act(ctx, id, nonce, func(ctx context.Context, m *machine) error {
 		c := withMetadata(m.now().rec.Config, edit)
-		if err := checkMetadata(&c, bounds{}); err != nil {
+		if err := rules.Metadata(c.Metadata); err != nil {
 			return err
 		}
-		if n := configSize(&c); n > maxConfigBytes {
-			return invalid("metadata", "makes a configuration of %d bytes, the most is %d", n, maxConfigBytes)
+		if n := rules.Size(&c); n > rules.MaxSize {
+			return invalid("metadata", "makes a configuration of %d bytes, the most is %d", n, rules.MaxSize)
 		}
 		m.record(func(v *view) { v.rec.Config = c })
 		return m.sync(ctx)

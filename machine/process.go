@@ -12,6 +12,7 @@ import (
 
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/image"
+	"github.com/perigee-run/perigee/machine/rules"
 	"github.com/perigee-run/perigee/sandbox"
 )
 
@@ -100,14 +101,14 @@ func (p *plan) user(images Images, user string, own bool) (err error) {
 
 func stopSignal(c *api.MachineConfig, ofImage string) (int, error) {
 	if c.StopConfig != nil && c.StopConfig.Signal != "" {
-		return parseSignal("config.stop_config.signal", c.StopConfig.Signal)
+		return rules.Signal("config.stop_config.signal", c.StopConfig.Signal)
 	}
 	if ofImage != "" {
-		if n, err := parseSignal("config.image", ofImage); err == nil {
+		if n, err := rules.Signal("config.image", ofImage); err == nil {
 			return n, nil
 		}
 	}
-	return parseSignal("", "SIGINT")
+	return rules.Signal("", "SIGINT")
 }
 
 func imageFault(ref string, err error) error {
@@ -164,7 +165,7 @@ func facts(r *Record) map[string]string {
 	return map[string]string{
 		"APP_NAME": r.App, "MACHINE_ID": r.ID, "ALLOC_ID": r.ID, "REGION": r.Region, "PRIVATE_IP": r.PrivateIP,
 		"IMAGE_REF": imageName(r.Image), "MACHINE_VERSION": r.Version, "PROCESS_GROUP": group(&r.Config),
-		"VM_MEMORY_MB": fmt.Sprint(guest(&r.Config).MemoryMB),
+		"VM_MEMORY_MB": fmt.Sprint(rules.Guest(&r.Config).MemoryMB),
 	}
 }
 
@@ -199,7 +200,7 @@ func (h *Host) spec(ctx context.Context, m *machine, id string) (sandbox.Spec, e
 	if err != nil {
 		return sandbox.Spec{}, err
 	}
-	g := guest(&r.Config)
+	g := rules.Guest(&r.Config)
 	return sandbox.Spec{
 		ID: id, Rootfs: p.image.Rootfs, Args: p.args, Env: p.environ(r, env), Cwd: p.cwd,
 		UID: p.uid, GID: p.gid, AdditionalGIDs: p.groups, Hostname: hostname(r), Terminal: process(&r.Config).TTY,

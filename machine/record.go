@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/machine/rules"
 )
 
 // Record is what the catalog keeps of one machine, under <app>.<id>. Only the
@@ -74,7 +75,7 @@ func (r *Record) addVersion(now time.Time) {
 	r.Versions = slices.Insert(slices.Clone(r.Versions), 0, v)
 	size := 0
 	for i := range r.Versions {
-		size += configSize(&r.Versions[i].Config)
+		size += rules.Size(&r.Versions[i].Config)
 		if i == maxVersions || i > 0 && size > maxVersionSize {
 			r.Versions = slices.Clip(r.Versions[:i])
 			return
@@ -85,19 +86,6 @@ func (r *Record) addVersion(now time.Time) {
 // knows reports whether version is or was one of the machine's.
 func (r *Record) knows(version string) bool {
 	return version == r.Version || slices.ContainsFunc(r.Versions, func(v Version) bool { return v.ID == version })
-}
-
-// guest returns the size with its defaults filled in.
-func guest(c *api.MachineConfig) api.Guest {
-	g := api.Guest{}
-	if c.Guest != nil {
-		g = *c.Guest
-	}
-	orElse(&g.CPUKind, "shared")
-	orElse(&g.CPUs, 1)
-	orElse(&g.MemoryMB, 256)
-	orElse(&g.PIDs, 4096)
-	return g
 }
 
 // persist returns how long the writable layer stays: never, restart or always.

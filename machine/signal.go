@@ -3,29 +3,12 @@ package machine
 import (
 	"context"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/machine/rules"
 	"golang.org/x/sys/unix"
 )
-
-const maxSignal = 64
-
-// parseSignal takes SIGTERM, TERM, term or 15.
-func parseSignal(field, s string) (int, error) {
-	if n, err := strconv.Atoi(s); err == nil && n >= 1 && n <= maxSignal && strconv.Itoa(n) == s {
-		return n, nil
-	}
-	name := strings.ToUpper(s)
-	if !strings.HasPrefix(name, "SIG") {
-		name = "SIG" + name
-	}
-	if n := unix.SignalNum(name); n != 0 {
-		return int(n), nil
-	}
-	return 0, invalid(field, "there is no signal %q; use a name such as SIGTERM or a number of 1 to 64", s)
-}
 
 func signalName(n int) string {
 	if s := unix.SignalName(syscall.Signal(n)); s != "" {
@@ -36,7 +19,7 @@ func signalName(n int) string {
 
 // Signal sends a signal to the machine's first process.
 func (h *Host) Signal(ctx context.Context, id string, req api.SignalRequest, nonce string) error {
-	sig, err := parseSignal("signal", req.Signal)
+	sig, err := rules.Signal("signal", req.Signal)
 	if err != nil {
 		return err
 	}

@@ -1,17 +1,16 @@
-package machine
+package rules
 
 import (
 	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/appconfig"
 )
 
-func TestValidate(t *testing.T) {
+func TestCheck(t *testing.T) {
 	cases := []struct{ field, code, config string }{
 		{"config.image", "invalid", `{}`},
 		{"config.image", "invalid", `{"image":"a b"}`},
@@ -81,16 +80,16 @@ func TestValidate(t *testing.T) {
 				conf.Image = ""
 			}
 			ok(t, json.Unmarshal([]byte(c.config), conf))
-			err := validate(conf, bounds{2, 4096})
+			err := Check(conf, Node{2, 4096})
 			want(t, err, c.code)
 			if e := api.AsError(err); e.Field != c.field || !strings.HasPrefix(e.Message, c.field) {
 				t.Errorf("field %q in %q, want %q", e.Field, e.Message, c.field)
 			}
 		})
 	}
-	want(t, validate(nil, bounds{2, 4096}), api.CodeInvalid)
-	big := &api.MachineConfig{Image: "app", Metadata: map[string]string{"x": strings.Repeat("y", maxConfigBytes)}}
-	want(t, validate(big, bounds{2, 4096}), api.CodeInvalid)
+	want(t, Check(nil, Node{2, 4096}), api.CodeInvalid)
+	big := &api.MachineConfig{Image: "app", Metadata: map[string]string{"x": strings.Repeat("y", MaxSize)}}
+	want(t, Check(big, Node{2, 4096}), api.CodeInvalid)
 }
 
 // full uses every part of a configuration that is supported.
@@ -111,13 +110,13 @@ func TestTwoServicesShareAPort(t *testing.T) {
 		{InternalPort: 80, Ports: []api.Port{{Port: 80, Handlers: []string{"http"}}}},
 		{InternalPort: 80, Ports: []api.Port{{Port: 443, Handlers: []string{"tls", "http"}}}},
 	}}
-	ok(t, validate(c, bounds{2, 4096}))
+	ok(t, Check(c, Node{2, 4096}))
 }
 
 // TestSignalsAsInFiles: what a configuration file may name, the node knows.
 func TestSignalsAsInFiles(t *testing.T) {
 	for _, s := range []string{"SIGTERM", "TERM", "term", "sigusr1", "SIGWINCH", "SIGSTKFLT", "9", "64", "65", "99", "0", "-1", "015", "SIG", "SIG9", "SIGRTMIN", "NOPE", "1.5", " TERM"} {
-		_, err := parseSignal("signal", s)
+		_, err := Signal("signal", s)
 		_, _, fileErr := appconfig.Parse("perigee.toml", fmt.Appendf(nil, "kill_signal = %q\n", s))
 		if (err == nil) != (fileErr == nil) {
 			t.Errorf("%q: the node says %v, the file's check %v", s, err, fileErr)
@@ -125,40 +124,23 @@ func TestSignalsAsInFiles(t *testing.T) {
 	}
 }
 
-func TestValidateTakesAllThatIsSupported(t *testing.T) {
+func TestCheckTakesAllThatIsSupported(t *testing.T) {
 	c := new(api.MachineConfig)
 	ok(t, json.Unmarshal([]byte(full), c))
-	ok(t, validate(c, bounds{2, 4096}))
-	if p := probes(c); len(p) != 3 || p[0].name != "servicecheck-00-http-8080" || p[2].check.Port != 8080 {
-		t.Errorf("probes are %+v", p)
+	ok(t, Check(c, Node{2, 4096}))
+}
+
+// want fails the test unless err carries the code.
+func want(t testing.TB, err error, code string) {
+	t.Helper()
+	if !api.IsCode(err, code) {
+		t.Fatalf("got error %v, want one with code %q", err, code)
 	}
 }
 
-// FuzzCreate makes machines of arbitrary configurations: each is either made,
-// or refused with a code and nothing left.
-func FuzzCreate(f *testing.F) {
-	for _, seed := range []string{full, `{}`, `{"image":"app"}`, `{"image":"bare"}`, `{"image":"app","guest":{"cpus":99}}`,
-		`{"image":"app","processes":[{"cmd":["x"],"user":"node"}]}`, `{"image":"app","files":[{"guest_path":"/x","secret_name":"NONE"}]}`,
-		`{"image":"app","checks":{"a":{"type":"tcp","port":1,"interval":"5s"}}}`, `{"image":"app","init":{"exec":[""]}}`} {
-		f.Add([]byte(seed))
+func ok(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
-	w := newWorld(f)
-	d := w.run(func(c *Config) { c.backoff = time.Hour })
-	f.Fuzz(func(t *testing.T, body []byte) {
-		c := new(api.MachineConfig)
-		if json.Unmarshal(body, c) != nil {
-			return
-		}
-		m, err := d.Create(t.Context(), "shop", api.CreateMachineRequest{Config: c})
-		if err != nil {
-			if e := api.AsError(err); e.Code == api.CodeInternal || e.Message == "" {
-				t.Fatalf("refused with %v", err)
-			}
-			if n := len(d.List("")); n != 0 {
-				t.Fatalf("a refused machine is there")
-			}
-			return
-		}
-		ok(t, d.Destroy(t.Context(), m.ID, true, ""))
-	})
 }

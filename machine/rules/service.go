@@ -1,4 +1,4 @@
-package machine
+package rules
 
 import (
 	"fmt"
@@ -10,7 +10,7 @@ import (
 	"github.com/perigee-run/perigee/api"
 )
 
-func checkServices(c *api.MachineConfig, _ bounds) error {
+func checkServices(c *api.MachineConfig, _ Node) error {
 	if len(c.Services) > maxServices {
 		return invalid("config.services", "has %d services, the most is %d", len(c.Services), maxServices)
 	}
@@ -133,7 +133,7 @@ func checkPublicPorts(services []api.Service) error {
 	return nil
 }
 
-func checkNamedChecks(c *api.MachineConfig, _ bounds) error {
+func checkNamedChecks(c *api.MachineConfig, _ Node) error {
 	if len(c.Checks) > maxChecks {
 		return invalid("config.checks", "has %d checks, the most is %d", len(c.Checks), maxChecks)
 	}
@@ -144,7 +144,7 @@ func checkNamedChecks(c *api.MachineConfig, _ bounds) error {
 		}
 		ch := c.Checks[name]
 		if ch.Port == 0 {
-			ch.Port = onlyPort(c)
+			ch.Port = FirstPort(c)
 		}
 		if err := checkCheck(field, &ch); err != nil {
 			return err
@@ -153,9 +153,9 @@ func checkNamedChecks(c *api.MachineConfig, _ bounds) error {
 	return nil
 }
 
-// onlyPort is the internal port of the first service, which a named check
-// without a port means.
-func onlyPort(c *api.MachineConfig) int {
+// FirstPort is the internal port of the first service, which a named check
+// without a port means; 0 if there is no service.
+func FirstPort(c *api.MachineConfig) int {
 	if len(c.Services) == 0 {
 		return 0
 	}

@@ -1,4 +1,4 @@
-package machine
+package rules
 
 import (
 	"encoding/base64"
@@ -19,7 +19,8 @@ import (
 // The limits of one machine's configuration. Together they keep a record well
 // below the catalog's largest.
 const (
-	maxConfigBytes = 384 << 10
+	// MaxSize is the most that [Size] may be.
+	MaxSize        = 384 << 10
 	maxEnv         = 512
 	maxEnvBytes    = 128 << 10 // the kernel's limit for one string
 	maxMetadata    = 128
@@ -56,18 +57,19 @@ func unsupported(field, format string, a ...any) *api.Error {
 	return api.Errorf(api.CodeUnsupported, "%s: "+format, append([]any{field}, a...)...).WithField(field)
 }
 
-// bounds are what one machine may have on this node.
-type bounds struct{ cpus, memoryMB int }
+// Node is what one machine may have on the node that it is for.
+type Node struct{ CPUs, MemoryMB int }
 
-// validate reports the first thing in c that cannot be, naming its field.
-func validate(c *api.MachineConfig, b bounds) error {
+// Check reports the first thing in c that cannot be on the node, naming its field.
+// It does not look at the image.
+func Check(c *api.MachineConfig, b Node) error {
 	if c == nil {
 		return invalid("config", "is missing")
 	}
-	if n := configSize(c); n > maxConfigBytes {
-		return invalid("config", "has %d bytes, the most is %d", n, maxConfigBytes).WithHint("put large files into the image")
+	if n := Size(c); n > MaxSize {
+		return invalid("config", "has %d bytes, the most is %d", n, MaxSize).WithHint("put large files into the image")
 	}
-	for _, test := range []func(*api.MachineConfig, bounds) error{
+	for _, test := range []func(*api.MachineConfig, Node) error{
 		checkSupported, checkImageRef, checkGuest, checkInit, checkEnv, checkMetadata, checkFiles, checkServices,
 		checkNamedChecks, checkRestart, checkStop, checkRootfs, checkDNS,
 	} {
@@ -78,17 +80,18 @@ func validate(c *api.MachineConfig, b bounds) error {
 	return nil
 }
 
-func configSize(c *api.MachineConfig) int {
+// Size is how many bytes of JSON the configuration has; MaxSize is the most.
+func Size(c *api.MachineConfig) int {
 	b, err := json.Marshal(c)
 	if err != nil {
-		return maxConfigBytes + 1
+		return MaxSize + 1
 	}
 	return len(b)
 }
 
 // checkSupported refuses what gVisor, or this version of the node, cannot do.
-func checkSupported(c *api.MachineConfig, _ bounds) error {
-	g := guest(c)
+func checkSupported(c *api.MachineConfig, _ Node) error {
+	g := Guest(c)
 	switch {
 	case g.GPUs != 0 || g.GPUKind != "":
 		return unsupported("config.guest.gpus", "the sandbox has no GPU").WithHint("leave gpus and gpu_kind out")
@@ -112,7 +115,7 @@ func checkSupported(c *api.MachineConfig, _ bounds) error {
 	return nil
 }
 
-func checkImageRef(c *api.MachineConfig, _ bounds) error {
+func checkImageRef(c *api.MachineConfig, _ Node) error {
 	switch {
 	case c.Image == "":
 		return invalid("config.image", "is missing").WithHint("name an image by tag or by digest")
@@ -126,32 +129,32 @@ func checkImageRef(c *api.MachineConfig, _ bounds) error {
 
 func notPrintable(r rune) bool { return r <= ' ' || r == 0x7f }
 
-func checkGuest(c *api.MachineConfig, b bounds) error {
-	g := guest(c)
+func checkGuest(c *api.MachineConfig, b Node) error {
+	g := Guest(c)
 	switch {
 	case g.CPUKind != "shared" && g.CPUKind != "performance":
 		return invalid("config.guest.cpu_kind", "is %q; it can be shared or performance", g.CPUKind)
 	case g.CPUs < 1:
 		return invalid("config.guest.cpus", "is %d; the least is 1", g.CPUs)
-	case g.CPUs > b.cpus:
-		return invalid("config.guest.cpus", "is %d; this node has %d", g.CPUs, b.cpus)
+	case g.CPUs > b.CPUs:
+		return invalid("config.guest.cpus", "is %d; this node has %d", g.CPUs, b.CPUs)
 	case g.MemoryMB < minMemoryMB:
 		return invalid("config.guest.memory_mb", "is %d; the least is %d", g.MemoryMB, minMemoryMB)
-	case g.MemoryMB > b.memoryMB:
-		return invalid("config.guest.memory_mb", "is %d; this node has %d", g.MemoryMB, b.memoryMB)
+	case g.MemoryMB > b.MemoryMB:
+		return invalid("config.guest.memory_mb", "is %d; this node has %d", g.MemoryMB, b.MemoryMB)
 	case g.PIDs < 1 || g.PIDs > maxPIDs:
 		return invalid("config.guest.pids", "is %d; it can be 1 to %d", g.PIDs, maxPIDs)
 	}
 	return nil
 }
 
-func checkInit(c *api.MachineConfig, _ bounds) error {
+func checkInit(c *api.MachineConfig, _ Node) error {
 	for i, p := range c.Processes {
 		field := fmt.Sprintf("config.processes[%d]", i)
-		if err := checkArgs(field, p.Exec, p.Entrypoint, p.Cmd); err != nil {
+		if err := Args(field, p.Exec, p.Entrypoint, p.Cmd); err != nil {
 			return err
 		}
-		if err := checkEnvMap(field+".env", p.Env); err != nil {
+		if err := Env(field+".env", p.Env); err != nil {
 			return err
 		}
 	}
@@ -159,7 +162,7 @@ func checkInit(c *api.MachineConfig, _ bounds) error {
 	if in == nil {
 		return nil
 	}
-	if err := checkArgs("config.init", in.Exec, in.Entrypoint, in.Cmd); err != nil {
+	if err := Args("config.init", in.Exec, in.Entrypoint, in.Cmd); err != nil {
 		return err
 	}
 	switch {
@@ -173,7 +176,8 @@ func checkInit(c *api.MachineConfig, _ bounds) error {
 	return nil
 }
 
-func checkArgs(field string, exec, entrypoint, cmd []string) error {
+// Args refuses words that a process cannot be started with.
+func Args(field string, exec, entrypoint, cmd []string) error {
 	for name, args := range map[string][]string{"exec": exec, "entrypoint": entrypoint, "cmd": cmd} {
 		if len(args) > maxArgs {
 			return invalid(field+"."+name, "has %d words, the most is %d", len(args), maxArgs)
@@ -190,9 +194,10 @@ func checkArgs(field string, exec, entrypoint, cmd []string) error {
 	return nil
 }
 
-func checkEnv(c *api.MachineConfig, _ bounds) error { return checkEnvMap("config.env", c.Env) }
+func checkEnv(c *api.MachineConfig, _ Node) error { return Env("config.env", c.Env) }
 
-func checkEnvMap(field string, env map[string]string) error {
+// Env refuses what cannot be an environment.
+func Env(field string, env map[string]string) error {
 	if len(env) > maxEnv {
 		return invalid(field, "has %d variables, the most is %d", len(env), maxEnv)
 	}
@@ -209,12 +214,15 @@ func checkEnvMap(field string, env map[string]string) error {
 	return nil
 }
 
-func checkMetadata(c *api.MachineConfig, _ bounds) error {
-	if len(c.Metadata) > maxMetadata {
-		return invalid("config.metadata", "has %d entries, the most is %d", len(c.Metadata), maxMetadata)
+func checkMetadata(c *api.MachineConfig, _ Node) error { return Metadata(c.Metadata) }
+
+// Metadata refuses what cannot be a machine's metadata.
+func Metadata(all map[string]string) error {
+	if len(all) > maxMetadata {
+		return invalid("config.metadata", "has %d entries, the most is %d", len(all), maxMetadata)
 	}
-	for _, k := range slices.Sorted(maps.Keys(c.Metadata)) {
-		if err := checkMetadatum("config.metadata."+k, k, c.Metadata[k]); err != nil {
+	for _, k := range slices.Sorted(maps.Keys(all)) {
+		if err := checkMetadatum("config.metadata."+k, k, all[k]); err != nil {
 			return err
 		}
 	}
@@ -231,7 +239,7 @@ func checkMetadatum(field, key, value string) error {
 	return nil
 }
 
-func checkFiles(c *api.MachineConfig, _ bounds) error {
+func checkFiles(c *api.MachineConfig, _ Node) error {
 	if len(c.Files) > maxFiles {
 		return invalid("config.files", "has %d files, the most is %d", len(c.Files), maxFiles)
 	}
@@ -292,7 +300,7 @@ func checkGuestPath(field, p string) error {
 	return nil
 }
 
-func checkRestart(c *api.MachineConfig, _ bounds) error {
+func checkRestart(c *api.MachineConfig, _ Node) error {
 	r := c.Restart
 	if r == nil {
 		return nil
@@ -306,13 +314,15 @@ func checkRestart(c *api.MachineConfig, _ bounds) error {
 	return nil
 }
 
-func checkStop(c *api.MachineConfig, _ bounds) error {
-	s := c.StopConfig
+func checkStop(c *api.MachineConfig, _ Node) error { return Stop(c.StopConfig) }
+
+// Stop refuses a signal or a time that a machine cannot be stopped with.
+func Stop(s *api.StopConfig) error {
 	if s == nil {
 		return nil
 	}
 	if s.Signal != "" {
-		if _, err := parseSignal("config.stop_config.signal", s.Signal); err != nil {
+		if _, err := Signal("config.stop_config.signal", s.Signal); err != nil {
 			return err
 		}
 	}
@@ -327,7 +337,7 @@ func checkSpan(field string, d *api.Duration, least, most time.Duration) error {
 	return nil
 }
 
-func checkRootfs(c *api.MachineConfig, _ bounds) error {
+func checkRootfs(c *api.MachineConfig, _ Node) error {
 	allowed := []string{"", "never", "restart", "always"}
 	if c.Guest != nil && !slices.Contains(allowed, c.Guest.PersistRootfs) {
 		return invalid("config.guest.persist_rootfs", "is %q; it can be never, restart or always", c.Guest.PersistRootfs)
@@ -344,7 +354,7 @@ func checkRootfs(c *api.MachineConfig, _ bounds) error {
 	return nil
 }
 
-func checkDNS(c *api.MachineConfig, _ bounds) error {
+func checkDNS(c *api.MachineConfig, _ Node) error {
 	d := c.DNS
 	if d == nil {
 		return nil
@@ -363,4 +373,33 @@ func checkDNS(c *api.MachineConfig, _ bounds) error {
 		return invalid("config.dns.hostname", "%q is not a host name of at most 64 characters", d.Hostname)
 	}
 	return nil
+}
+
+// Name refuses what cannot name a machine.
+func Name(s string) error {
+	if !nameForm.MatchString(s) {
+		return invalid("name", "%q cannot name a machine; use 1 to 63 lower-case letters, digits and hyphens", s)
+	}
+	return nil
+}
+
+// Guest returns the size with its defaults filled in: one shared CPU, 256 MiB, 4096
+// processes.
+func Guest(c *api.MachineConfig) api.Guest {
+	g := api.Guest{}
+	if c.Guest != nil {
+		g = *c.Guest
+	}
+	orElse(&g.CPUKind, "shared")
+	orElse(&g.CPUs, 1)
+	orElse(&g.MemoryMB, 256)
+	orElse(&g.PIDs, 4096)
+	return g
+}
+
+func orElse[T comparable](p *T, def T) {
+	var zero T
+	if *p == zero {
+		*p = def
+	}
 }
