@@ -27,14 +27,14 @@ type cloud struct {
 	cmd       *exec.Cmd
 }
 
-func startCloud(ctx context.Context, bin, work, prefix string) (*cloud, error) {
+func startCloud(ctx context.Context, bin, work, prefix, ipv6 string) (*cloud, error) {
 	if err := os.MkdirAll(work, 0o700); err != nil {
 		return nil, err
 	}
 	c := &cloud{bin: bin, work: work, api: freeAddr(), http: freeAddr()}
 	socket := filepath.Join(work, "api.sock")
 	c.cmd = exec.Command(filepath.Join(bin, "perigeed"), "--data", filepath.Join(work, "data"), "--socket", socket, "--listen", c.api,
-		"--http", c.http, "--https", "off", "--name", "bench", "--region", "lab", "--network-prefix", prefix,
+		"--http", c.http, "--https", "off", "--name", "bench", "--region", "lab", "--network-prefix", prefix, "--ipv6", ipv6,
 		// Nothing goes to sleep by itself while something else is measured.
 		"--pause-after", "24h", "--sink-after", "24h", "--stop-after", "24h")
 	log, err := os.Create(filepath.Join(work, "perigeed.log"))

@@ -78,7 +78,7 @@ func (b *bench) push(img v1.Image, auth authn.Authenticator, round int) (string,
 func renew(img v1.Image) (v1.Image, error) {
 	salt := make([]byte, 4096)
 	rand.Read(salt)
-	top, err := debian.Image(debian.Recipe{Files: map[string][]byte{"/salt": salt}})
+	top, err := debian.Image(debian.Recipe{Users: debian.Node().Users, Files: map[string][]byte{"/salt": salt}})
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +139,7 @@ func (b *bench) pullAndRun(ref string, auth *authn.Basic, img *benchImage) (time
 	}
 	script := `set -e
 skopeo copy -q --src-tls-verify=false --src-creds "$CREDS" "docker://$REF" "dir:$LAYOUT"
-for layer in $(sed -n 's/.*"digest": *"sha256:\([0-9a-f]*\)".*/\1/p' "$LAYOUT/manifest.json" | tail -n +2); do tar -xzf "$LAYOUT/$layer" -C "$ROOTFS"; done
+for layer in $(grep -o '"sha256:[0-9a-f]*"' "$LAYOUT/manifest.json" | tail -n +2 | tr -d '"' | cut -d: -f2); do tar -xzf "$LAYOUT/$layer" -C "$ROOTFS"; done
 mkdir -p "$ROOTFS/proc" "$ROOTFS/dev" "$ROOTFS/sys" "$ROOTFS/tmp"`
 	cmd := exec.Command("bash", "-c", script)
 	cmd.Env = append(os.Environ(), "CREDS="+auth.Username+":"+auth.Password, "REF="+ref, "LAYOUT="+layout, "ROOTFS="+rootfs)

@@ -17,7 +17,7 @@ import (
 // idleFigure prints the memory of a node that has nothing to do, and of
 // Docker's daemon and containerd in the same state.
 func (b *bench) idleFigure(ctx context.Context) error {
-	empty, err := startCloud(ctx, b.bin, filepath.Join(b.work, "idle"), "pgidle")
+	empty, err := startCloud(ctx, b.bin, filepath.Join(b.work, "idle"), "pgidle", "fdab::/16")
 	if err != nil {
 		return err
 	}
@@ -182,10 +182,9 @@ func (b *bench) traces() []trace {
 		{"mounts", strings.Count(string(mounts), data)},
 		{"network devices", strings.Count(string(devices), "pgbench-")},
 		{"network namespaces of these processes", namespaces(all)},
-		{"network namespaces kept by name", strings.Count(string(mounts), " nsfs ")},
 		{"control groups", controlGroups("pgbench")},
 		{"descriptors of perigeed", entries(fmt.Sprintf("/proc/%d/fd", daemon))},
-		{"threads of perigeed", entries(fmt.Sprintf("/proc/%d/task", daemon))},
+		{"threads of perigeed", threads(daemon)},
 	}
 	for _, pid := range all {
 		if line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); strings.Contains(string(line), "perigee-sandbox\x00serve") {
@@ -199,6 +198,11 @@ func (b *bench) traces() []trace {
 		}
 	}
 	return append(out, trace{"RSS of perigeed, MiB", int(rss)})
+}
+
+func threads(pid int) int {
+	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	return len(tasks)
 }
 
 // namespaces counts the network namespaces that processes live in.

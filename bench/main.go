@@ -103,7 +103,7 @@ func (b *bench) check() (err error) {
 
 func (b *bench) run(ctx context.Context) (err error) {
 	describeHost()
-	if b.cloud, err = startCloud(ctx, b.bin, b.work, "pgbench"); err != nil {
+	if b.cloud, err = startCloud(ctx, b.bin, b.work, "pgbench", "fdaa::/16"); err != nil {
 		return err
 	}
 	defer b.cloud.stop()

@@ -12,7 +12,8 @@ say() { printf '\033[2m· %s\033[0m\n' "$*" >&2; }
 packages="ca-certificates curl git busybox-static"
 case $want in
 test)  packages="$packages erofs-utils mmdebstrap skopeo buildah runc iproute2 nftables chromium" ;;
-bench) packages="$packages erofs-utils mmdebstrap skopeo runc docker.io npm iproute2 nginx-light wrk" ;;
+bench) packages="$packages erofs-utils mmdebstrap skopeo runc docker.io iproute2 nginx-light wrk"
+       command -v npm >/dev/null || packages="$packages npm" ;; # it may have come with another Node.js
 esac
 
 missing=""
