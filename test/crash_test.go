@@ -30,7 +30,59 @@ func TestCrash(t *testing.T) {
 		done += c.round(ops - done)
 	}
 	c.finish()
-	t.Logf("%d operations, %d kills, slowest return %s", c.ops, c.kills, c.slowest.Round(time.Millisecond))
+	t.Logf("%d operations, %d kills, %d answers without the daemon, slowest return %s", c.ops, c.kills, c.alone, c.slowest.Round(time.Millisecond))
+	if ops >= 100 && c.alone == 0 {
+		t.Error("no machine was ever asked while the daemon was gone")
+	}
+}
+
+// TestDeploySurvivesACrash kills the daemon in the middle of deploys. Each must
+// end complete or failed by itself after the return, with one machine serving.
+func TestDeploySurvivesACrash(t *testing.T) {
+	n := Start(t)
+	tar := testApp(t)
+	dir := appWithChecks(t, "phoenix", "[env]\n  RELEASE = \"r0\"\n")
+	n.deploy(dir, "--image", tar)
+	image := n.machine("phoenix").Config.Image
+	for i := 1; i <= 6; i++ {
+		writeConfig(t, dir, "phoenix", fmt.Sprintf("[env]\n  RELEASE = \"r%d\"\n", i))
+		timer := time.AfterFunc(time.Duration(20*i)*time.Millisecond, func() { n.cmd.Process.Kill() })
+		n.PerigeeIn(dir, "deploy", "--image", image)
+		timer.Stop()
+		n.Kill()
+		n.Run()
+		last := n.lastRelease("phoenix")
+		_, served := get(t, n.Visitor(), "http://phoenix.apps.localhost/release")
+		if last.Status == api.ReleaseComplete && served != last.Groups["app"].Env["RELEASE"] {
+			t.Errorf("after kill %d: release v%d is complete, but %q serves", i, last.Version, served)
+		}
+		if list, err := n.Client.ListMachines(context.Background(), "phoenix"); err != nil || len(list) != 1 {
+			t.Errorf("after kill %d: %d machines, %v; want 1", i, len(list), err)
+		}
+	}
+}
+
+// lastRelease waits until the app's newest release has ended.
+func (n *Node) lastRelease(app string) api.Release {
+	n.T.Helper()
+	for range 300 {
+		list, err := n.Client.ListReleases(context.Background(), app)
+		if err != nil {
+			n.T.Fatal(err)
+		}
+		newest := list[0]
+		for _, r := range list {
+			if r.Version > newest.Version {
+				newest = r
+			}
+		}
+		if newest.Status != api.ReleaseRunning && newest.Status != api.ReleasePending {
+			return newest
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	n.T.Fatal("the release did not end within 30 s")
+	return api.Release{}
 }
 
 func envInt(name string, def int) int {
@@ -64,6 +116,7 @@ type crash struct {
 	unsure  map[string]bool   // machine names whose creation was cut off
 	ops     int
 	kills   int
+	alone   int // answers of machines while no daemon ran
 	next    int
 	slowest time.Duration
 }
@@ -228,6 +281,7 @@ func (c *crash) aliveWithoutDaemon() {
 			continue
 		}
 		resp.Body.Close()
+		c.alone++
 	}
 }
 
