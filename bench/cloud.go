@@ -24,6 +24,7 @@ type cloud struct {
 	bin, work string
 	api, http string
 	client    *api.Client
+	cpus      int // of a machine; 0 is the node's default
 	cmd       *exec.Cmd
 }
 
@@ -102,7 +103,7 @@ func (c *cloud) put(ctx context.Context, app, archive string) (ref string, err e
 // serve makes a machine that answers HTTP on port 80 for the app's name.
 func (c *cloud) serve(ctx context.Context, app, ref string, memory int) (string, error) {
 	start := true
-	cfg := &api.MachineConfig{Image: ref, Guest: &api.Guest{MemoryMB: memory}, Services: []api.Service{{
+	cfg := &api.MachineConfig{Image: ref, Guest: &api.Guest{MemoryMB: memory, CPUs: c.cpus}, Services: []api.Service{{
 		Protocol: "tcp", InternalPort: 8080, Autostart: &start, Ports: []api.Port{{Port: 80, Handlers: []string{"http"}}},
 	}}}
 	m, err := c.client.CreateMachine(ctx, app, api.CreateMachineRequest{Config: cfg})

@@ -29,6 +29,7 @@ type bench struct {
 	only   string
 	rounds int
 	loop   int
+	cpus   int
 	cloud  *cloud
 	images map[string]*benchImage
 }
@@ -50,6 +51,7 @@ func main() {
 	flag.StringVar(&b.bin, "bin", "bin", "folder of the programs")
 	flag.IntVar(&b.rounds, "rounds", 9, "rounds of each measurement")
 	flag.IntVar(&b.loop, "loop", 500, "machines to make, start and destroy")
+	flag.IntVar(&b.cpus, "cpus", 0, "processors of a machine (default: the node's default)")
 	flag.StringVar(&b.work, "inside", "", "internal: the work folder of the process that has its own network namespace")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -107,6 +109,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer b.cloud.stop()
+	b.cloud.cpus = b.cpus
 	for _, f := range figures {
 		if b.only != "" && !slices.Contains(strings.Split(b.only, ","), f.name) {
 			continue
