@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -37,7 +38,7 @@ func startDocker(ctx context.Context, dir string) (*docker, error) {
 	}
 	defer log.Close()
 	d := &docker{dir: dir, cmd: exec.Command(dockerd, "--data-root", dir+"/data", "--exec-root", dir+"/exec", "--pidfile", dir+"/pid",
-		"--host", "unix://"+dir+"/sock", "--bridge=none", "--iptables=false", "--ip6tables=false")}
+		"--host", "unix://"+dir+"/sock", "--bridge=none", "--cgroup-parent=/"+dockerGroup, "--iptables=false", "--ip6tables=false")}
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	if err := d.cmd.Start(); err != nil {
 		return nil, err
@@ -54,7 +55,20 @@ func startDocker(ctx context.Context, dir string) (*docker, error) {
 	return nil, fmt.Errorf("dockerd does not run here: %s", lines[len(lines)-1])
 }
 
+const dockerGroup = "pgbench-docker"
+
+// stop ends the daemon and what it would leave behind: a mounted network
+// namespace and its control groups.
 func (d *docker) stop() {
+	defer func() {
+		syscall.Unmount(d.dir+"/exec/netns/default", syscall.MNT_DETACH)
+		for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
+			groups, _ := filepath.Glob(pattern + dockerGroup)
+			for _, g := range groups {
+				syscall.Rmdir(g)
+			}
+		}
+	}()
 	d.cmd.Process.Signal(os.Interrupt)
 	done := make(chan struct{})
 	go func() { d.cmd.Wait(); close(done) }()

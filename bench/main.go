@@ -56,6 +56,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	signal.Ignore(syscall.SIGPIPE) // a reader that leaves must not leave a node behind
 	if err := b.start(ctx); err != nil {
 		if !errors.Is(err, errInside) {
 			fmt.Fprintln(os.Stderr, "Error:", err)
