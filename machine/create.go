@@ -97,6 +97,9 @@ func (h *Host) intake(ctx context.Context, app string, req api.CreateMachineRequ
 }
 
 func (h *Host) checkRequest(ctx context.Context, app string, req api.CreateMachineRequest) error {
+	if req.Region != "" && req.Region != h.cfg.Region {
+		return invalid("region", "there is no node in region %q", req.Region).WithHint("this cloud has " + h.cfg.Region)
+	}
 	if req.Name != "" {
 		if err := rules.Name(req.Name); err != nil {
 			return err

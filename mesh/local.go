@@ -144,8 +144,30 @@ func (n *Network) earlierPool() (netip.Prefix, bool) {
 	if err != nil {
 		return netip.Prefix{}, false
 	}
-	p, err := netip.ParsePrefix(l.Attrs().Alias)
+	pool, _, _ := strings.Cut(l.Attrs().Alias, " ")
+	p, err := netip.ParsePrefix(pool)
 	return p, err == nil
+}
+
+// localAlias is what the local device says of itself: the pool, and whose
+// directory the slots' namespaces are in.
+func (n *Network) localAlias() string { return n.pool.String() + " " + n.cfg.Dir }
+
+// checkPrefix refuses to touch the devices of another node with the same prefix, which
+// may be running or be about to come back. One whose directory is gone is not.
+func (n *Network) checkPrefix() error {
+	l, err := n.host.LinkByName(n.localDevice())
+	if err != nil {
+		return nil //nolint:nilerr // there is none: the prefix is free
+	}
+	_, dir, _ := strings.Cut(l.Attrs().Alias, " ")
+	if dir == "" || dir == n.cfg.Dir {
+		return nil
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return nil //nolint:nilerr // its state is gone, and with it all claims
+	}
+	return fmt.Errorf("%w: %q is the network of the node with %s; choose another prefix, or stop that node with its machines", ErrPrefixTaken, n.cfg.Prefix, dir)
 }
 
 func (n *Network) hostRoutes() ([]netlink.Route, error) {
@@ -203,7 +225,13 @@ func (n *Network) setupLocal() error {
 // ensureLocal makes the local device anew if it is of another pool.
 func (n *Network) ensureLocal() (netlink.Link, error) {
 	l, err := n.host.LinkByName(n.localDevice())
-	if err == nil && l.Attrs().Alias == n.pool.String() {
+	if err == nil && l.Attrs().Alias == n.localAlias() {
+		return l, bringUp(n.host, l, n.ipv6)
+	}
+	if pool, ok := n.earlierPool(); err == nil && ok && pool == n.pool {
+		if err := n.host.LinkSetAlias(l, n.localAlias()); err != nil {
+			return nil, fmt.Errorf("cannot write pool to device %q: %w", n.localDevice(), err)
+		}
 		return l, bringUp(n.host, l, n.ipv6)
 	}
 	if err == nil {
@@ -220,7 +248,7 @@ func (n *Network) ensureLocal() (netlink.Link, error) {
 	if err := bringUp(n.host, l, n.ipv6); err != nil {
 		return nil, err
 	}
-	if err := n.host.LinkSetAlias(l, n.pool.String()); err != nil {
+	if err := n.host.LinkSetAlias(l, n.localAlias()); err != nil {
 		return nil, fmt.Errorf("cannot write pool to device %q: %w", n.localDevice(), err)
 	}
 	return l, nil

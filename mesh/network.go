@@ -74,7 +74,7 @@ func (n *Network) Setup(ctx context.Context) error {
 		return fmt.Errorf("cannot make network directory: %w", err)
 	}
 	n.ipv6 = hostHasIPv6()
-	for _, step := range []func() error{n.forwardPackets, n.settlePool, n.setupLocal, n.recover, n.applyFirewall, n.forgetFlows} {
+	for _, step := range []func() error{n.checkPrefix, n.forwardPackets, n.settlePool, n.setupLocal, n.recover, n.applyFirewall, n.forgetFlows} {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

@@ -12,6 +12,9 @@ import (
 // ErrFull means that every address of the pool is in use.
 var ErrFull = errors.New("every address of the IPv4 pool is in use")
 
+// ErrPrefixTaken means that another node's network has the prefix.
+var ErrPrefixTaken = errors.New("the network prefix is taken")
+
 // ErrNotSetUp means that Setup has not succeeded yet.
 var ErrNotSetUp = errors.New("the network is not set up")
 

@@ -39,10 +39,6 @@ func (b builder) Build(ctx context.Context, app string, o api.BuildOptions, fold
 	var made image.Image
 	request := build.Request{
 		Name: app, ContextDir: dir, Dockerfile: o.Dockerfile, Target: o.Target, Args: o.Args, NoCache: o.NoCache,
-		Have: func(digest string) (ok bool) {
-			made, ok = b.n.images.Get(digest)
-			return ok
-		},
 		ImportLayout: func(ctx context.Context, _, layout string) (err error) {
 			made, err = b.n.images.ImportLayout(ctx, layout, deploymentName(app), func(p image.Progress) { show(deploy.Layer(p)) })
 			return err

@@ -104,6 +104,14 @@ func (c *Config) check() error {
 	case !domainName.MatchString(c.Domain):
 		return fmt.Errorf("cannot use %q as domain: want a name such as apps.example.com", c.Domain)
 	}
+	if c.Pool < -1 || c.Pool > 64 {
+		return fmt.Errorf("cannot use %d as --pool: want -1 (none) to 64", c.Pool)
+	}
+	for flag, d := range map[string]time.Duration{"pause-after": c.PauseAfter, "stop-after": c.StopAfter} {
+		if d < 0 {
+			return fmt.Errorf("cannot use %s as --%s: want a positive time, such as 1m", d, flag)
+		}
+	}
 	for flag, addr := range map[string]string{"listen": c.Listen, "http": c.HTTP, "https": c.HTTPS} {
 		if addr == "" || addr == "off" {
 			continue

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -109,14 +110,29 @@ func (n *Node) stopMachines(ctx context.Context) {
 // leave removes what only running machines need: the supervisor and the
 // network.
 func (n *Node) leave(ctx context.Context) {
-	if err := n.sandbox.Shutdown(ctx); err != nil {
-		n.log.Warn("cannot end the sandbox supervisor", "err", err)
+	if n.sandbox != nil {
+		if err := n.sandbox.Shutdown(ctx); err != nil {
+			n.log.Warn("cannot end the sandbox supervisor", "err", err)
+		}
 	}
+	removeCgroups(n.cfg.NetworkPrefix)
 	if err := n.network.Teardown(ctx); err != nil {
 		n.log.Warn("cannot remove the machines' networks", "err", err)
 	}
 	if err := unmountMemory(n.path("sandbox")); err != nil {
 		n.log.Warn("cannot let go of the sandboxes' state", "err", err)
+	}
+}
+
+// removeCgroups removes the node's control groups, which are empty now: those
+// with something in them refuse, and stay.
+func removeCgroups(name string) {
+	tops, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
+	for _, top := range append(tops, "/sys/fs/cgroup/"+name) {
+		groups, _ := filepath.Glob(top + "/*/")
+		for _, g := range append(groups, top) {
+			os.Remove(g)
+		}
 	}
 }
 

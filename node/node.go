@@ -81,9 +81,7 @@ func (n *Node) withdraw(ctx context.Context) {
 	if n.network == nil || len(n.network.Slots()) > 0 {
 		return
 	}
-	if err := n.network.Teardown(ctx); err != nil && !errors.Is(err, mesh.ErrNotSetUp) {
-		n.log.Warn("cannot remove the network again", "err", err)
-	}
+	n.leave(ctx)
 }
 
 // path is a path in the data directory.
@@ -144,6 +142,8 @@ func (n *Node) openNetwork(ctx context.Context) (err error) {
 		return err
 	}
 	if err := n.network.Setup(ctx); err != nil {
+		n.network.Close()
+		n.network = nil // it is not ours to take down
 		return err
 	}
 	var listen []netip.AddrPort
