@@ -34,18 +34,17 @@ func (x *exchange) answer(sendErr error) (again, retry bool) {
 		return x.refuse(&refusal{status: statusClientGone}), false
 	case x.cut:
 		return x.refuse(&refusal{status: http.StatusBadRequest, reason: x.bodyErr.Error()}), false
-	case !got && x.complete && x.req.Idempotent() && mayRepeat(x.tries, err):
-		if !x.up.used {
-			x.trip.fail(x.slot.seat, err)
-		}
+	case !got && x.complete && x.req.Idempotent() && mayRepeat(x.up, err):
 		return false, true
 	}
 	return x.refuse(x.badAnswer(err, sendErr)), false
 }
 
-// mayRepeat says whether a request that can be sent again should be: not if the machine is just slow.
-func mayRepeat(tries int, err error) bool {
-	return tries+1 < maxTries && !errors.Is(err, os.ErrDeadlineExceeded)
+// mayRepeat says whether a request that can be sent again should be. A kept connection may have been closed before the
+// request came, so it is sent once more, on a new one. A machine that dies under a new connection probably died of the
+// request, which must not be the end of others too; and one that is just slow is not asked twice.
+func mayRepeat(u *upstream, err error) bool {
+	return u.used && !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // badAnswer says why there is no answer to pass on.

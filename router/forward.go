@@ -63,7 +63,6 @@ type exchange struct {
 	bodyErr  error // why the body did not go out whole
 	cut      bool  // the client was at fault for that
 	head     bool  // the method is HEAD
-	tries    int   // attempts before this one
 	overlong bool  // the machine took long, so that the client is watched
 }
 
@@ -72,7 +71,7 @@ type exchange struct {
 func (x *exchange) run() bool {
 	x.trip = trip{ask: &x.ask, client: x.conn, failed: x.trip.failed[:0]}
 	x.trip.careful = !x.req.Idempotent() || x.req.HasBody()
-	for ; ; x.tries++ {
+	for {
 		var rf *refusal
 		x.slot, x.up, rf = x.r.reach(&x.trip)
 		x.unhold()

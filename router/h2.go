@@ -143,7 +143,6 @@ type web struct {
 	trip   trip
 	slot   slot
 	up     *upstream
-	tries  int // attempts before this one
 	status int
 	in     atomic.Int64
 	out    int64
@@ -192,7 +191,7 @@ func (x *web) run() {
 		return
 	}
 	x.trip = trip{ask: &x.ask, client: patient{x.req.Context()}, careful: !x.idempotent()}
-	for ; ; x.tries++ {
+	for {
 		var rf *refusal
 		x.slot, x.up, rf = x.r.reach(&x.trip)
 		if rf != nil {
@@ -296,10 +295,7 @@ func (x *web) overH1() (retry bool) {
 		x.refuse(&refusal{status: statusClientGone})
 	case a.begun: // too late for a page: the stream is reset
 		panic(http.ErrAbortHandler)
-	case !a.got && x.idempotent() && mayRepeat(x.tries, err):
-		if !x.up.used {
-			x.trip.fail(x.slot.seat, err)
-		}
+	case !a.got && x.idempotent() && mayRepeat(x.up, err):
 		return true
 	}
 	x.refuse(x.badAnswer(err))

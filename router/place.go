@@ -39,8 +39,6 @@ type refusal struct {
 	retry  int // seconds for Retry-After, or 0
 }
 
-const maxTries = 3 // attempts at one request, over connections that fail
-
 const statusClientGone = 499 // for the log only
 
 func refuse(status int, format string, args ...any) *refusal {
