@@ -68,14 +68,7 @@ func (a *authority) start(t *testing.T, httpPort, tlsPort int) {
 
 // nameServer says that every name is this host.
 func nameServer(t *testing.T) string {
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", pc.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	pc, l := bothWays(t)
 	h := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		m := new(dns.Msg)
 		m.SetReply(q)
@@ -90,6 +83,36 @@ func nameServer(t *testing.T) string {
 		t.Cleanup(func() { s.Shutdown() })
 	}
 	return pc.LocalAddr().String()
+}
+
+// bothWays listens by UDP and by TCP on one port. The port that one of them gets may be taken for the other.
+func bothWays(t *testing.T) (net.PacketConn, net.Listener) {
+	var last error
+	for range 50 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		pc, err := net.ListenPacket("udp", l.Addr().String())
+		if err == nil {
+			return pc, l
+		}
+		last = err
+		l.Close()
+	}
+	t.Fatal(last)
+	return nil, nil
+}
+
+// TestBothWays has ports that are free for one of the two only: most are.
+func TestBothWays(t *testing.T) {
+	for range 200 {
+		pc, l := bothWays(t)
+		if pc.LocalAddr().(*net.UDPAddr).Port != l.Addr().(*net.TCPAddr).Port {
+			t.Errorf("%s and %s", pc.LocalAddr(), l.Addr())
+		}
+		t.Cleanup(func() { pc.Close(); l.Close() })
+	}
 }
 
 // closedPort is a port where nobody listens: a challenge that would go there fails.
