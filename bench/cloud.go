@@ -206,12 +206,15 @@ func (b *bench) apps() ([]*benchImage, error) {
 	if err != nil {
 		return nil, err
 	}
+	node, version := withHostNode(debian.Node())
+	express, _ = withHostNode(express)
+	b.nodejs = version
 	var out []*benchImage
 	for _, a := range []struct {
 		name   string
 		recipe debian.Recipe
 		memory int
-	}{{"tiny", tiny, 128}, {"node", debian.Node(), 512}, {"express", express, 512}} {
+	}{{"tiny", tiny, 128}, {"node", node, 512}, {"express", express, 512}} {
 		i, err := b.makeImage(a.name, a.recipe, a.memory)
 		if err != nil {
 			return nil, err

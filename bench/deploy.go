@@ -23,7 +23,8 @@ import (
 // first healthy answer; beside it what the plainest path of others costs: pull
 // and unpack with skopeo and tar, then runc.
 func (b *bench) deployFigure(ctx context.Context) error {
-	img, err := b.makeImage("node", debian.Node(), 512)
+	recipe, _ := withHostNode(debian.Node())
+	img, err := b.makeImage("node", recipe, 512)
 	if err != nil {
 		return err
 	}

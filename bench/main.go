@@ -32,6 +32,8 @@ type bench struct {
 	cpus   int
 	cloud  *cloud
 	images map[string]*benchImage
+	// nodejs is what the Node.js apps run on.
+	nodejs string
 }
 
 var figures = []struct {

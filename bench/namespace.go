@@ -53,6 +53,7 @@ func warmImages() error {
 	if err != nil {
 		return err
 	}
+	express, _ = withHostNode(express)
 	_, err = debian.Image(express)
 	return err
 }

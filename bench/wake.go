@@ -56,7 +56,7 @@ func (b *bench) wakeFigure(ctx context.Context) error {
 			where = append(where, append([]string{img.name, depth}, parts[depth].row(got[depth])...))
 		}
 	}
-	printTable(fmt.Sprintf("Request to first byte, ms: median (best–worst) of %d interleaved rounds", b.rounds), []string{"app", "from", "ms", "goal", ""}, rows)
+	printTable(fmt.Sprintf("Request to first byte, ms: median (best–worst) of %d interleaved rounds, with %s", b.rounds, b.nodejs), []string{"app", "from", "ms", "goal", ""}, rows)
 	printTable("Where the time goes, ms, medians of the same rounds",
 		[]string{"app", "from", "first byte", "=", "prepare", "assign", "sandbox", "other in node", "router and app", "prepared ahead"}, where)
 	return nil

@@ -75,7 +75,7 @@ func edge(ctx context.Context, dir string, addrs []string) error {
 // one is a single certificate for all names: wrk sends none.
 type one struct{ cert *tls.Certificate }
 
-func (o one) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error)    { return o.cert, nil }
+func (o one) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error)     { return o.cert, nil }
 func (o one) ServeChallenge(http.ResponseWriter, *http.Request) (answered bool) { return false }
 
 func writePair(ca *localca.CA, dir string) error {

@@ -144,9 +144,24 @@ func (c *cgroups) add(id string, pid int) error {
 
 const cpuPeriod = 100_000 // microseconds
 
-// limit sets the machine's limits.
+// startBoost is how long a machine that starts or is restored has the processors
+// for itself: runtimes compile on several threads before they serve the first
+// request, which somebody waits for, and a quota would stop them in the middle.
+const startBoost = 2 * time.Second
+
+// limit sets the machine's limits; that of its processor time after startBoost.
 func (c *cgroups) limit(id string, r sandbox.Resources) error {
-	for _, s := range c.settings(id, r) {
+	time.AfterFunc(startBoost, func() { _ = c.limitCPU(id, r) }) // it may have ended: then its group is gone
+	return c.write(id, c.settings(id, r))
+}
+
+// limitCPU sets the limit of processor time at once.
+func (c *cgroups) limitCPU(id string, r sandbox.Resources) error {
+	return c.write(id, c.cpuSettings(id, r))
+}
+
+func (c *cgroups) write(id string, settings [][2]string) error {
+	for _, s := range settings {
 		if err := writeFile(s[0], s[1]); err != nil {
 			return fmt.Errorf("cannot limit %q: %w", id, err)
 		}
@@ -154,28 +169,36 @@ func (c *cgroups) limit(id string, r sandbox.Resources) error {
 	return nil
 }
 
-func (c *cgroups) settings(id string, r sandbox.Resources) [][2]string {
-	var out [][2]string
-	set := func(controller, v1, v2, value string) {
+// setter adds settings to out for the version of control groups that is here.
+func (c *cgroups) setter(id string, out *[][2]string) func(controller, v1, v2, value string) {
+	return func(controller, v1, v2, value string) {
 		name := v1
 		if c.v2 != "" {
 			name = v2
 		}
 		if dir := c.dir(id, controller); dir != "" && name != "" {
-			out = append(out, [2]string{filepath.Join(dir, name), value})
+			*out = append(*out, [2]string{filepath.Join(dir, name), value})
 		}
 	}
+}
+
+func (c *cgroups) cpuSettings(id string, r sandbox.Resources) (out [][2]string) {
+	quota := cpuQuota(r)
+	if quota == 0 {
+		return nil
+	}
+	set := c.setter(id, &out)
+	set("cpu", "cpu.cfs_period_us", "", strconv.Itoa(cpuPeriod))
+	set("cpu", "cpu.cfs_quota_us", "", strconv.FormatInt(quota, 10))
+	set("cpu", "", "cpu.max", fmt.Sprintf("%d %d", quota, cpuPeriod))
+	return out
+}
+
+func (c *cgroups) settings(id string, r sandbox.Resources) (out [][2]string) {
+	set := c.setter(id, &out)
 	if r.MemoryMiB > 0 {
 		set("memory", "memory.limit_in_bytes", "memory.max", strconv.FormatInt(int64(r.MemoryMiB)<<20, 10))
 		set("memory", "", "memory.oom.group", "1")
-	}
-	if quota := cpuQuota(r); quota > 0 {
-		if c.v2 != "" {
-			set("cpu", "", "cpu.max", fmt.Sprintf("%d %d", quota, cpuPeriod))
-		} else {
-			set("cpu", "cpu.cfs_period_us", "", strconv.Itoa(cpuPeriod))
-			set("cpu", "cpu.cfs_quota_us", "", strconv.FormatInt(quota, 10))
-		}
 	}
 	if r.PIDs > 0 {
 		set("pids", "pids.max", "pids.max", strconv.Itoa(hostTasks(r.PIDs)))

@@ -119,6 +119,9 @@ func (s *supervisor) load(dir string) (*box, bool) {
 	if b.main == nil {
 		s.finish(b)
 	} else {
+		if rec.Spec != nil {
+			_ = s.groups.limitCPU(rec.Container, rec.Spec.Resources) // an earlier supervisor may have died before it did
+		}
 		go s.follow(b)
 	}
 	return b, true

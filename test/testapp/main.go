@@ -18,11 +18,13 @@ import (
 	"github.com/coder/websocket"
 )
 
-const page = `<!doctype html><title>waiting</title><body>page<script>
+// page is not loaded before its image is, which takes two seconds: a browser that
+// prints the loaded page prints what came by WebSocket until then.
+const page = `<!doctype html><title>waiting</title><body>page<img src="/slow?for=2s" alt=""><script>
 const s = new WebSocket((location.protocol === 'https:' ? 'wss://' : 'ws://') + location.host + '/ws');
 s.onopen = () => s.send('hello from the browser');
-s.onmessage = (m) => { document.title = 'done'; document.body.textContent = 'echo: ' + m.data; };
-s.onerror = () => { document.body.textContent = 'failed'; };
+s.onmessage = (m) => { document.title = 'done'; document.body.append('echo: ' + m.data); };
+s.onerror = () => { document.body.append('failed'); };
 </script>`
 
 func main() {
