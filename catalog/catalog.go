@@ -68,14 +68,16 @@ type Config struct {
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
 
-	noSync    bool          // benchmarks compare with it
-	markerTTL time.Duration // tests shorten it
+	noSync    bool                            // benchmarks compare with it
+	markerTTL time.Duration                   // tests shorten it
+	measure   func(dir string) (int64, error) // of free bytes; tests fill the disk
 }
 
 // Catalog is an open catalog. Its methods may be called from any goroutine.
 type Catalog struct {
 	log  *slog.Logger
 	srv  *embedded // nil with an outside cluster
+	disk *disk     // nil with an outside cluster
 	conn *nats.Conn
 	js   jetstream.JetStream
 	kv   jetstream.KeyValue
@@ -127,14 +129,21 @@ func (cfg Config) check() (Config, error) {
 func (c *Catalog) open(ctx context.Context, cfg Config) error {
 	var err error
 	if len(cfg.Servers) == 0 {
-		if c.srv, err = startEmbedded(ctx, cfg); err != nil {
+		c.disk = newDisk(cfg.Dir, cfg.measure)
+		if c.srv, err = startEmbedded(ctx, cfg, c.disk.failed); err != nil {
 			return err
 		}
 	}
 	if err := c.connect(cfg); err != nil {
 		return err
 	}
-	return c.openBucket(ctx, cfg)
+	if err := c.openBucket(ctx, cfg); err != nil {
+		return err
+	}
+	if c.srv != nil && c.begin() {
+		go c.keepStore(cfg)
+	}
+	return nil
 }
 
 func (c *Catalog) connect(cfg Config) error {
@@ -146,7 +155,7 @@ func (c *Catalog) connect(cfg Config) error {
 	}
 	where := "the embedded server"
 	if c.srv != nil {
-		opts = append(opts, nats.InProcessServer(c.srv.ns), nats.Token(cfg.Token))
+		opts = append(opts, nats.InProcessServer(c.srv), nats.Token(cfg.Token))
 	} else {
 		where = fmt.Sprint(cfg.Servers)
 		if cfg.Credentials != "" {
@@ -191,6 +200,9 @@ func (c *Catalog) openBucket(ctx context.Context, cfg Config) error {
 }
 
 func (c *Catalog) makeBucket(ctx context.Context, cfg Config) error {
+	if err := c.Room(Reserve); err != nil {
+		return fmt.Errorf("cannot create the catalog's bucket: %w", err)
+	}
 	kv, err := c.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
 		Bucket: bucketName, Description: "Perigee: who owns what, where it runs",
 		History: 1, Storage: jetstream.FileStorage, Replicas: max(cfg.Replicas, 1), LimitMarkerTTL: cfg.markerTTL,
@@ -255,7 +267,7 @@ func (c *Catalog) Server() *server.Server {
 	if c.srv == nil {
 		return nil
 	}
-	return c.srv.ns
+	return c.srv.ns.Load()
 }
 
 // Close ends all watches, flushes and closes the store, and lets go of the

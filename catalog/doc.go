@@ -15,8 +15,12 @@
 //     the daemon nor a power cut loses it. (With an outside NATS cluster, what an
 //     acknowledgement is worth is that cluster's setting.)
 //   - A write that returned an error may still have been applied, if the error
-//     is the context's or the connection's. Create and Update may be repeated
+//     is the context's, the connection's or [ErrFull]. Create and Update may be repeated
 //     safely: at worst they answer [ErrExists] or [ErrConflict].
+//   - On a disk that fills up, writes answer [ErrFull] at once: new records below
+//     [Reserve] free bytes, changes and deletes below [LastReserve]. They work
+//     again by themselves when there is room, also when the store met the end of
+//     the disk. Reads go on.
 //   - A node reads its own writes: when a write returns, Get and List on the
 //     same Catalog show it, or something newer.
 //   - Other nodes see a key's writes in order, each at most once, perhaps only

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -33,14 +34,15 @@ type mark struct {
 
 // embedded is the NATS server inside this process and the lock on its directory.
 type embedded struct {
-	ns   *server.Server
+	ns   atomic.Pointer[server.Server] // another one after restart
 	dir  string
+	fail func() // called when the server could not write
 	lock *os.File
 	mark mark
 }
 
-func startEmbedded(ctx context.Context, cfg Config) (*embedded, error) {
-	e := &embedded{dir: filepath.Join(cfg.Dir, "nats")}
+func startEmbedded(ctx context.Context, cfg Config, fail func()) (*embedded, error) {
+	e := &embedded{dir: filepath.Join(cfg.Dir, "nats"), fail: fail}
 	if err := os.MkdirAll(e.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the catalog's directory: %w", err)
 	}
@@ -68,11 +70,11 @@ func (e *embedded) takeLock() error {
 			e.dir, ErrInUse, strings.TrimSpace(string(owner[:n])))
 	}
 	e.lock = f
-	if err := f.Truncate(0); err != nil {
-		return err
-	}
-	_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-	return err
+	// The pid is for people: a full disk has no room even for that, and the lock
+	// holds all the same.
+	_ = f.Truncate(0)
+	_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	return nil
 }
 
 func (e *embedded) start(ctx context.Context, cfg Config) error {
@@ -83,32 +85,48 @@ func (e *embedded) start(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	logs := &serverLog{log: cfg.Logger}
-	if e.ns, err = server.NewServer(opts); err != nil {
+	logs := &serverLog{log: cfg.Logger, fail: e.fail}
+	ns, err := server.NewServer(opts)
+	if err != nil {
 		return fmt.Errorf("cannot make the embedded NATS server: %w", err)
 	}
-	e.ns.SetLoggerV2(logs, false, false, false)
-	return e.awaitStart(ctx, logs)
+	ns.SetLoggerV2(logs, false, false, false)
+	e.ns.Store(ns)
+	return e.awaitStart(ctx, ns, logs)
 }
 
-func (e *embedded) awaitStart(ctx context.Context, logs *serverLog) error {
+// restart ends the server and starts another one on the same files.
+func (e *embedded) restart(ctx context.Context, cfg Config) error {
+	old := e.ns.Load()
+	if at, ok := old.Addr().(*net.TCPAddr); ok && cfg.Listen != "" {
+		cfg.Listen = at.String() // the clients know this port
+	}
+	old.Shutdown()
+	old.WaitForShutdown()
+	return e.start(ctx, cfg)
+}
+
+// InProcessConn implements nats.InProcessConnProvider with the server of the day.
+func (e *embedded) InProcessConn() (net.Conn, error) { return e.ns.Load().InProcessConn() }
+
+func (e *embedded) awaitStart(ctx context.Context, ns *server.Server, logs *serverLog) error {
 	started := make(chan bool, 1)
 	go func() {
-		e.ns.Start() // returns once JetStream has recovered its files
-		started <- e.ns.ReadyForConnections(startLimit)
+		ns.Start() // returns once JetStream has recovered its files
+		started <- ns.ReadyForConnections(startLimit)
 	}()
 	var ready bool
 	select {
 	case ready = <-started:
 	case <-ctx.Done():
-		e.ns.Shutdown()
+		ns.Shutdown()
 		<-started
 		return fmt.Errorf("cannot start the embedded NATS server: %w", ctx.Err())
 	}
 	if msg := logs.fatal(); msg != "" {
 		return fmt.Errorf("cannot start the embedded NATS server in %q: %s", e.dir, msg)
 	}
-	if !ready || !e.ns.JetStreamEnabled() {
+	if !ready || !ns.JetStreamEnabled() {
 		return fmt.Errorf("cannot start the embedded NATS server in %q: it was not ready after %s", e.dir, startLimit)
 	}
 	return nil
@@ -222,9 +240,9 @@ func writeSynced(path string, data []byte) error {
 }
 
 func (e *embedded) stop() error {
-	if e.ns != nil {
-		e.ns.Shutdown()
-		e.ns.WaitForShutdown()
+	if ns := e.ns.Load(); ns != nil {
+		ns.Shutdown()
+		ns.WaitForShutdown()
 	}
 	if e.lock == nil {
 		return nil
@@ -238,7 +256,8 @@ func (e *embedded) stop() error {
 // start, so they are debug lines; its fatal errors do not end the process but
 // are what Open returns.
 type serverLog struct {
-	log *slog.Logger
+	log  *slog.Logger
+	fail func()
 
 	mu    sync.Mutex // guards death
 	death string
@@ -254,7 +273,16 @@ func (l *serverLog) Noticef(f string, v ...any) { l.log.Debug("nats: " + fmt.Spr
 func (l *serverLog) Debugf(f string, v ...any)  { l.log.Debug("nats: " + fmt.Sprintf(f, v...)) }
 func (l *serverLog) Tracef(f string, v ...any)  { l.log.Debug("nats: " + fmt.Sprintf(f, v...)) }
 func (l *serverLog) Warnf(f string, v ...any)   { l.log.Warn("nats: " + fmt.Sprintf(f, v...)) }
-func (l *serverLog) Errorf(f string, v ...any)  { l.log.Error("nats: " + fmt.Sprintf(f, v...)) }
+
+// Errorf also looks for the one sign that the server gives of a store that
+// takes no writes any more.
+func (l *serverLog) Errorf(f string, v ...any) {
+	msg := fmt.Sprintf(f, v...)
+	l.log.Error("nats: " + msg)
+	if strings.Contains(msg, "Critical write error") || strings.Contains(msg, "will be DISABLED") {
+		l.fail()
+	}
+}
 
 func (l *serverLog) Fatalf(f string, v ...any) {
 	l.mu.Lock()

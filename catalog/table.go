@@ -81,7 +81,7 @@ func (t *Table[T]) List(prefix string) []Entry[T] { return t.mem.list(prefix) }
 
 // Create writes a record that must not exist yet, or returns ErrExists.
 func (t *Table[T]) Create(ctx context.Context, key string, v T) (uint64, error) {
-	return t.write(key, v, func(full string, data []byte) (uint64, error) {
+	return t.write(ctx, Reserve, key, v, func(ctx context.Context, full string, data []byte) (uint64, error) {
 		rev, err := t.cat.kv.Create(ctx, full, data)
 		if errors.Is(err, jetstream.ErrKeyExists) {
 			return 0, ErrExists
@@ -92,7 +92,7 @@ func (t *Table[T]) Create(ctx context.Context, key string, v T) (uint64, error) 
 
 // Update writes the record if it still has revision rev, or returns ErrConflict.
 func (t *Table[T]) Update(ctx context.Context, key string, v T, rev uint64) (uint64, error) {
-	return t.write(key, v, func(full string, data []byte) (uint64, error) {
+	return t.write(ctx, LastReserve, key, v, func(ctx context.Context, full string, data []byte) (uint64, error) {
 		rev, err := t.cat.kv.Update(ctx, full, data, rev)
 		if wrongRevision(err) {
 			return 0, ErrConflict
@@ -103,7 +103,7 @@ func (t *Table[T]) Update(ctx context.Context, key string, v T, rev uint64) (uin
 
 // Put writes the record, whatever was there.
 func (t *Table[T]) Put(ctx context.Context, key string, v T) (uint64, error) {
-	return t.write(key, v, func(full string, data []byte) (uint64, error) {
+	return t.write(ctx, LastReserve, key, v, func(ctx context.Context, full string, data []byte) (uint64, error) {
 		return t.cat.kv.Put(ctx, full, data)
 	})
 }
@@ -116,14 +116,19 @@ func wrongRevision(err error) bool {
 // write stores the record and shows it in memory. What is shown is decoded from
 // the bytes stored, so it shares nothing with the caller's value and is what
 // every other node will see.
-func (t *Table[T]) write(key string, v T, store func(full string, data []byte) (uint64, error)) (uint64, error) {
+func (t *Table[T]) write(ctx context.Context, need int64, key string, v T, store func(ctx context.Context, full string, data []byte) (uint64, error)) (uint64, error) {
 	data, shown, err := t.encode(key, v)
 	if err != nil {
 		return 0, t.fault("write", key, err)
 	}
-	rev, err := store(t.name+"."+key, data)
-	if err != nil {
+	if err := t.cat.Room(need); err != nil {
 		return 0, t.fault("write", key, t.closedOr(err))
+	}
+	guarded, done := t.cat.guard(ctx)
+	defer done()
+	rev, err := store(guarded, t.name+"."+key, data)
+	if err != nil {
+		return 0, t.fault("write", key, t.plainly(ctx, err))
 	}
 	t.mem.put(&Entry[T]{Key: key, Value: shown, Revision: rev})
 	return rev, nil
@@ -152,12 +157,25 @@ func (t *Table[T]) Delete(ctx context.Context, key string) error {
 	msg := nats.NewMsg("$KV." + bucketName + "." + t.name + "." + key)
 	msg.Header.Set("KV-Operation", "DEL")
 	msg.Header.Set(jetstream.MsgTTLHeader, t.cat.ttl)
-	ack, err := t.cat.js.PublishMsg(ctx, msg)
-	if err != nil {
+	if err := t.cat.Room(LastReserve); err != nil {
 		return t.fault("delete", key, t.closedOr(err))
+	}
+	guarded, done := t.cat.guard(ctx)
+	defer done()
+	ack, err := t.cat.js.PublishMsg(guarded, msg)
+	if err != nil {
+		return t.fault("delete", key, t.plainly(ctx, err))
 	}
 	t.mem.remove(key, ack.Sequence, true)
 	return nil
+}
+
+// plainly is why the store gave no answer: that the disk is full, if it is.
+func (t *Table[T]) plainly(ctx context.Context, err error) error {
+	if ctx.Err() == nil && errors.Is(err, context.Canceled) {
+		err = errors.Join(t.cat.Room(LastReserve), err)
+	}
+	return t.closedOr(err)
 }
 
 func (t *Table[T]) closedOr(err error) error {
