@@ -17,10 +17,7 @@ func BenchmarkShip(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer cat.Close()
-	store, err := New(b.Context(), Config{JetStream: cat.JetStream()})
-	if err != nil {
-		b.Fatal(err)
-	}
+	store := New(b.Context(), Config{JetStream: cat.JetStream()})
 	c, err := NewCollector(CollectorConfig{Store: store, Logger: quiet})
 	if err != nil {
 		b.Fatal(err)
@@ -50,10 +47,7 @@ func BenchmarkTail100(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer cat.Close()
-	store, err := New(b.Context(), Config{JetStream: cat.JetStream()})
-	if err != nil {
-		b.Fatal(err)
-	}
+	store := New(b.Context(), Config{JetStream: cat.JetStream()})
 	for i := range 100_000 {
 		l := Line{App: "noisy", Region: "r", Machine: "m", Text: "x"}
 		if i%500 == 0 {

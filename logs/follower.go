@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sys/unix"
+
+	"github.com/perigee-run/perigee/catalog"
 )
 
 const (
@@ -121,7 +123,7 @@ func (f *follower) isEnding() bool {
 }
 
 func (f *follower) fault(msg string, err error) {
-	if f.ctx.Err() == nil {
+	if f.ctx.Err() == nil && !errors.Is(err, catalog.ErrFull) { // the store says that, once for all machines
 		f.c.log.Error(msg, "machine", f.m.ID, "path", f.m.Path, "error", err)
 	}
 }
@@ -292,6 +294,9 @@ func (f *follower) publish(m *nats.Msg, end int64) error {
 	m.Header.Set(nats.MsgIdHdr, f.m.ID+":"+pos)
 	ctx, cancel := context.WithTimeout(f.ctx, 10*time.Second)
 	defer cancel()
+	if err := f.c.cfg.Store.Problem(ctx); err != nil {
+		return err
+	}
 	ack, err := f.c.cfg.Store.js.PublishMsg(ctx, m)
 	if err != nil {
 		f.unsure = true

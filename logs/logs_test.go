@@ -41,9 +41,7 @@ func start(t *testing.T, dir string, cfg CollectorConfig) *node {
 		t.Fatal(err)
 	}
 	n := &node{cat: cat}
-	if n.Store, err = New(t.Context(), Config{JetStream: cat.JetStream()}); err != nil {
-		t.Fatal(err)
-	}
+	n.Store = New(t.Context(), Config{JetStream: cat.JetStream(), Logger: quiet})
 	cfg.Store, cfg.Logger = n.Store, quiet
 	if n.Collector, err = NewCollector(cfg); err != nil {
 		t.Fatal(err)

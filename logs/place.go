@@ -98,8 +98,12 @@ func (f *follower) catchUp(size int64) error {
 
 // readAhead goes past what was stored after the place in hand.
 func (f *follower) readAhead(size int64) error {
+	stream, err := f.c.cfg.Store.open(f.ctx)
+	if err != nil {
+		return err
+	}
 	for next := f.Sequence + 1; ; {
-		m, err := f.c.cfg.Store.stream.GetMsg(f.ctx, next, jetstream.WithGetMsgSubject(f.subject))
+		m, err := stream.GetMsg(f.ctx, next, jetstream.WithGetMsgSubject(f.subject))
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return nil
 		}

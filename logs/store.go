@@ -2,14 +2,24 @@ package logs
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-const streamName = "LOGS"
+const (
+	streamName = "LOGS"
+	openAgain  = time.Second // after the stream could not be opened
+
+	// Reserve is how many bytes of the disk logs leave free: what else the node
+	// keeps there is worth more.
+	Reserve = 64 << 20
+)
 
 // Config says how much is kept.
 type Config struct {
@@ -21,21 +31,98 @@ type Config struct {
 	MaxAge time.Duration
 	// Replicas of the stream in an outside cluster. Default 1.
 	Replicas int
+	// Room returns an error while nothing more is to be stored, because the disk
+	// is almost full; see Reserve. Default: there is always room.
+	Room func() error
+	// Logger defaults to slog.Default().
+	Logger *slog.Logger
 }
 
 // Store is the log. Its methods may be called from any goroutine.
 type Store struct {
-	js     jetstream.JetStream
-	stream jetstream.Stream
+	cfg Config
+	js  jetstream.JetStream
+	log *slog.Logger
+
+	mu     sync.Mutex       // guards what follows; held while the stream is opened
+	stream jetstream.Stream // nil until it could be opened
+	tried  time.Time
+	fault  error // of the last try
+	full   error // of the last look for room
 }
 
-// New opens the stream, or makes it, or changes its limits.
-func New(ctx context.Context, cfg Config) (*Store, error) {
-	s, err := cfg.JetStream.CreateOrUpdateStream(ctx, cfg.streamConfig())
-	if err != nil {
-		return nil, fmt.Errorf("cannot open the log stream: %w", err)
+// New opens the stream, or makes it, or changes its limits. When that fails the
+// log is off for now: a full disk must not keep a node from starting. Every use
+// tries again, and Problem says why it is off.
+func New(ctx context.Context, cfg Config) *Store {
+	if cfg.Room == nil {
+		cfg.Room = func() error { return nil }
 	}
-	return &Store{js: cfg.JetStream, stream: s}, nil
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	s := &Store{cfg: cfg, js: cfg.JetStream, log: cfg.Logger}
+	if _, err := s.open(ctx); err != nil {
+		s.log.Error("logs are off for now", "error", err)
+	}
+	return s
+}
+
+// open returns the stream, and opens it first if that has not been done.
+func (s *Store) open(ctx context.Context) (jetstream.Stream, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stream != nil {
+		return s.stream, nil
+	}
+	if s.fault != nil && time.Since(s.tried) < openAgain {
+		return nil, s.fault
+	}
+	stream, err := s.findOrMake(ctx)
+	s.tried, s.fault = time.Now(), nil
+	if err != nil {
+		s.fault = fmt.Errorf("cannot open the log stream: %w", err)
+		return nil, s.fault
+	}
+	s.stream = stream
+	return stream, nil
+}
+
+// findOrMake writes nothing when there is no room, if the stream is there.
+func (s *Store) findOrMake(ctx context.Context) (jetstream.Stream, error) {
+	full := s.cfg.Room()
+	if full != nil {
+		stream, err := s.js.Stream(ctx, streamName)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			err = full
+		}
+		return stream, err
+	}
+	return s.js.CreateOrUpdateStream(ctx, s.cfg.streamConfig())
+}
+
+// room returns the error of Config.Room, and logs when that has changed.
+func (s *Store) room() error {
+	err := s.cfg.Room()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err != nil && s.full == nil:
+		s.log.Error("logs are not stored for now; machines' output waits in their console files", "error", err)
+	case err == nil && s.full != nil:
+		s.log.Info("logs are stored again")
+	}
+	s.full = err
+	return err
+}
+
+// Problem returns why lines cannot be stored now, or nil.
+func (s *Store) Problem(ctx context.Context) error {
+	if err := s.room(); err != nil {
+		return err
+	}
+	_, err := s.open(ctx)
+	return err
 }
 
 func (cfg Config) streamConfig() jetstream.StreamConfig {
@@ -74,7 +161,11 @@ func (s *Store) Append(ctx context.Context, l Line) error {
 	}
 	text := []byte(strings.TrimRight(l.Text, "\n"))
 	lines, _ := new(cutter).cut(text[:min(len(text), readSize)], true)
-	if _, err := s.js.PublishMsg(ctx, newBatch(subj, l.Source, l.Time, lines)); err != nil {
+	err = s.Problem(ctx)
+	if err == nil {
+		_, err = s.js.PublishMsg(ctx, newBatch(subj, l.Source, l.Time, lines))
+	}
+	if err != nil {
 		return fmt.Errorf("cannot log for machine %q: %w", l.Machine, err)
 	}
 	return nil
@@ -85,7 +176,11 @@ func (s *Store) Forget(ctx context.Context, app string) error {
 	if err := checkToken(app); err != nil {
 		return fmt.Errorf("cannot remove the logs of app %q: %w", app, err)
 	}
-	if err := s.stream.Purge(ctx, jetstream.WithPurgeSubject("logs."+app+".*.*")); err != nil {
+	stream, err := s.open(ctx)
+	if err == nil {
+		err = stream.Purge(ctx, jetstream.WithPurgeSubject("logs."+app+".*.*"))
+	}
+	if err != nil {
 		return fmt.Errorf("cannot remove the logs of app %q: %w", app, err)
 	}
 	return nil

@@ -45,11 +45,15 @@ func (s *Store) tail(ctx context.Context, q Query, yield func(Line) bool) error 
 	if err != nil {
 		return err
 	}
-	from, err := s.start(ctx, q, filter)
+	stream, err := s.open(ctx)
 	if err != nil {
 		return err
 	}
-	cons, err := s.stream.OrderedConsumer(ctx, from)
+	from, err := startAt(ctx, stream, q, filter)
+	if err != nil {
+		return err
+	}
+	cons, err := stream.OrderedConsumer(ctx, from)
 	if err != nil {
 		return err
 	}
@@ -158,9 +162,9 @@ func live(ctx context.Context, it jetstream.MessagesContext, yield func(Line) bo
 	}
 }
 
-// start is where to begin reading so that the last q.Lines lines are seen
+// startAt is where to begin reading so that the last q.Lines lines are seen
 // without reading all that is kept.
-func (s *Store) start(ctx context.Context, q Query, filter string) (jetstream.OrderedConsumerConfig, error) {
+func startAt(ctx context.Context, stream jetstream.Stream, q Query, filter string) (jetstream.OrderedConsumerConfig, error) {
 	c := jetstream.OrderedConsumerConfig{FilterSubjects: []string{filter}, InactiveThreshold: readerIdle}
 	switch {
 	case q.lines() == 0:
@@ -168,7 +172,7 @@ func (s *Store) start(ctx context.Context, q Query, filter string) (jetstream.Or
 	case !q.Since.IsZero():
 		c.DeliverPolicy, c.OptStartTime = jetstream.DeliverByStartTimePolicy, &q.Since
 	default:
-		seq, err := s.lastMessages(ctx, filter, uint64(q.lines()))
+		seq, err := lastMessages(ctx, stream, filter, uint64(q.lines()))
 		if err != nil {
 			return c, err
 		}
@@ -179,8 +183,8 @@ func (s *Store) start(ctx context.Context, q Query, filter string) (jetstream.Or
 
 // lastMessages finds a sequence number after which there are at least n messages
 // on filter (each has one line or more), and not many times n.
-func (s *Store) lastMessages(ctx context.Context, filter string, n uint64) (uint64, error) {
-	info, err := s.stream.Info(ctx)
+func lastMessages(ctx context.Context, stream jetstream.Stream, filter string, n uint64) (uint64, error) {
+	info, err := stream.Info(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -192,31 +196,31 @@ func (s *Store) lastMessages(ctx context.Context, filter string, n uint64) (uint
 			break
 		}
 		low = end - window
-		count, err := s.count(ctx, filter, low)
+		got, err := count(ctx, stream, filter, low)
 		if err != nil {
 			return 0, err
 		}
-		if count >= n {
+		if got >= n {
 			break
 		}
 		high = low
 	}
-	return s.narrow(ctx, filter, n, low, high)
+	return narrow(ctx, stream, filter, n, low, high)
 }
 
-func (s *Store) narrow(ctx context.Context, filter string, n, low, high uint64) (uint64, error) {
+func narrow(ctx context.Context, stream jetstream.Stream, filter string, n, low, high uint64) (uint64, error) {
 	for high-low > 8*n+1000 {
 		mid := low + (high-low)/2
-		count, err := s.count(ctx, filter, mid)
+		got, err := count(ctx, stream, filter, mid)
 		if err != nil {
 			return 0, err
 		}
-		if count >= n {
+		if got >= n {
 			low = mid
 		} else {
 			high = mid
 		}
-		if count >= n && count <= 8*n {
+		if got >= n && got <= 8*n {
 			break
 		}
 	}
@@ -224,8 +228,8 @@ func (s *Store) narrow(ctx context.Context, filter string, n, low, high uint64) 
 }
 
 // count is how many messages there are on filter from seq on.
-func (s *Store) count(ctx context.Context, filter string, seq uint64) (uint64, error) {
-	cons, err := s.stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
+func count(ctx context.Context, stream jetstream.Stream, filter string, seq uint64) (uint64, error) {
+	cons, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
 		FilterSubject: filter, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: seq,
 		AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: readerIdle,
 	})
@@ -233,5 +237,5 @@ func (s *Store) count(ctx context.Context, filter string, seq uint64) (uint64, e
 		return 0, err
 	}
 	info := cons.CachedInfo()
-	return info.NumPending, s.stream.DeleteConsumer(ctx, info.Name)
+	return info.NumPending, stream.DeleteConsumer(ctx, info.Name)
 }

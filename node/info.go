@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/catalog"
 	"github.com/perigee-run/perigee/internal/version"
 	"github.com/perigee-run/perigee/mesh"
 )
@@ -35,6 +36,12 @@ func (n *Node) problems(ctx context.Context) []api.Problem {
 	var out []api.Problem
 	for _, p := range mesh.Check(ctx, n.cfg.NetworkPrefix) {
 		out = append(out, api.Problem{Name: p.Name, Fault: p.Detail, Cure: p.Cure, Fatal: p.Fatal})
+	}
+	if err := n.catalog.Room(catalog.Reserve); err != nil {
+		out = append(out, api.Problem{Name: "disk", Fault: "nothing new can be made: " + err.Error()})
+	}
+	if err := n.store.Problem(ctx); err != nil {
+		out = append(out, api.Problem{Name: "logs", Fault: "logs are not stored for now: " + err.Error()})
 	}
 	for _, p := range n.router.Problems() {
 		out = append(out, api.Problem{Name: "router", Fault: p.Err.Error()})

@@ -107,15 +107,16 @@ func (n *Node) openState(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if n.store, err = logs.New(ctx, logs.Config{JetStream: n.catalog.JetStream()}); err != nil {
-		return err
-	}
+	n.store = logs.New(ctx, logs.Config{JetStream: n.catalog.JetStream(), Room: n.roomForLogs, Logger: n.log})
 	if n.collector, err = logs.NewCollector(logs.CollectorConfig{Store: n.store, Logger: n.log}); err != nil {
 		return err
 	}
 	n.apps, err = app.New(app.Config{Catalog: n.catalog, KeyFile: n.path("secrets.key"), Domain: n.cfg.Domain})
 	return err
 }
+
+// roomForLogs says why nothing more may be logged, if the disk is almost full.
+func (n *Node) roomForLogs() error { return n.catalog.Room(logs.Reserve) }
 
 func (n *Node) openImages(context.Context) (err error) {
 	n.images, err = image.New(image.Config{
