@@ -12,8 +12,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
+
+	"github.com/perigee-run/perigee/internal/durable"
 )
 
 // sealer closes and opens secrets.
@@ -46,7 +47,7 @@ func openKey(path string, needed bool) (*sealer, error) {
 func makeKey(path string) (*sealer, error) {
 	key := make([]byte, keySize)
 	rand.Read(key)
-	if err := writeFile(path, []byte(hex.EncodeToString(key)+"\n")); err != nil {
+	if err := durable.WriteFile(path, 0o600, []byte(hex.EncodeToString(key)+"\n")); err != nil {
 		return nil, fmt.Errorf("cannot keep the key of the secrets: %w", err)
 	}
 	return newSealer(key)
@@ -90,29 +91,4 @@ func (s *sealer) sum(app, name, value string) string {
 	h.Write([]byte{0})
 	h.Write([]byte(value))
 	return hex.EncodeToString(h.Sum(nil)[:8])
-}
-
-// writeFile is safe against a crash: the file is whole or not there.
-func writeFile(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

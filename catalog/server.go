@@ -17,6 +17,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"golang.org/x/sys/unix"
+
+	"github.com/perigee-run/perigee/internal/durable"
 )
 
 const (
@@ -213,30 +215,10 @@ func (e *embedded) writeMark() error {
 	if err != nil {
 		return err
 	}
-	if err := writeSynced(filepath.Join(e.dir, markFile), data); err != nil {
+	if err := durable.WriteFile(filepath.Join(e.dir, markFile), 0o600, data); err != nil {
 		return fmt.Errorf("cannot write the catalog's mark: %w", err)
 	}
 	return nil
-}
-
-// writeSynced replaces a file so that after a crash it is the old or the new one.
-func writeSynced(path string, data []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 func (e *embedded) stop() error {

@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/perigee-run/perigee/internal/durable"
 )
 
 // keepName returns the node's name and writes it down at the first start.
@@ -31,5 +33,5 @@ func keepName(data, name string) (string, error) {
 	if !nodeName.MatchString(name) {
 		return "", fmt.Errorf("cannot use %q as node name: want 1 to 63 lower-case letters, digits and hyphens; give one with --name", name)
 	}
-	return name, writeDurable(path, []byte(name+"\n"))
+	return name, durable.WriteFile(path, 0o600, []byte(name+"\n"))
 }

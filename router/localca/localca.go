@@ -24,6 +24,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/perigee-run/perigee/internal/durable"
 )
 
 const (
@@ -102,10 +104,10 @@ func (ca *CA) create(name string) error {
 	if err != nil {
 		return err
 	}
-	if err := writePEM(ca.keyPath(), "PRIVATE KEY", keyDER, 0o600); err != nil {
+	if err := durable.WriteFile(ca.keyPath(), 0o600, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})); err != nil {
 		return err
 	}
-	if err := writePEM(ca.RootPath(), "CERTIFICATE", der, 0o644); err != nil {
+	if err := durable.WriteFile(ca.RootPath(), 0o644, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})); err != nil {
 		return err
 	}
 	return ca.load()
@@ -119,31 +121,6 @@ func sign(t, parent *x509.Certificate, pub *ecdsa.PublicKey, key *ecdsa.PrivateK
 	}
 	t.SerialNumber, t.NotBefore = serial, time.Now().Add(-time.Hour) // clocks differ a little
 	return x509.CreateCertificate(rand.Reader, t, parent, pub, key)
-}
-
-// writePEM writes the file whole or not at all.
-func writePEM(path, kind string, der []byte, mode fs.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	err = errors.Join(f.Chmod(mode), pem.Encode(f, &pem.Block{Type: kind, Bytes: der}), f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // GetCertificate is for tls.Config: a leaf for the server name, or for the address that was connected to if there is none.

@@ -29,7 +29,7 @@ func TestRootIsKept(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("root.key: mode %v, %v; want 0600", info.Mode(), err)
 	}
-	if left, _ := filepath.Glob(filepath.Join(dir, ".new-*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(dir, "*.new")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
 }
