@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -87,18 +88,31 @@ func (e *env) deploy(ctx context.Context, f deployFlags) error {
 	if err := e.warnRegions(ctx, client, cfg); err != nil {
 		return err
 	}
-	if err := e.ensureApp(ctx, client, cfg.App); err != nil {
+	made, err := e.ensureApp(ctx, client, cfg.App)
+	if err != nil {
 		return err
 	}
 	show := e.newProgress()
 	if req.Image, err = e.imageFor(ctx, client, cfg, dir, f, show); err != nil {
-		return e.explain(err)
+		return e.unmake(ctx, client, cfg.App, made, err)
 	}
 	rel, err := e.runDeploy(ctx, client, cfg.App, req, show)
 	if err != nil {
-		return e.explain(err)
+		return e.unmake(ctx, client, cfg.App, made, err)
 	}
 	return e.deployed(ctx, client, rel, time.Since(began))
+}
+
+// unmake takes back an app that this command made and that got no release: a
+// refused deploy changes nothing.
+func (e *env) unmake(ctx context.Context, c *api.Client, app string, made bool, cause error) error {
+	var refused *api.Error
+	if made && (errors.As(cause, &refused) || errors.As(cause, new(usageError)) || errors.As(cause, new(hinted))) {
+		if releases, err := c.ListReleases(ctx, app); err == nil && len(releases) == 0 && c.DeleteApp(ctx, app) == nil && !e.json {
+			fmt.Fprintf(e.Err, "%s removed app %s again\n", e.paint(dim, "·"), app)
+		}
+	}
+	return e.explain(cause)
 }
 
 // deployRequest turns the configuration and the flags into the node's words.
@@ -152,18 +166,19 @@ func (e *env) warnRegions(ctx context.Context, c *api.Client, cfg *appconfig.Con
 	return nil
 }
 
-func (e *env) ensureApp(ctx context.Context, c *api.Client, name string) error {
-	_, err := c.GetApp(ctx, name)
+// ensureApp creates the app if it is not there, and says whether it did.
+func (e *env) ensureApp(ctx context.Context, c *api.Client, name string) (made bool, err error) {
+	_, err = c.GetApp(ctx, name)
 	if !api.IsCode(err, api.CodeNotFound) {
-		return e.explain(err)
+		return false, e.explain(err)
 	}
 	if _, err := c.CreateApp(ctx, api.CreateAppRequest{AppName: name}); err != nil {
-		return e.explain(err)
+		return false, e.explain(err)
 	}
 	if !e.json {
 		fmt.Fprintf(e.Err, "%s created app %s\n", e.paint(green, "✓"), name)
 	}
-	return nil
+	return true, nil
 }
 
 // imageFor returns the reference to deploy: a given one, an uploaded archive
@@ -185,6 +200,8 @@ func (e *env) imageFor(ctx context.Context, c *api.Client, cfg *appconfig.Config
 		}
 		show.note("upload %s (%s)", image, bytesText(fi.Size()))
 		return show.image(c.ImportImage(ctx, cfg.App, file))
+	case looksLikePath(image) && !isDir(image):
+		return "", hint(usagef("there is no file %s", image), "--image takes a reference, an archive or the folder of an OCI layout")
 	case isDir(image):
 		if !isFile(filepath.Join(image, "index.json")) {
 			return "", hint(usagef("%s is a folder, but not an OCI layout: it has no index.json", image), "to build a Dockerfile, give the folder as argument: perigee deploy %s", image)
@@ -195,6 +212,21 @@ func (e *env) imageFor(ctx context.Context, c *api.Client, cfg *appconfig.Config
 		return show.image(c.ImportImage(ctx, cfg.App, r))
 	}
 	return image, nil
+}
+
+// looksLikePath tells a file that is not there from a reference.
+func looksLikePath(image string) bool {
+	for _, p := range []string{"/", "./", "../", "~"} {
+		if strings.HasPrefix(image, p) {
+			return true
+		}
+	}
+	for _, s := range []string{".tar", ".tgz", ".tar.gz", ".tar.zst"} {
+		if strings.HasSuffix(image, s) {
+			return true
+		}
+	}
+	return false
 }
 
 func (e *env) buildFolder(ctx context.Context, c *api.Client, cfg *appconfig.Config, dir string, f deployFlags, show *progressView) (string, error) {

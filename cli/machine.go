@@ -224,16 +224,17 @@ func machineRunCmd(e *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := e.ensureApp(c.Context(), client, app); err != nil {
+			made, err := e.ensureApp(c.Context(), client, app)
+			if err != nil {
 				return err
 			}
 			show := e.newProgress()
 			if cfg.Image, err = show.image(client.PullImage(c.Context(), cfg.Image)); err != nil {
-				return e.explain(err)
+				return e.unmake(c.Context(), client, app, made, err)
 			}
 			m, err := client.CreateMachine(c.Context(), app, api.CreateMachineRequest{Config: cfg, Name: f.name, SkipLaunch: f.noStart})
 			if err != nil {
-				return e.explain(err)
+				return e.unmake(c.Context(), client, app, made, err)
 			}
 			return e.madeMachine(m, "created")
 		},

@@ -25,3 +25,13 @@ func replaceProcess(prog string, argv []string) error {
 }
 
 func signalPid(pid int, sig syscall.Signal) error { return syscall.Kill(pid, sig) }
+
+// locked reports whether a process holds the lock on a file.
+func locked(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) != nil
+}

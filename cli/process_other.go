@@ -15,3 +15,5 @@ func startDetached(string, []string, string) (string, *exec.Cmd, error) { return
 func replaceProcess(string, []string) error { return errLinuxOnly }
 
 func signalPid(int, syscall.Signal) error { return errLinuxOnly }
+
+func locked(string) bool { return false }

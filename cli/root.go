@@ -185,15 +185,24 @@ func add(root *cobra.Command, group string, cmds ...*cobra.Command) {
 	}
 }
 
-// parent makes a command that only holds others; naming none of them prints
-// its help, naming a wrong one is an error.
+// parent makes a command that only holds others. Naming none of them lists,
+// where there is a list, and else prints the help; naming a wrong one is an
+// error.
 func parent(use, short string, aliases []string, cmds ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{Use: use, Short: short, Aliases: aliases, Args: func(c *cobra.Command, args []string) error {
 		if len(args) > 0 {
 			return hint(usagef("unknown command %q for %q", args[0], c.CommandPath()), "%s --help lists them", c.CommandPath())
 		}
 		return nil
-	}, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
+	}, RunE: func(c *cobra.Command, args []string) error {
+		for _, sub := range cmds { // "perigee apps" is "perigee apps list"
+			if sub.Name() == "list" {
+				sub.SetContext(c.Context())
+				return sub.RunE(sub, args)
+			}
+		}
+		return c.Help()
+	}}
 	c.AddCommand(cmds...)
 	return c
 }

@@ -190,7 +190,7 @@ func (e *env) down(ctx context.Context, data string, machines bool) error {
 		return hint(fmt.Errorf("no node runs in %s", data), "name its directory with --data")
 	}
 	if machines {
-		client, err := e.client()
+		client, err := api.NewClient(api.ClientConfig{Addr: "unix://" + socketOf(pid)})
 		if err != nil {
 			return err
 		}
@@ -214,19 +214,35 @@ func (e *env) down(ctx context.Context, data string, machines bool) error {
 	return fmt.Errorf("process %d did not end within a minute", pid)
 }
 
-// running finds the node of a data directory by its pid file, and makes sure
-// that the process is a node, not a stranger with a recycled number.
+// running finds the node of a data directory: the process that holds the lock
+// on its pid file. A file that nobody locks is of a node that is gone.
 func running(data string) (int, bool) {
-	b, err := os.ReadFile(filepath.Join(data, "perigeed.pid"))
+	path := filepath.Join(data, "perigeed.pid")
+	if !locked(path) {
+		return 0, false
+	}
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return 0, false
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil || pid <= 0 {
-		return 0, false
+	return pid, err == nil && pid > 0
+}
+
+// socketOf reads from a node's command line where its API listens, so that what
+// is asked of it reaches no other node.
+func socketOf(pid int) string {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	args := strings.Split(string(b), "\x00")
+	for i, a := range args {
+		if v, ok := strings.CutPrefix(a, "--socket="); ok {
+			return v
+		}
+		if a == "--socket" && i+1 < len(args) {
+			return args[i+1]
+		}
 	}
-	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return pid, err == nil && strings.Contains(string(cmdline), "perigeed")
+	return DefaultSocket
 }
 
 // daemonProgram finds perigeed beside this program, then in PATH.
