@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -33,7 +34,9 @@ func execCmd(e *env) *cobra.Command {
 	var f execFlags
 	c := &cobra.Command{
 		Use: "exec [flags] -- COMMAND [ARG ...]", Short: "Run a command in a machine",
-		Long:    "Run a command in a machine, with its input and output connected here. The exit code is the command's. A sleeping machine is woken.",
+		Long: `Run a command in a machine, with its input and output connected here. The exit
+code is the command's, or 127 where the machine has no such program. A paused or
+suspended machine is woken; a stopped one has to be started first.`,
 		Example: "  perigee exec -- ls -l /app\n  perigee exec --machine 3d8d -- sh -c 'echo $FLY_REGION'\n  echo 'select 1' | perigee exec -a db -- psql",
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -62,6 +65,9 @@ func consoleCmd(e *env) *cobra.Command {
 	return c
 }
 
+// exitNoCommand is what a shell ends with for a command that is not there.
+const exitNoCommand = 127
+
 func (e *env) exec(ctx context.Context, f execFlags, command []string) error {
 	vars, err := mergePairs("--env", nil, f.env)
 	if err != nil {
@@ -85,6 +91,10 @@ func (e *env) exec(ctx context.Context, f execFlags, command []string) error {
 		defer restore()
 	}
 	exit, err := client.ExecStream(ctx, app, id, req, streams)
+	var refused *api.Error
+	if errors.As(err, &refused) && refused.Field == "command" {
+		return coded{err, exitNoCommand}
+	}
 	if err != nil {
 		return e.explain(err)
 	}

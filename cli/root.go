@@ -67,6 +67,14 @@ type exitError struct{ code int }
 
 func (e exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 
+// coded is an error that ends the command with a code of its own.
+type coded struct {
+	error
+	code int
+}
+
+func (c coded) Unwrap() error { return c.error }
+
 // Main runs the command line and returns its exit code.
 func Main(args []string, std IO) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -118,6 +126,10 @@ var codeExits = map[string]int{
 }
 
 func exitCode(err error) int {
+	var c coded
+	if errors.As(err, &c) {
+		return c.code
+	}
 	var u usageError
 	if errors.As(err, &u) {
 		return ExitUsage

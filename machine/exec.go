@@ -102,7 +102,7 @@ func (h *Host) ExecStream(ctx context.Context, id string, spec ExecSpec, streams
 	code, err := h.cfg.Sandbox.Exec(ctx, life, own, streams)
 	switch {
 	case errors.Is(err, sandbox.ErrInvalid), err != nil && commandFault(err):
-		return -1, invalid("command", "%v", err)
+		return -1, invalid("command", "machine %q has no program %q that can be run", id, spec.Command[0])
 	case errors.Is(err, sandbox.ErrNotFound), errors.Is(err, sandbox.ErrState):
 		return -1, api.Errorf(api.CodePrecondition, "machine %q stopped before the command ran", id)
 	case err != nil:
