@@ -70,7 +70,7 @@ func (d *disk) room(need int64) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.well.Err() != nil {
-		return d.fullLocked(need)
+		return d.full(need)
 	}
 	if time.Since(d.seen) >= lookEvery {
 		free, err := d.measure(d.dir)
@@ -83,13 +83,14 @@ func (d *disk) room(need int64) error {
 		return nil
 	}
 	d.seen = time.Time{} // whoever frees space and tries again is not to wait
-	return d.fullLocked(need)
+	return d.full(need)
 }
 
-func (d *disk) fullLocked(need int64) error {
+// full is the error, with what is free now.
+func (d *disk) full(need int64) error {
 	free, _ := d.measure(d.dir)
 	e := api.Errorf(api.CodeCapacity, "the disk of %s is full: %d MiB are free, and %d MiB must be", d.dir, free>>20, need>>20)
-	return fullError{e.WithHint("free space or make the disk larger; `perigee images` shows what images take")}
+	return fullError{e.WithHint("free space or make the disk larger; `perigee images list` shows what images take")}
 }
 
 // guard is ctx, ended with the store's health.

@@ -128,7 +128,7 @@ func (t *Table[T]) write(ctx context.Context, need int64, key string, v T, store
 	defer done()
 	rev, err := store(guarded, t.name+"."+key, data)
 	if err != nil {
-		return 0, t.fault("write", key, t.plainly(ctx, err))
+		return 0, t.fault("write", key, t.plainly(ctx, guarded, err))
 	}
 	t.mem.put(&Entry[T]{Key: key, Value: shown, Revision: rev})
 	return rev, nil
@@ -164,16 +164,16 @@ func (t *Table[T]) Delete(ctx context.Context, key string) error {
 	defer done()
 	ack, err := t.cat.js.PublishMsg(guarded, msg)
 	if err != nil {
-		return t.fault("delete", key, t.plainly(ctx, err))
+		return t.fault("delete", key, t.plainly(ctx, guarded, err))
 	}
 	t.mem.remove(key, ack.Sequence, true)
 	return nil
 }
 
-// plainly is why the store gave no answer: that the disk is full, if it is.
-func (t *Table[T]) plainly(ctx context.Context, err error) error {
-	if ctx.Err() == nil && errors.Is(err, context.Canceled) {
-		err = errors.Join(t.cat.Room(LastReserve), err)
+// plainly is why the store did not write: that the disk is full, if it failed.
+func (t *Table[T]) plainly(ctx, guarded context.Context, err error) error {
+	if ctx.Err() == nil && guarded.Err() != nil {
+		err = t.cat.disk.full(LastReserve)
 	}
 	return t.closedOr(err)
 }
