@@ -68,9 +68,15 @@ func configCmd(e *env) *cobra.Command {
 			if len(args) == 1 {
 				e.config = args[0]
 			}
-			cfg, _, err := e.loadConfig(".")
+			cfg, dir, err := e.loadConfig(".")
 			if err != nil {
 				return err
+			}
+			if _, err := appconfig.MachineConfigs(cfg, dir); err != nil {
+				return usageError{err}
+			}
+			if cfg.App == "" {
+				fmt.Fprintln(e.Err, e.paint(yellow, "warning:"), "no app is named: deploy will need --app")
 			}
 			if e.json {
 				return e.printJSON(map[string]any{"valid": true, "app": cfg.App})

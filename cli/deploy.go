@@ -107,7 +107,7 @@ func (e *env) deploy(ctx context.Context, f deployFlags) error {
 // refused deploy changes nothing.
 func (e *env) unmake(ctx context.Context, c *api.Client, app string, made bool, cause error) error {
 	var refused *api.Error
-	if made && (errors.As(cause, &refused) || errors.As(cause, new(usageError)) || errors.As(cause, new(hinted))) {
+	if made && (errors.As(cause, &refused) || errors.As(cause, new(usageError))) {
 		if releases, err := c.ListReleases(ctx, app); err == nil && len(releases) == 0 && c.DeleteApp(ctx, app) == nil && !e.json {
 			fmt.Fprintf(e.Err, "%s removed app %s again\n", e.paint(dim, "·"), app)
 		}
@@ -254,6 +254,10 @@ func (e *env) buildFolder(ctx context.Context, c *api.Client, cfg *appconfig.Con
 
 func (e *env) runDeploy(ctx context.Context, c *api.Client, app string, req api.DeployRequest, show *progressView) (api.Release, error) {
 	for p, err := range c.Deploy(ctx, app, req) {
+		var refused *api.Error
+		if err != nil && !errors.As(err, &refused) && ctx.Err() == nil {
+			return api.Release{}, hint(fmt.Errorf("the connection to the node broke off: %w", err), "the deploy goes on by itself; perigee releases shows how it ends")
+		}
 		if err != nil {
 			return api.Release{}, err
 		}

@@ -49,6 +49,25 @@ suspended machine is woken; a stopped one has to be started first.`,
 	return c
 }
 
+// machineExecCmd is exec as the other machine verbs are: the machine first.
+func machineExecCmd(e *env) *cobra.Command {
+	var f execFlags
+	c := &cobra.Command{
+		Use: "exec ID -- COMMAND [ARG ...]", Short: "Run a command in a machine", ValidArgsFunction: e.completeMachines,
+		Example: "  perigee machine exec 3d8d9014b32789 -- ls -l /app",
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) < 2 {
+				return hint(usagef("%s needs a machine and a command", c.CommandPath()), "usage: %s", c.UseLine())
+			}
+			f.machine = args[0]
+			return e.exec(c.Context(), f, args[1:])
+		},
+	}
+	f.register(c)
+	c.Flags().MarkHidden("machine")
+	return c
+}
+
 func consoleCmd(e *env) *cobra.Command {
 	var f execFlags
 	c := &cobra.Command{

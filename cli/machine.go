@@ -21,7 +21,7 @@ func machineCmd(e *env) *cobra.Command {
 		machineRestartCmd(e), machineDestroyCmd(e), machineSignalCmd(e), machineWaitCmd(e), machineEventsCmd(e),
 		verb(e, "cordon", "Keep requests away from machines", (*api.Client).CordonMachine),
 		verb(e, "uncordon", "Let requests reach machines again", (*api.Client).UncordonMachine),
-		machinePsCmd(e), execCmd(e))
+		machinePsCmd(e), machineExecCmd(e))
 }
 
 // onMachines runs do for each machine named; all are tried, the first error
