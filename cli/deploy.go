@@ -81,6 +81,9 @@ func (e *env) deploy(ctx context.Context, f deployFlags) error {
 	if err != nil {
 		return err
 	}
+	if err := checkSource(cfg, dir, f); err != nil {
+		return err
+	}
 	client, err := e.client()
 	if err != nil {
 		return err
@@ -96,23 +99,38 @@ func (e *env) deploy(ctx context.Context, f deployFlags) error {
 	if req.Image, err = e.imageFor(ctx, client, cfg, dir, f, show); err != nil {
 		return e.unmake(ctx, client, cfg.App, made, err)
 	}
-	rel, err := e.runDeploy(ctx, client, cfg.App, req, show)
+	rel, err := e.follow(ctx, client, cfg.App, client.Deploy(ctx, cfg.App, req), show)
 	if err != nil {
 		return e.unmake(ctx, client, cfg.App, made, err)
 	}
 	return e.deployed(ctx, client, rel, time.Since(began))
 }
 
-// unmake takes back an app that this command made and that got no release: a
-// refused deploy changes nothing.
+// unmake takes back an app that this command made and that is still empty: a
+// refused deploy changes nothing. Where the connection broke, nobody knows what
+// the node goes on with, and the app stays.
 func (e *env) unmake(ctx context.Context, c *api.Client, app string, made bool, cause error) error {
-	var refused *api.Error
-	if made && (errors.As(cause, &refused) || errors.As(cause, new(usageError))) {
-		if releases, err := c.ListReleases(ctx, app); err == nil && len(releases) == 0 && c.DeleteApp(ctx, app) == nil && !e.json {
-			fmt.Fprintf(e.Err, "%s removed app %s again\n", e.paint(dim, "·"), app)
-		}
+	if made && refused(cause) && isEmpty(ctx, c, app) && c.DeleteApp(ctx, app) == nil && !e.json {
+		fmt.Fprintf(e.Err, "%s removed app %s again\n", e.paint(dim, "·"), app)
 	}
 	return e.explain(cause)
+}
+
+// refused reports whether err is somebody's clear no.
+func refused(err error) bool {
+	var a *api.Error
+	var u usageError
+	return errors.As(err, &a) || errors.As(err, &u)
+}
+
+// isEmpty reports whether an app has neither releases nor machines.
+func isEmpty(ctx context.Context, c *api.Client, app string) bool {
+	releases, err := c.ListReleases(ctx, app)
+	if err != nil || len(releases) > 0 {
+		return false
+	}
+	machines, err := c.ListMachines(ctx, app)
+	return err == nil && len(machines) == 0
 }
 
 // deployRequest turns the configuration and the flags into the node's words.
@@ -200,18 +218,38 @@ func (e *env) imageFor(ctx context.Context, c *api.Client, cfg *appconfig.Config
 		}
 		show.note("upload %s (%s)", image, bytesText(fi.Size()))
 		return show.image(c.ImportImage(ctx, cfg.App, file))
-	case looksLikePath(image) && !isDir(image):
-		return "", hint(usagef("there is no file %s", image), "--image takes a reference, an archive or the folder of an OCI layout")
 	case isDir(image):
-		if !isFile(filepath.Join(image, "index.json")) {
-			return "", hint(usagef("%s is a folder, but not an OCI layout: it has no index.json", image), "to build a Dockerfile, give the folder as argument: perigee deploy %s", image)
-		}
 		r, w := io.Pipe()
 		go func() { w.CloseWithError(writeLayout(w, image)) }()
 		defer r.Close()
 		return show.image(c.ImportImage(ctx, cfg.App, r))
 	}
 	return image, nil
+}
+
+// checkSource finds out before anything is asked of the node whether what is to
+// be deployed is there at all.
+func checkSource(cfg *appconfig.Config, dir string, f deployFlags) error {
+	image := first(f.image, cfg.Build.Image)
+	switch {
+	case image == "":
+		path := filepath.Join(dir, f.file(cfg))
+		if !isFile(path) {
+			return hint(usagef("cannot find %s", path), "write a Dockerfile, name it with --dockerfile, or deploy an image with --image")
+		}
+	case isDir(image):
+		if !isFile(filepath.Join(image, "index.json")) {
+			return hint(usagef("%s is a folder, but not an OCI layout: it has no index.json", image), "to build a Dockerfile, give the folder as argument: perigee deploy %s", image)
+		}
+	case looksLikePath(image) && !isFile(image):
+		return hint(usagef("there is no file %s", image), "--image takes a reference, an archive or the folder of an OCI layout")
+	}
+	return nil
+}
+
+// file is the path of the Dockerfile in the folder.
+func (f deployFlags) file(cfg *appconfig.Config) string {
+	return first(f.dockerfile, cfg.Build.Dockerfile, "Dockerfile")
 }
 
 // looksLikePath tells a file that is not there from a reference.
@@ -230,10 +268,7 @@ func looksLikePath(image string) bool {
 }
 
 func (e *env) buildFolder(ctx context.Context, c *api.Client, cfg *appconfig.Config, dir string, f deployFlags, show *progressView) (string, error) {
-	dockerfile := first(f.dockerfile, cfg.Build.Dockerfile, "Dockerfile")
-	if !isFile(filepath.Join(dir, dockerfile)) {
-		return "", hint(usagef("cannot find %s", filepath.Join(dir, dockerfile)), "write a Dockerfile, name it with --dockerfile, or deploy an image with --image")
-	}
+	dockerfile := f.file(cfg)
 	args := map[string]string{}
 	for k, v := range cfg.Build.Args {
 		args[k] = v
@@ -252,24 +287,11 @@ func (e *env) buildFolder(ctx context.Context, c *api.Client, cfg *appconfig.Con
 	return show.image(c.Build(ctx, cfg.App, api.BuildOptions{Dockerfile: filepath.ToSlash(dockerfile), Target: first(f.target, cfg.Build.Target), Args: args, NoCache: f.noCache}, r))
 }
 
-func (e *env) runDeploy(ctx context.Context, c *api.Client, app string, req api.DeployRequest, show *progressView) (api.Release, error) {
-	for p, err := range c.Deploy(ctx, app, req) {
-		var refused *api.Error
-		if err != nil && !errors.As(err, &refused) && ctx.Err() == nil {
-			return api.Release{}, hint(fmt.Errorf("the connection to the node broke off: %w", err), "the deploy goes on by itself; perigee releases shows how it ends")
-		}
-		if err != nil {
-			return api.Release{}, err
-		}
-		show.show(p)
-		if p.Kind == "done" && p.Release != nil {
-			return *p.Release, nil
-		}
+// deployed tells of the release that was made, where one was.
+func (e *env) deployed(ctx context.Context, c *api.Client, rel *api.Release, took time.Duration) error {
+	if rel == nil {
+		return nil
 	}
-	return api.Release{}, hint(fmt.Errorf("the node closed the stream before the deploy ended"), "the deploy goes on by itself; see perigee releases")
-}
-
-func (e *env) deployed(ctx context.Context, c *api.Client, rel api.Release, took time.Duration) error {
 	if e.json {
 		return e.printJSON(rel)
 	}

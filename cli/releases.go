@@ -74,7 +74,7 @@ func rollbackCmd(e *env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return e.stream(c.Context(), client, client.Deploy(c.Context(), app, api.DeployRequest{FromVersion: target, Description: fmt.Sprintf("rollback to v%d", target)}))
+			return e.stream(c.Context(), client, app, client.Deploy(c.Context(), app, api.DeployRequest{FromVersion: target, Description: fmt.Sprintf("rollback to v%d", target)}))
 		},
 	}
 }

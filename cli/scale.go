@@ -84,25 +84,17 @@ func (e *env) scale(ctx context.Context, req api.ScaleRequest) error {
 	if err != nil {
 		return err
 	}
-	return e.stream(ctx, client, client.Scale(ctx, app, req))
+	return e.stream(ctx, client, app, client.Scale(ctx, app, req))
 }
 
 // stream shows a deploy's progress to its end.
-func (e *env) stream(ctx context.Context, c *api.Client, seq progressSeq) error {
-	began, show := time.Now(), e.newProgress()
-	for p, err := range seq {
-		if err != nil {
-			return e.explain(err)
-		}
-		show.show(p)
-		if p.Kind == "done" {
-			if p.Release != nil {
-				return e.deployed(ctx, c, *p.Release, time.Since(began))
-			}
-			return nil
-		}
+func (e *env) stream(ctx context.Context, c *api.Client, app string, seq progressSeq) error {
+	began := time.Now()
+	rel, err := e.follow(ctx, c, app, seq, e.newProgress())
+	if err != nil {
+		return e.explain(err)
 	}
-	return hint(fmt.Errorf("the node closed the stream before the work ended"), "it goes on by itself; see perigee releases")
+	return e.deployed(ctx, c, rel, time.Since(began))
 }
 
 func (e *env) scaleShow(ctx context.Context) error {

@@ -37,62 +37,61 @@ func (e *env) secretsList(ctx context.Context) error {
 }
 
 func secretsSetCmd(e *env) *cobra.Command {
-	var stage bool
-	c := &cobra.Command{
+	return e.changesSecrets(&cobra.Command{
 		Use: "set NAME=VALUE ...", Short: "Set secrets and deploy them", Example: "  perigee secrets set DATABASE_URL=postgres://…\n  perigee secrets set KEY=value --stage",
-		RunE: func(c *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return hint(usagef("perigee secrets set needs NAME=VALUE"), "many at once from a file: perigee secrets import < file")
-			}
-			values, err := parsePairs(args)
-			if err != nil {
-				return err
-			}
-			return e.setSecrets(c.Context(), values, stage)
-		},
-	}
-	c.Flags().BoolVar(&stage, "stage", false, "only keep them; the next deploy brings them to the machines")
-	return c
+	}, func(args []string) (map[string]*string, error) {
+		if len(args) == 0 {
+			return nil, hint(usagef("perigee secrets set needs NAME=VALUE"), "many at once from a file: perigee secrets import < file")
+		}
+		return parsePairs(args)
+	})
 }
 
 func secretsImportCmd(e *env) *cobra.Command {
-	var stage bool
-	c := &cobra.Command{
+	return e.changesSecrets(&cobra.Command{
 		Use: "import", Short: "Set secrets from lines of NAME=VALUE on standard input", Args: noArgs, Example: "  perigee secrets import < .env",
-		RunE: func(c *cobra.Command, _ []string) error {
-			var lines []string
-			for s := bufio.NewScanner(e.In); s.Scan(); {
-				if l := strings.TrimSpace(s.Text()); l != "" && !strings.HasPrefix(l, "#") {
-					lines = append(lines, l)
-				}
+	}, func([]string) (map[string]*string, error) {
+		var lines []string
+		in := bufio.NewScanner(e.In)
+		for in.Scan() {
+			if l := strings.TrimSpace(in.Text()); l != "" && !strings.HasPrefix(l, "#") {
+				lines = append(lines, l)
 			}
-			if len(lines) == 0 {
-				return usagef("standard input has no line of NAME=VALUE")
-			}
-			values, err := parsePairs(lines)
-			if err != nil {
-				return err
-			}
-			return e.setSecrets(c.Context(), values, stage)
-		},
-	}
-	c.Flags().BoolVar(&stage, "stage", false, "only keep them; the next deploy brings them to the machines")
-	return c
+		}
+		if err := in.Err(); err != nil {
+			return nil, fmt.Errorf("cannot read the secrets from standard input: %w", err)
+		}
+		if len(lines) == 0 {
+			return nil, usagef("standard input has no line of NAME=VALUE")
+		}
+		return parsePairs(lines)
+	})
 }
 
 func secretsUnsetCmd(e *env) *cobra.Command {
-	var stage bool
-	c := &cobra.Command{
+	return e.changesSecrets(&cobra.Command{
 		Use: "unset NAME ...", Short: "Remove secrets and deploy without them", Args: cobra.MinimumNArgs(1), Example: "  perigee secrets unset KEY",
-		RunE: func(c *cobra.Command, args []string) error {
-			values := map[string]*string{}
-			for _, a := range args {
-				values[a] = nil
-			}
-			return e.setSecrets(c.Context(), values, stage)
-		},
+	}, func(args []string) (map[string]*string, error) {
+		values := map[string]*string{}
+		for _, a := range args {
+			values[a] = nil
+		}
+		return values, nil
+	})
+}
+
+// changesSecrets completes a command that changes the secrets that read
+// returns; a nil value removes one.
+func (e *env) changesSecrets(c *cobra.Command, read func(args []string) (map[string]*string, error)) *cobra.Command {
+	var stage bool
+	c.RunE = func(c *cobra.Command, args []string) error {
+		values, err := read(args)
+		if err != nil {
+			return err
+		}
+		return e.setSecrets(c.Context(), values, stage)
 	}
-	c.Flags().BoolVar(&stage, "stage", false, "only remove them; the next deploy takes them from the machines")
+	c.Flags().BoolVar(&stage, "stage", false, "only keep the change; the next deploy brings it to the machines")
 	return c
 }
 
@@ -136,5 +135,5 @@ func (e *env) setSecrets(ctx context.Context, values map[string]*string, stage b
 	if !e.json {
 		fmt.Fprintf(e.Err, "%s changed %s\n", e.paint(green, "✓"), strings.Join(names, ", "))
 	}
-	return e.stream(ctx, client, client.Deploy(ctx, app, api.DeployRequest{Description: "secrets changed"}))
+	return e.stream(ctx, client, app, client.Deploy(ctx, app, api.DeployRequest{Description: "secrets changed"}))
 }
