@@ -17,3 +17,5 @@ func replaceProcess(string, []string) error { return errLinuxOnly }
 func signalPid(int, syscall.Signal) error { return errLinuxOnly }
 
 func locked(string) bool { return false }
+
+func listener(string) (int, error) { return 0, errLinuxOnly }

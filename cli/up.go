@@ -190,7 +190,11 @@ func (e *env) down(ctx context.Context, data string, machines bool) error {
 		return hint(fmt.Errorf("no node runs in %s", data), "name its directory with --data")
 	}
 	if machines {
-		client, err := api.NewClient(api.ClientConfig{Addr: "unix://" + socketOf(pid)})
+		socket := socketOf(pid)
+		if err := sameNode(socket, pid); err != nil {
+			return fmt.Errorf("cannot stop the machines of the node in %s: %w", data, err)
+		}
+		client, err := api.NewClient(api.ClientConfig{Addr: "unix://" + socket})
 		if err != nil {
 			return err
 		}
@@ -227,6 +231,19 @@ func running(data string) (int, bool) {
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
 	return pid, err == nil && pid > 0
+}
+
+// sameNode makes sure that it is process pid that listens on a socket: what
+// stops machines must not reach another node.
+func sameNode(socket string, pid int) error {
+	at, err := listener(socket)
+	if err != nil {
+		return err
+	}
+	if at != pid {
+		return fmt.Errorf("process %d listens on %s, not the node, process %d", at, socket, pid)
+	}
+	return nil
 }
 
 // socketOf reads from a node's command line where its API listens, so that what
