@@ -35,12 +35,16 @@ func execCmd(e *env) *cobra.Command {
 	c := &cobra.Command{
 		Use: "exec [flags] -- COMMAND [ARG ...]", Short: "Run a command in a machine",
 		Long: `Run a command in a machine, with its input and output connected here. The exit
-code is the command's, or 127 where the machine has no such program. A paused or
-suspended machine is woken; a stopped one has to be started first.`,
+code is the command's, 127 where the machine has no such program, and 126
+where the program may not be run. A paused or suspended machine is woken; a
+stopped one has to be started first.`,
 		Example: "  perigee exec -- ls -l /app\n  perigee exec --machine 3d8d -- sh -c 'echo $FLY_REGION'\n  echo 'select 1' | perigee exec -a db -- psql",
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return hint(usagef("%s needs a command", c.CommandPath()), "for example: perigee exec -- ls -l")
+			}
+			if c.ArgsLenAtDash() > 0 {
+				return hint(usagef("%q stands before --, where %s takes flags only", args[0], c.CommandPath()), "to name a machine, use --machine %s, or perigee machine exec", args[0])
 			}
 			return e.exec(c.Context(), f, args)
 		},
@@ -84,8 +88,26 @@ func consoleCmd(e *env) *cobra.Command {
 	return c
 }
 
-// exitNoCommand is what a shell ends with for a command that is not there.
-const exitNoCommand = 127
+// What a shell ends with for a program that is not there, or is none.
+const (
+	exitNoProgram  = 127
+	exitNotAllowed = 126
+)
+
+// execFault explains why a command did not run at all.
+func (e *env) execFault(err error, app, id string) error {
+	var a *api.Error
+	switch {
+	case !errors.As(err, &a):
+	case a.Field == "command" && a.Code == api.CodeUnsupported:
+		return coded{err, exitNotAllowed}
+	case a.Field == "command":
+		return coded{err, exitNoProgram}
+	case a.Code == api.CodePrecondition:
+		return hint(err, "perigee machine start %s --app %s", id, app)
+	}
+	return e.explain(err)
+}
 
 func (e *env) exec(ctx context.Context, f execFlags, command []string) error {
 	vars, err := mergePairs("--env", nil, f.env)
@@ -110,12 +132,8 @@ func (e *env) exec(ctx context.Context, f execFlags, command []string) error {
 		defer restore()
 	}
 	exit, err := client.ExecStream(ctx, app, id, req, streams)
-	var refused *api.Error
-	if errors.As(err, &refused) && refused.Field == "command" {
-		return coded{err, exitNoCommand}
-	}
 	if err != nil {
-		return e.explain(err)
+		return e.execFault(err, app, id)
 	}
 	if exit.ExitCode != 0 {
 		return exitError{exit.ExitCode}

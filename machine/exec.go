@@ -101,14 +101,27 @@ func (h *Host) ExecStream(ctx context.Context, id string, spec ExecSpec, streams
 	}
 	code, err := h.cfg.Sandbox.Exec(ctx, life, own, streams)
 	switch {
-	case errors.Is(err, sandbox.ErrInvalid), err != nil && commandFault(err):
-		return -1, invalid("command", "machine %q has no program %q that can be run", id, spec.Command[0])
+	case errors.Is(err, sandbox.ErrInvalid):
+		return -1, invalid("command", "%v", err)
+	case err != nil && commandFault(err):
+		return -1, noProgram(err, id, spec.Command[0])
 	case errors.Is(err, sandbox.ErrNotFound), errors.Is(err, sandbox.ErrState):
 		return -1, api.Errorf(api.CodePrecondition, "machine %q stopped before the command ran", id)
 	case err != nil:
 		return -1, internal(err, "cannot run %q in machine %q", spec.Command[0], id)
 	}
 	return code, nil
+}
+
+// noProgram says of a commandFault whether the program is not there (invalid),
+// or is there and cannot be run (unsupported).
+func noProgram(err error, id, program string) error {
+	for _, why := range []string{"permission denied", "exec format error"} {
+		if strings.Contains(err.Error(), why) {
+			return api.Errorf(api.CodeUnsupported, "machine %q cannot run %q: %s", id, program, why).WithField("command")
+		}
+	}
+	return api.Errorf(api.CodeInvalid, "machine %q has no program %q", id, program).WithField("command")
 }
 
 // wakeFor wakes a sleeper whose memory is kept; a machine that does not run at
