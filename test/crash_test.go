@@ -46,11 +46,15 @@ func TestDeploySurvivesACrash(t *testing.T) {
 	image := n.machine("phoenix").Config.Image
 	for i := 1; i <= 6; i++ {
 		writeConfig(t, dir, "phoenix", fmt.Sprintf("[env]\n  RELEASE = \"r%d\"\n", i))
-		timer := time.AfterFunc(time.Duration(20*i)*time.Millisecond, func() { n.cmd.Process.Kill() })
-		n.PerigeeIn(dir, "deploy", "--image", image)
-		timer.Stop()
+		done := make(chan struct{})
+		go func() { // it follows the deploy over the daemon's return
+			defer close(done)
+			n.PerigeeIn(dir, "deploy", "--image", image)
+		}()
+		time.Sleep(time.Duration(20*i) * time.Millisecond)
 		n.Kill()
 		n.Run()
+		<-done
 		last := n.lastRelease("phoenix")
 		_, served := get(t, n.Visitor(), "http://phoenix.apps.localhost/release")
 		if last.Status == api.ReleaseComplete && served != last.Groups["app"].Env["RELEASE"] {
