@@ -285,13 +285,6 @@ func (c *cgroups) list() []string {
 	return ids
 }
 
-// removeParent deletes the supervisor's own group if no machine is left.
-func (c *cgroups) removeParent() {
-	for _, root := range c.roots() {
-		_ = unix.Rmdir(filepath.Join(root, c.parent))
-	}
-}
-
 // writeFile writes to a file of the kernel's, which exists.
 func writeFile(path, value string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
