@@ -44,6 +44,9 @@ func (s *Store) Create(ctx context.Context, req api.CreateAppRequest) (App, erro
 	if a.Network == "" {
 		a.Network = "default"
 	}
+	if _, err := s.EnsureOrg(ctx, a.Org); err != nil {
+		return App{}, err
+	}
 	_, err := s.apps.Create(ctx, name, a)
 	if errors.Is(err, catalog.ErrExists) {
 		return s.again(name, req.IdempotencyKey)

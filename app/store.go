@@ -34,6 +34,7 @@ type Store struct {
 	secrets    *catalog.Table[secretSet]
 	oldSecrets *catalog.Table[secretSet]
 	releases   *catalog.Table[Release]
+	orgs       *catalog.Table[orgRecord]
 
 	numbering sync.Mutex // one release at a time gets its number from this node
 }
@@ -72,7 +73,10 @@ func (s *Store) open() (err error) {
 	if s.oldSecrets, err = catalog.NewTable[secretSet](c, "oldsecrets"); err != nil {
 		return err
 	}
-	s.releases, err = catalog.NewTable[Release](c, "releases")
+	if s.releases, err = catalog.NewTable[Release](c, "releases"); err != nil {
+		return err
+	}
+	s.orgs, err = catalog.NewTable[orgRecord](c, "orgs")
 	return err
 }
 

@@ -1,0 +1,69 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/perigee-run/perigee/catalog"
+)
+
+// orgRecord is what is kept of an org, under its name.
+type orgRecord struct {
+	// Number stands for the org in private addresses. It is given once and is no
+	// two orgs', because the firewalls between nodes go by it.
+	Number uint32 `json:"number"`
+}
+
+// OrgNumber returns the number that stands for an org in private addresses, 0
+// for an org that has none yet.
+func (s *Store) OrgNumber(org string) uint32 {
+	if catalog.CheckKey(org) != nil {
+		return 0
+	}
+	e, _ := s.orgs.Get(org)
+	return e.Value.Number
+}
+
+// EnsureOrg gives the org its number if it has none, and returns it. Of two nodes
+// that do so at the same time, both return the same.
+func (s *Store) EnsureOrg(ctx context.Context, org string) (uint32, error) {
+	if err := checkSlug("org_slug", org); err != nil {
+		return 0, err
+	}
+	for range tries {
+		if n := s.OrgNumber(org); n != 0 {
+			return n, nil
+		}
+		r := orgRecord{Number: s.freeNumber()}
+		_, err := s.orgs.Create(ctx, org, r)
+		switch {
+		case err == nil:
+			return r.Number, nil
+		case !errors.Is(err, catalog.ErrExists):
+			return 0, err
+		}
+		// The other node's record is on its way to our memory.
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+	return 0, errors.New("cannot read the number of org " + org + ": another node has just made it; try again")
+}
+
+// freeNumber picks at random, so that two nodes that pick for two orgs at the
+// same moment do not pick the same.
+func (s *Store) freeNumber() uint32 {
+	taken := map[uint32]bool{0: true} // 0 is the nodes' own
+	for _, e := range s.orgs.List("") {
+		taken[e.Value.Number] = true
+	}
+	for {
+		if n := rand.Uint32(); !taken[n] {
+			return n
+		}
+	}
+}
