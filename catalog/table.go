@@ -22,8 +22,8 @@ type Table[T any] struct {
 // NewTable opens the table name (one token) and returns when all its records
 // are in memory. A table is opened once per Catalog, by the room that owns it.
 func NewTable[T any](c *Catalog, name string) (*Table[T], error) {
-	if err := CheckKey(name); err != nil || strings.ContainsAny(name, "./=") {
-		return nil, fmt.Errorf("cannot open table %q: the name must be one token of letters, digits, '-' and '_'", name)
+	if err := checkTable(name); err != nil {
+		return nil, err
 	}
 	if err := c.claimTable(name); err != nil {
 		return nil, err
@@ -42,6 +42,17 @@ func NewTable[T any](c *Catalog, name string) (*Table[T], error) {
 		return nil, fmt.Errorf("cannot open table %q: %w", name, err)
 	}
 	return t, nil
+}
+
+// NewLocal opens the table name of records that this node keeps for itself, on
+// its own disk. It never needs the network; otherwise it is as [NewTable].
+func NewLocal[T any](c *Catalog, name string) (*Table[T], error) { return NewTable[T](c, name) }
+
+func checkTable(name string) error {
+	if err := CheckKey(name); err != nil || strings.ContainsAny(name, "./=") {
+		return fmt.Errorf("cannot open table %q: the name must be one token of letters, digits, '-' and '_'", name)
+	}
+	return nil
 }
 
 // begin counts a goroutine that Close must wait for; false when it is too late.

@@ -18,18 +18,22 @@ type Change[T any] struct {
 // key that the reader has not taken yet, it is given the last. A key that came
 // and went meanwhile shows as Deleted only.
 func (t *Table[T]) Watch(ctx context.Context, prefix string) <-chan Change[T] {
-	out := make(chan Change[T])
+	return watch(ctx, t.cat, t.mem, prefix, func(c Change[T]) Change[T] { return c })
+}
+
+func watch[T, C any](ctx context.Context, c *Catalog, m *mirror[T], prefix string, as func(Change[T]) C) <-chan C {
+	out := make(chan C)
 	s := &subscription[T]{prefix: prefix, pending: map[string]Change[T]{}, kick: make(chan struct{}, 1)}
-	if !t.cat.begin() {
+	if !c.begin() {
 		close(out)
 		return out
 	}
-	t.mem.subscribe(s)
+	m.subscribe(s)
 	go func() {
-		defer t.cat.wg.Done()
+		defer c.wg.Done()
 		defer close(out)
-		defer t.mem.unsubscribe(s)
-		s.pump(ctx, t.cat.ctx.Done(), out)
+		defer m.unsubscribe(s)
+		pump(ctx, s, c.ctx.Done(), out, as)
 	}()
 	return out
 }
@@ -88,11 +92,11 @@ func (s *subscription[T]) take() (c Change[T], ok bool) {
 	return c, true
 }
 
-func (s *subscription[T]) pump(ctx context.Context, closed <-chan struct{}, out chan<- Change[T]) {
+func pump[T, C any](ctx context.Context, s *subscription[T], closed <-chan struct{}, out chan<- C, as func(Change[T]) C) {
 	for {
 		for c, ok := s.take(); ok; c, ok = s.take() {
 			select {
-			case out <- c:
+			case out <- as(c):
 			case <-ctx.Done():
 				return
 			case <-closed:

@@ -57,7 +57,7 @@ func newKit(t testing.TB) *kit {
 	}
 	k := &kit{box: &box{all: map[string]*boxed{}}, stopped: make(chan bool, 1)}
 	k.apps, err = app.New(app.Config{Catalog: cat, KeyFile: filepath.Join(dir, "secrets.key"), Domain: "node.example"})
-	records, err2 := catalog.NewTable[machine.Record](cat, "machines")
+	records, err2 := catalog.NewLocal[machine.Record](cat, "machines")
 	if err := errors.Join(err, err2); err != nil {
 		t.Fatal(err)
 	}

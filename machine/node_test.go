@@ -217,7 +217,7 @@ func (n *node) openRecords() {
 	cat, err := catalog.Open(n.t.Context(), catalog.Config{Dir: filepath.Join(n.dir, "state"), Node: "n1", Logger: discard})
 	ok(n.t, err)
 	n.t.Cleanup(func() { cat.Close() })
-	n.records, err = catalog.NewTable[Record](cat, "machines")
+	n.records, err = catalog.NewLocal[Record](cat, "machines")
 	ok(n.t, err)
 }
 

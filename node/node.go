@@ -167,7 +167,7 @@ func (n *Node) openSandbox(ctx context.Context) (err error) {
 }
 
 func (n *Node) openMachines(context.Context) error {
-	records, err := catalog.NewTable[machine.Record](n.catalog, "machines")
+	records, err := catalog.NewLocal[machine.Record](n.catalog, "machines")
 	if err != nil {
 		return err
 	}
