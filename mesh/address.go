@@ -14,7 +14,19 @@ const (
 	slotOffset     = 16
 )
 
-const machineHost = 2 // the machine's own address in its /112
+const (
+	nodeHost    = 1 // a node, in org 0
+	machineHost = 2 // the machine's own address in its /112
+	peerHost    = 4 // a laptop; so that it is never a machine's
+)
+
+// Where the fields of a private IPv6 address begin, in bytes.
+const (
+	nodeByte    = 2
+	orgByte     = 6
+	machineByte = 10
+	hostByte    = 14
+)
 
 var (
 	gateway6 = netip.MustParseAddr("fe80::1")
@@ -26,12 +38,46 @@ var (
 // PrivateIPv6 returns the address of a machine in the /16 base, by the layout
 // in the package comment. It needs no network, so an API can name the address
 // before the machine runs.
-func PrivateIPv6(base netip.Prefix, node string, id Identity) netip.Addr {
+func PrivateIPv6(base netip.Prefix, node, org uint32, machine string) netip.Addr {
+	return private(base, node, org, field("machine", machine), machineHost)
+}
+
+// PeerAddr returns the address of a laptop that enters the mesh at the node.
+func PeerAddr(base netip.Prefix, node, org uint32, name string) netip.Addr {
+	return private(base, node, org, field("peer", name), peerHost)
+}
+
+// NodeAddr returns the address of the node itself, which is in org 0.
+func NodeAddr(base netip.Prefix, number uint32) netip.Addr {
+	return private(base, number, 0, 0, nodeHost)
+}
+
+// NodePrefix returns the /48 that holds every address of the node: the one
+// route that other nodes have to it.
+func NodePrefix(base netip.Prefix, number uint32) netip.Prefix {
+	return netip.PrefixFrom(private(base, number, 0, 0, 0), 48)
+}
+
+// NodeOfAddr returns the number of the node that an address of ours is on.
+func NodeOfAddr(a netip.Addr) uint32 { return number(a, nodeByte) }
+
+// OrgOfAddr returns the number of the org that an address of ours belongs to.
+func OrgOfAddr(a netip.Addr) uint32 { return number(a, orgByte) }
+
+// ResolverAddr returns base::3, where every node's resolver listens.
+func ResolverAddr(base netip.Prefix) netip.Addr { return resolver6(base) }
+
+func number(a netip.Addr, from int) uint32 {
+	b := a.As16()
+	return binary.BigEndian.Uint32(b[from:])
+}
+
+func private(base netip.Prefix, node, org, machine uint32, host uint16) netip.Addr {
 	a := base.Masked().Addr().As16()
-	binary.BigEndian.PutUint32(a[2:], field("org", id.Org))
-	binary.BigEndian.PutUint32(a[6:], field("node", node))
-	binary.BigEndian.PutUint32(a[10:], field("machine", id.Machine))
-	binary.BigEndian.PutUint16(a[14:], machineHost)
+	binary.BigEndian.PutUint32(a[nodeByte:], node)
+	binary.BigEndian.PutUint32(a[orgByte:], org)
+	binary.BigEndian.PutUint32(a[machineByte:], machine)
+	binary.BigEndian.PutUint16(a[hostByte:], host)
 	return netip.AddrFrom16(a)
 }
 

@@ -9,24 +9,36 @@ import (
 )
 
 func TestPrivateIPv6(t *testing.T) {
-	a := PrivateIPv6(defaultIPv6, "n1", Identity{Org: "acme", App: "x", Machine: "m1"})
+	a := PrivateIPv6(defaultIPv6, 7, 9, "m1")
 	same := func(x netip.Addr, bits int) bool { p, _ := a.Prefix(bits); return p.Contains(x) }
 	tests := []struct {
-		name string
-		node string
-		id   Identity
-		bits int // how many leading bits are the same
+		name      string
+		node, org uint32
+		machine   string
+		bits      int // how many leading bits are the same
 	}{
-		{"same", "n1", Identity{"acme", "y", "m1"}, 128},
-		{"other machine", "n1", Identity{"acme", "x", "m2"}, 80},
-		{"other node", "n2", Identity{"acme", "x", "m1"}, 48},
-		{"other org", "n1", Identity{"bold", "x", "m1"}, 16},
+		{"same", 7, 9, "m1", 128},
+		{"other machine", 7, 9, "m2", 80},
+		{"other org", 7, 9 << 16, "m1", 48},
+		{"other node", 7 << 16, 9, "m1", 16},
 	}
 	for _, tt := range tests {
-		got := PrivateIPv6(defaultIPv6, tt.node, tt.id)
+		got := PrivateIPv6(defaultIPv6, tt.node, tt.org, tt.machine)
 		if !same(got, tt.bits) || tt.bits < 128 && same(got, tt.bits+16) {
 			t.Errorf("%s: %s against %s", tt.name, got, a)
 		}
+	}
+	if NodeOfAddr(a) != 7 || OrgOfAddr(a) != 9 {
+		t.Errorf("%s is of node %d and org %d", a, NodeOfAddr(a), OrgOfAddr(a))
+	}
+	if p := NodePrefix(defaultIPv6, 7); p.String() != "fdaa:0:7::/48" || !p.Contains(a) || !p.Contains(NodeAddr(defaultIPv6, 7)) {
+		t.Errorf("the node's range is %s", p)
+	}
+	if x := NodeAddr(defaultIPv6, 7); x.String() != "fdaa:0:7::1" || OrgOfAddr(x) != 0 {
+		t.Errorf("the node's address is %s", x)
+	}
+	if p := PeerAddr(defaultIPv6, 7, 9, "m1"); p == a || NodeOfAddr(p) != 7 || OrgOfAddr(p) != 9 {
+		t.Errorf("a laptop's address is %s", p)
 	}
 	if !strings.HasSuffix(a.String(), ":2") || !defaultIPv6.Contains(a) {
 		t.Errorf("address is %s", a)
@@ -49,6 +61,8 @@ func TestConfigErrors(t *testing.T) {
 		{Config{Dir: "/x", Pool: netip.MustParsePrefix("fd00::/16")}, "IPv4 pool"},
 		{Config{Dir: "/x", IPv6: netip.MustParsePrefix("fd00::/48")}, "IPv6 range"},
 		{Config{Dir: "/x", MTU: 576}, "MTU"},
+		{Config{Dir: "/x", Wire: "perigee-1"}, "WireGuard device"},
+		{Config{Dir: "/x", Wire: "a name that is long"}, "WireGuard device"},
 	}
 	for _, tt := range tests {
 		if _, err := New(tt.cfg); err == nil || !strings.Contains(err.Error(), tt.want) {

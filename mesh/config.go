@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"regexp"
+	"strings"
 )
 
 // Config says how this node's machine networks are made. Dir is required;
@@ -15,8 +16,19 @@ type Config struct {
 	// digits, a letter first. Two networks on one host need two prefixes.
 	// Default "perigee".
 	Prefix string
-	// Node is this node's id, part of its machines' IPv6 addresses. Default "local".
+	// Node is this node's id. Default "local".
 	Node string
+	// NodeNumber is this node's number in the cluster, part of its machines' IPv6
+	// addresses. Default: a hash of Node, which will do for a node alone.
+	NodeNumber uint32
+	// OrgNumber gives the number of an org, part of its machines' IPv6 addresses;
+	// 0 if it has none. It must answer from memory, and always the same. Default:
+	// a hash of the name, which will do for a node alone.
+	OrgNumber func(org string) uint32
+	// Wire is the WireGuard device that leads to other nodes and to laptops; see
+	// package wire. It may come and go. Default "": packets of the mesh neither
+	// leave nor enter.
+	Wire string
 	// Pool is the IPv4 range of the slots, /16 to /26. Default: the first of a
 	// few rarely used private ranges that no route of the host overlaps.
 	Pool netip.Prefix
@@ -39,6 +51,7 @@ const slotPrefixMax = 9 // an interface name has 15 bytes: 9, a dash and five di
 
 var (
 	prefixForm  = regexp.MustCompile(`^[a-z][a-z0-9]{0,8}$`)
+	wireForm    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$`)
 	defaultIPv6 = netip.MustParsePrefix("fdaa::/16")
 )
 
@@ -48,6 +61,12 @@ func (c *Config) setDefaults() error {
 	}
 	if c.Node == "" {
 		c.Node = "local"
+	}
+	if c.NodeNumber == 0 {
+		c.NodeNumber = field("node", c.Node)
+	}
+	if c.OrgNumber == nil {
+		c.OrgNumber = func(org string) uint32 { return field("org", org) }
 	}
 	if !c.IPv6.IsValid() {
 		c.IPv6 = defaultIPv6
@@ -73,6 +92,9 @@ func (c *Config) validate() error {
 	}
 	if c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535) {
 		return fmt.Errorf("cannot use %d as MTU: want 1280 to 65535 bytes", c.MTU)
+	}
+	if c.Wire != "" && (!wireForm.MatchString(c.Wire) || strings.HasPrefix(c.Wire, c.Prefix+"-")) {
+		return fmt.Errorf("cannot use %q as WireGuard device: want 1 to 15 letters, digits, dots, hyphens and underscores, not beginning with %q as machines' devices do", c.Wire, c.Prefix+"-")
 	}
 	c.Pool, c.IPv6 = c.Pool.Masked(), c.IPv6.Masked()
 	return nil

@@ -20,11 +20,14 @@ const firewallBuffer = 16 << 20
 // firewall is our table. The kernel's routes say what a slot may send from, and
 // its device's group says whose it is, so a slot costs no change here. The sets:
 //
-//	orgs   {org . org}  to compare the groups of two devices by one lookup
-//	ports  {port}       TCP ports of the host that are open to machines
+//	orgs   {org . org}         to compare the groups of two devices by one lookup
+//	ports  {port}              TCP ports of the host that are open to machines
+//	remote {number . org}      what number the org has in addresses of other nodes
+//	laptops {number . number}  orgs whose laptops enter the mesh here
 type firewall struct {
-	table       *nftables.Table
-	orgs, ports *nftables.Set
+	table           *nftables.Table
+	orgs, ports     *nftables.Set
+	remote, laptops *nftables.Set
 }
 
 func (n *Network) firewall() firewall {
@@ -33,6 +36,9 @@ func (n *Network) firewall() firewall {
 		table: t,
 		orgs:  &nftables.Set{Table: t, ID: 1, Name: "orgs", KeyType: nftables.MustConcatSetType(nftables.TypeDevGroup, nftables.TypeDevGroup)},
 		ports: &nftables.Set{Table: t, ID: 2, Name: "ports", KeyType: nftables.TypeInetService},
+
+		remote:  &nftables.Set{Table: t, ID: 3, Name: "remote", KeyType: nftables.MustConcatSetType(nftables.TypeInteger, nftables.TypeDevGroup)},
+		laptops: &nftables.Set{Table: t, ID: 4, Name: "laptops", KeyType: nftables.MustConcatSetType(nftables.TypeInteger, nftables.TypeInteger)},
 	}
 }
 
@@ -60,14 +66,17 @@ func (n *Network) applyFirewall() error {
 }
 
 func (n *Network) addSets(c *nftables.Conn, f firewall) error {
-	var orgs, ports []nftables.SetElement
+	var orgs, remote, ports []nftables.SetElement
 	for _, o := range n.orgs {
 		orgs = append(orgs, orgElement(o.group))
+		if o.number != 0 {
+			remote = append(remote, remoteElement(*o))
+		}
 	}
 	for _, p := range n.cfg.HostPorts {
 		ports = append(ports, nftables.SetElement{Key: binaryutil.BigEndian.PutUint16(p)})
 	}
-	return errors.Join(fill(c, f.orgs, orgs), fill(c, f.ports, ports))
+	return errors.Join(fill(c, f.orgs, orgs), fill(c, f.ports, ports), fill(c, f.remote, remote), fill(c, f.laptops, laptopElements(numbers(n.peers))))
 }
 
 func fill(c *nftables.Conn, s *nftables.Set, elems []nftables.SetElement) error {
@@ -87,17 +96,22 @@ func orgElement(group uint32) nftables.SetElement {
 	return nftables.SetElement{Key: append(g, g...)}
 }
 
-// admitOrg lets the devices of a group reach each other.
-func (n *Network) admitOrg(group uint32) error {
-	return n.changeOrgs(func(c *nftables.Conn, orgs *nftables.Set) error {
-		return c.SetAddElements(orgs, []nftables.SetElement{orgElement(group)})
+// admitOrg lets the devices of a group reach each other, and the org elsewhere.
+func (n *Network) admitOrg(o org) error {
+	return n.changeOrgs(func(c *nftables.Conn, f firewall) error {
+		return errors.Join(c.SetAddElements(f.orgs, []nftables.SetElement{orgElement(o.group)}),
+			c.SetAddElements(f.remote, []nftables.SetElement{remoteElement(o)}))
 	})
 }
 
 // expelOrg is for a group without devices. The kernel takes its time over it.
-func (n *Network) expelOrg(group uint32) error {
-	err := n.changeOrgs(func(c *nftables.Conn, orgs *nftables.Set) error {
-		return c.SetDeleteElements(orgs, []nftables.SetElement{orgElement(group)})
+func (n *Network) expelOrg(o org) error {
+	err := n.changeOrgs(func(c *nftables.Conn, f firewall) error {
+		err := c.SetDeleteElements(f.orgs, []nftables.SetElement{orgElement(o.group)})
+		if o.number != 0 {
+			err = errors.Join(err, c.SetDeleteElements(f.remote, []nftables.SetElement{remoteElement(o)}))
+		}
+		return err
 	})
 	if errors.Is(err, syscall.ENOENT) {
 		return nil
@@ -105,12 +119,12 @@ func (n *Network) expelOrg(group uint32) error {
 	return err
 }
 
-func (n *Network) changeOrgs(change func(*nftables.Conn, *nftables.Set) error) error {
+func (n *Network) changeOrgs(change func(*nftables.Conn, firewall) error) error {
 	c, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("cannot open nftables: %w", err)
 	}
-	if err := change(c, n.firewall().orgs); err != nil {
+	if err := change(c, n.firewall()); err != nil {
 		return fmt.Errorf("cannot build firewall change: %w", err)
 	}
 	if err := c.Flush(); err != nil {

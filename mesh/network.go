@@ -30,14 +30,16 @@ type Network struct {
 	slots map[int]*Slot
 	addrs map[netip.Addr]owner // of the machines, also of those being assigned
 	orgs  map[string]*org
-	group uint32       // the last one given to an org
+	group uint32 // the last one given to an org
+	peers map[netip.Addr]Peer
 	stale map[int]bool // released ids whose address may be in tracked connections
 }
 
 // org is what the kernel knows an org by while it has slots here.
 type org struct {
-	group uint32 // of its devices
-	slots int
+	group  uint32 // of its devices
+	number uint32 // in addresses; 0 if not known, and then it is cut off from other nodes
+	slots  int
 }
 
 // owner says whose an address is, and in which slot.
@@ -57,7 +59,7 @@ func New(cfg Config) (*Network, error) {
 		return nil, fmt.Errorf("cannot open netlink: %w", err)
 	}
 	return &Network{cfg: cfg, log: cfg.Logger, host: h,
-		slots: map[int]*Slot{}, addrs: map[netip.Addr]owner{}, orgs: map[string]*org{}, stale: map[int]bool{}}, nil
+		slots: map[int]*Slot{}, addrs: map[netip.Addr]owner{}, orgs: map[string]*org{}, peers: map[netip.Addr]Peer{}, stale: map[int]bool{}}, nil
 }
 
 // Close frees what New opened. Slots, devices and rules stay: machines keep
@@ -111,6 +113,7 @@ func (n *Network) Teardown(ctx context.Context) error {
 	}
 	n.stale = map[int]bool{}
 	n.slots, n.addrs, n.orgs = map[int]*Slot{}, map[netip.Addr]owner{}, map[string]*org{}
+	n.peers = map[netip.Addr]Peer{}
 	return err
 }
 
@@ -146,7 +149,7 @@ func (n *Network) IPv6() bool {
 
 // PrivateIPv6 returns the address a machine has, or will have, on this node.
 func (n *Network) PrivateIPv6(id Identity) netip.Addr {
-	return PrivateIPv6(n.cfg.IPv6, n.cfg.Node, id)
+	return PrivateIPv6(n.cfg.IPv6, n.cfg.NodeNumber, n.cfg.OrgNumber(id.Org), id.Machine)
 }
 
 // Lookup says which machine an address of ours belongs to.
@@ -159,8 +162,13 @@ func (n *Network) Lookup(a netip.Addr) (Identity, bool) {
 
 // OrgOf says which org a source address belongs to: what the resolver asks.
 func (n *Network) OrgOf(a netip.Addr) (string, bool) {
-	id, ok := n.Lookup(a)
-	return id.Org, ok
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if o, ok := n.addrs[a.Unmap()]; ok {
+		return o.Org, true
+	}
+	p, ok := n.peers[a]
+	return p.Org, ok
 }
 
 func (n *Network) netnsDir() string { return filepath.Join(n.cfg.Dir, "netns") }

@@ -3,6 +3,7 @@ package mesh
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 
 	"github.com/vishvananda/netlink"
 )
@@ -45,17 +46,32 @@ func (n *Network) adopt(id int, l netlink.Link) error {
 		return nil
 	}
 	if n.ipv6 {
-		s.IPv6 = n.PrivateIPv6(whose)
+		s.IPv6 = n.addressOf(l, whose)
 	}
 	n.remember(s)
 	return n.rejoin(l, whose.Org)
+}
+
+// addressOf is the address that the machine was given, by the route to it: it
+// keeps that until its next start, whatever numbers the node and the org have now.
+func (n *Network) addressOf(l netlink.Link, whose Identity) netip.Addr {
+	routes, err := n.host.RouteList(l, netlink.FAMILY_V6)
+	if err != nil {
+		return n.PrivateIPv6(whose)
+	}
+	for _, r := range routes {
+		if p, ok := prefixOf(r); ok && p.Bits() == 128 && n.cfg.IPv6.Contains(p.Addr()) {
+			return p.Addr()
+		}
+	}
+	return n.PrivateIPv6(whose)
 }
 
 // rejoin keeps the group that the org's devices have.
 func (n *Network) rejoin(l netlink.Link, name string) error {
 	o := n.orgs[name]
 	if o == nil {
-		o = &org{group: l.Attrs().Group}
+		o = &org{group: l.Attrs().Group, number: n.cfg.OrgNumber(name)}
 		n.orgs[name] = o
 	}
 	n.group = max(n.group, o.group)

@@ -72,6 +72,7 @@ func (n *Network) addRules(c *nftables.Conn, f firewall) {
 
 // sourceRules drop what a machine may not say it is, before it is tracked.
 func (n *Network) sourceRules(r rules) {
+	n.wireSourceRules(r)
 	r.add(n.notFromMachine(), accept())
 	r.add(saddr(netip.MustParsePrefix("fe80::/10")), icmp6(icmp6Solicit), accept())
 	r.add(saddr(netip.MustParsePrefix("fe80::/10")), icmp6(icmp6Advert), accept())
@@ -83,8 +84,10 @@ func (n *Network) sourceRules(r rules) {
 // inputRules keep machines from the host's own ports. A refusal is an answer:
 // waiting for a timeout would serve nobody.
 func (n *Network) inputRules(r rules, f firewall) {
+	n.wireInputRules(r)
 	r.add(n.notFromMachine(), accept())
 	r.add(tracked(), accept())
+	r.refuse(daddr(n.ownAddr()))
 	r.add(icmp4(icmpEchoRequest), accept())
 	for _, t := range []byte{icmp6Echo, icmp6Solicit, icmp6Advert} {
 		r.add(icmp6(t), accept())
@@ -100,6 +103,7 @@ func (n *Network) inputRules(r rules, f firewall) {
 // forwardRules decide between machines, and between a machine and the world.
 // Another org's machine looks just like an address of nobody.
 func (n *Network) forwardRules(r rules, f firewall) {
+	n.wireForwardRules(r, f)
 	r.add(n.fromMachine(), n.toMachine(), bothGroups(), member(f.orgs), accept())
 	r.refuse(n.fromMachine(), daddr(n.pool))
 	r.refuse(n.fromMachine(), daddr(n.cfg.IPv6))
@@ -116,7 +120,12 @@ func (n *Network) outputRules(r rules) {
 	r.refuse(equal(meta(expr.MetaKeyOIFNAME, regKey), ifname(n.localDevice())...))
 }
 
+// natRules let machines share the host's address, but not on the wire, where
+// the source says whose a packet is.
 func (n *Network) natRules(r rules) {
+	if n.cfg.Wire != "" {
+		r.add(n.toWire(), accept())
+	}
 	for _, p := range []netip.Prefix{n.pool, n.cfg.IPv6} {
 		r.add(saddr(p), n.iface(expr.MetaKeyOIFNAME, expr.CmpOpNeq), []expr.Any{&expr.Masq{}})
 	}
@@ -206,14 +215,7 @@ func port(p byte, number uint16) []expr.Any {
 }
 
 // tracked matches answers to what was allowed to begin.
-func tracked() []expr.Any {
-	states := binaryutil.NativeEndian.PutUint32(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
-	return []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: regKey},
-		&expr.Bitwise{SourceRegister: regKey, DestRegister: regKey, Len: 4, Mask: states, Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: regKey, Data: make([]byte, 4)},
-	}
-}
+func tracked() []expr.Any { return state(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED) }
 
 func accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
 func drop() []expr.Any   { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }

@@ -88,6 +88,9 @@ func (n *Network) Assign(ctx context.Context, s *Slot, id Identity) error {
 	if id.Org == "" || id.Machine == "" {
 		return fmt.Errorf("cannot assign network slot %d: want the names of an org and a machine", s.ID)
 	}
+	if n.cfg.OrgNumber(id.Org) == 0 {
+		return fmt.Errorf("cannot assign network slot %d: org %q has no number: create the org first", s.ID, id.Org)
+	}
 	next := *s
 	next.Identity = id
 	if s.Gateway6.IsValid() {
@@ -137,15 +140,15 @@ func (n *Network) settle(out, in *Slot) error {
 	n.mu.Lock()
 	own := *in
 	n.slots[in.ID] = &own
-	group := n.forget(out)
+	gone := n.forget(out)
 	if in.Assigned() {
 		n.remember(&own)
 	}
 	n.mu.Unlock()
-	if group == 0 {
+	if gone.group == 0 {
 		return nil
 	}
-	return n.expelOrg(group)
+	return n.expelOrg(gone)
 }
 
 func (n *Network) remember(s *Slot) {
@@ -155,10 +158,10 @@ func (n *Network) remember(s *Slot) {
 	}
 }
 
-// forget returns the group of an org that has no slot any more, or 0.
-func (n *Network) forget(s *Slot) uint32 {
+// forget returns an org that has no slot any more, or one without a group.
+func (n *Network) forget(s *Slot) org {
 	if !s.Assigned() {
-		return 0
+		return org{}
 	}
 	delete(n.addrs, s.IPv4)
 	delete(n.addrs, s.IPv6)
@@ -169,8 +172,8 @@ func (n *Network) forget(s *Slot) uint32 {
 func (n *Network) join(name string) (uint32, error) {
 	o := n.orgs[name]
 	if o == nil {
-		o = &org{group: n.group + 1}
-		if err := n.admitOrg(o.group); err != nil {
+		o = &org{group: n.group + 1, number: n.cfg.OrgNumber(name)}
+		if err := n.admitOrg(*o); err != nil {
 			return 0, err
 		}
 		n.group, n.orgs[name] = o.group, o
@@ -179,13 +182,13 @@ func (n *Network) join(name string) (uint32, error) {
 	return o.group, nil
 }
 
-func (n *Network) leave(name string) uint32 {
+func (n *Network) leave(name string) org {
 	o := n.orgs[name]
 	if o.slots--; o.slots > 0 {
-		return 0
+		return org{}
 	}
 	delete(n.orgs, name)
-	return o.group
+	return *o
 }
 
 // Release ends a slot: first what it may do, then its namespace and device.
@@ -212,14 +215,14 @@ func (n *Network) dismantle(s *Slot) error {
 		n.mu.Unlock()
 		return nil
 	}
-	group := n.forget(known)
+	gone := n.forget(known)
 	delete(n.slots, s.ID)
 	n.stale[s.ID] = true
 	n.mu.Unlock()
-	if group == 0 {
+	if gone.group == 0 {
 		return nil
 	}
-	return n.expelOrg(group)
+	return n.expelOrg(gone)
 }
 
 // Slots returns the slots there are, by id: those of this run, and those that

@@ -1,0 +1,136 @@
+package wire
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+	"time"
+)
+
+// DefaultMTU lets a packet over IPv6 pass where 1500 bytes do: 80 are
+// WireGuard's.
+const DefaultMTU = 1420
+
+// DefaultPort is WireGuard's.
+const DefaultPort = 51820
+
+// Config says what the device is. Device, KeyFile and Address are required.
+type Config struct {
+	// Device is the name of the network device, at most 15 bytes.
+	Device string
+	// KeyFile holds the private key, mode 0600, made at the first start. Beside it
+	// is the next one, with ".next" after the name, while a rotation is under way.
+	KeyFile string
+	// Port is the UDP port to listen on. Default [DefaultPort].
+	Port int
+	// Address is the node's own in the mesh, given to the device.
+	Address netip.Prefix
+	// MTU of the device. Default [DefaultMTU].
+	MTU int
+	// Userspace uses wireguard-go also where the kernel has WireGuard.
+	Userspace bool
+	// Logger receives what changes. Default: none.
+	Logger *slog.Logger
+}
+
+var deviceForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$`)
+
+func (c *Config) setDefaults() error {
+	if c.Port == 0 {
+		c.Port = DefaultPort
+	}
+	if c.MTU == 0 {
+		c.MTU = DefaultMTU
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	switch {
+	case !deviceForm.MatchString(c.Device):
+		return fmt.Errorf("cannot use %q as device name: want 1 to 15 letters, digits, dots, hyphens and underscores", c.Device)
+	case !filepath.IsAbs(c.KeyFile):
+		return fmt.Errorf("cannot use %q as key file: want an absolute path", c.KeyFile)
+	case !c.Address.IsValid():
+		return errors.New("cannot make WireGuard device: it needs an address")
+	case c.Port < 1 || c.Port > 65535:
+		return fmt.Errorf("cannot use %d as port: want 1 to 65535", c.Port)
+	case c.MTU < 1280 || c.MTU > 65535:
+		return fmt.Errorf("cannot use %d as MTU: want 1280 to 65535 bytes", c.MTU)
+	}
+	return nil
+}
+
+// Peer is one link: to a node or to a laptop.
+type Peer struct {
+	// Name is for logs and [Status].
+	Name string
+	// Key is the peer's public key.
+	Key Key
+	// Next is the key that it is about to use, zero if there is none.
+	Next Key
+	// Endpoint is "host:port", the host an IP address or a name. "" waits for the
+	// peer to call, as laptops do. A peer that calls from elsewhere is answered there.
+	Endpoint string
+	// Allowed is where the peer may speak from and what is sent to it.
+	Allowed []netip.Prefix
+	// Keepalive is how often an idle link says a word, so that what is between
+	// keeps it open. Default: never.
+	Keepalive time.Duration
+}
+
+// Status is how a link does.
+type Status struct {
+	Name string
+	// Key that is in use.
+	Key Key
+	// Endpoint that packets go to, invalid if the peer has not called yet.
+	Endpoint netip.AddrPort
+	// LastHandshake is zero before the first; an active link has one every two minutes.
+	LastHandshake time.Time
+	// Received and Sent count bytes.
+	Received, Sent int64
+}
+
+// checkPeers finds what would make the device refuse or take packets wrongly.
+func checkPeers(own Key, peers []Peer) error {
+	keys, prefixes := map[Key]string{own: "this node"}, map[netip.Prefix]string{}
+	for _, p := range peers {
+		if err := p.check(); err != nil {
+			return fmt.Errorf("cannot use WireGuard peer %q: %w", p.Name, err)
+		}
+		for _, k := range []Key{p.Key, p.Next} {
+			if other, taken := keys[k]; taken && !k.IsZero() {
+				return fmt.Errorf("cannot use WireGuard peer %q: its key is that of %s", p.Name, other)
+			}
+			keys[k] = fmt.Sprintf("peer %q", p.Name)
+		}
+		for _, a := range p.Allowed {
+			if other, taken := prefixes[a.Masked()]; taken {
+				return fmt.Errorf("cannot use WireGuard peer %q: %s is that of peer %q", p.Name, a, other)
+			}
+			prefixes[a.Masked()] = p.Name
+		}
+	}
+	return nil
+}
+
+func (p Peer) check() error {
+	if p.Key.IsZero() {
+		return errors.New("it has no key")
+	}
+	for _, a := range p.Allowed {
+		if !a.IsValid() || a.Bits() == 0 {
+			return fmt.Errorf("want prefixes of the mesh, not %s", a)
+		}
+	}
+	if p.Keepalive < 0 || p.Keepalive > 65535*time.Second {
+		return fmt.Errorf("want a keepalive up to 65535 s, not %s", p.Keepalive)
+	}
+	if p.Endpoint == "" {
+		return nil
+	}
+	return CheckEndpoint(p.Endpoint)
+}
