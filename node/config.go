@@ -23,7 +23,8 @@ type Config struct {
 	Name string
 	// Region is the city code of the node. Default "local".
 	Region string
-	// Domain: apps answer at <app>.<Domain>. Default "perigee.localhost".
+	// Domain: apps answer at <app>.<Domain>. It is kept in the data directory, and
+	// nodes that join get it. Default: the kept one, or "perigee.localhost".
 	Domain string
 	// Listen is the API's and the built-in registry's TCP address. Default
 	// "127.0.0.1:4280".
@@ -41,6 +42,20 @@ type Config struct {
 	ACMEDirectory string
 	// ACMERoots is a PEM file of the ACME server's own roots, for private ones.
 	ACMERoots string
+	// Alone keeps the node to itself: it opens no ports for other nodes and none
+	// can join it.
+	Alone bool
+	// Address is the host at which other nodes reach this one. Default: the address
+	// from which this server reaches the Internet.
+	Address string
+	// PeerPort, StatePort and RoutePort (TCP) and WireGuardPort (UDP) are for other
+	// nodes. Default 4281, 4282, 4283 and 51820.
+	PeerPort, StatePort, RoutePort, WireGuardPort int
+	// Roles of the node: host, edge, state, build. Default: all.
+	Roles []string
+	// Members is how many nodes keep the replicated state once there are enough:
+	// 1, 3 or 5. Default 3.
+	Members int
 	// NATSServers are the addresses of an outside NATS cluster. Default: embedded.
 	NATSServers []string
 	// NATSCredentials is the credentials file for it.
@@ -80,7 +95,6 @@ func (c *Config) defaults() error {
 		return err
 	}
 	c.Data = abs
-	c.Region, c.Domain = or(c.Region, "local"), or(c.Domain, "perigee.localhost")
 	c.Listen, c.Socket = or(c.Listen, "127.0.0.1:4280"), or(c.Socket, filepath.Join(c.Data, "api.sock"))
 	c.NetworkPrefix = or(c.NetworkPrefix, "perigee")
 	if c.Logger == nil {
@@ -99,9 +113,9 @@ func (c *Config) defaults() error {
 
 func (c *Config) check() error {
 	switch {
-	case !regionName.MatchString(c.Region):
+	case c.Region != "" && !regionName.MatchString(c.Region):
 		return fmt.Errorf("cannot use %q as region: want 2 to 16 lower-case letters and digits, such as fra", c.Region)
-	case !domainName.MatchString(c.Domain):
+	case c.Domain != "" && !domainName.MatchString(c.Domain):
 		return fmt.Errorf("cannot use %q as domain: want a name such as apps.example.com", c.Domain)
 	}
 	if c.Pool < -1 || c.Pool > 64 {

@@ -35,3 +35,18 @@ func keepName(data, name string) (string, error) {
 	}
 	return name, durable.WriteFile(path, 0o600, []byte(name+"\n"))
 }
+
+// keepDomain returns the domain and writes it down, so that it need not be given
+// again and nodes that join can be told. It may change: no record holds it.
+func keepDomain(data, domain string) (string, error) {
+	path := filepath.Join(data, "domain")
+	b, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("cannot read the node's domain: %w", err)
+	}
+	kept := strings.TrimSpace(string(b))
+	if domain == "" || domain == kept {
+		return or(kept, "perigee.localhost"), nil
+	}
+	return domain, durable.WriteFile(path, 0o600, []byte(domain+"\n"))
+}

@@ -1,0 +1,134 @@
+package node
+
+import (
+	"context"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/cluster"
+)
+
+// statusEvery is how often a node says how it is; statusLate is when one that
+// says nothing counts as lost, if it does not answer over the mesh either.
+const (
+	statusEvery = 5 * time.Second
+	statusLate  = 3 * statusEvery
+)
+
+// status is what a node says of itself to all others.
+type status struct {
+	At       time.Time `json:"at"`
+	CPUs     int       `json:"cpus"`
+	MemoryMB int       `json:"memory_mb"`
+	FreeMB   int       `json:"free_mb"` // not promised to machines
+	Machines int       `json:"machines"`
+	Requests int       `json:"requests"` // in flight at its router
+	Draining bool      `json:"draining,omitempty"`
+	Public   []string  `json:"public,omitempty"` // addresses at which clients reach its router
+}
+
+// keepStatus says how the node is until ctx ends.
+func (n *Node) keepStatus(ctx context.Context) error {
+	tick := time.NewTicker(statusEvery)
+	defer tick.Stop()
+	for {
+		n.sayStatus()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (n *Node) sayStatus() {
+	s := status{At: time.Now().UTC(), CPUs: runtime.NumCPU(), MemoryMB: memoryMB(), Draining: n.self().Draining, Public: n.publicAddrs()}
+	promised := 0
+	for _, m := range n.machines.Statuses() {
+		s.Machines++
+		if m.Config != nil && m.Config.Guest != nil {
+			promised += m.Config.Guest.MemoryMB
+		}
+		busy, _ := n.router.Activity(m.ID)
+		s.Requests += busy
+	}
+	s.FreeMB = max(0, s.MemoryMB-promised)
+	n.statuses.Set("node", s)
+}
+
+// heard is what a node said last.
+func (n *Node) heard(name string) (status, bool) {
+	e, ok := n.statuses.Get(name, "node")
+	return e.Value, ok
+}
+
+// up reports whether a node was heard of lately: it answers over the mesh, or
+// what it said is not old. The clocks of two nodes may differ, so that the time
+// is ours: when a word of its came.
+func (n *Node) up(name string) bool {
+	if name == n.cfg.Name {
+		return true
+	}
+	if d, ok := n.distances()[name]; ok {
+		return d.Up
+	}
+	at, ok := n.seen.Load(name)
+	return ok && time.Since(at.(time.Time)) < statusLate
+}
+
+// keepSeen notes when each node was heard of.
+func (n *Node) keepSeen(ctx context.Context) error {
+	for c := range n.statuses.Watch(ctx) {
+		if c.Deleted {
+			n.seen.Delete(c.Node)
+			continue
+		}
+		n.seen.Store(c.Node, time.Now())
+	}
+	return nil
+}
+
+// nodeStatus implements the question of the cluster room.
+func (n *Node) nodeStatus(name string) cluster.Status {
+	if n.statuses == nil {
+		return cluster.Status{}
+	}
+	s, _ := n.heard(name)
+	out := cluster.Status{Up: n.up(name), Machines: s.Machines, Requests: s.Requests}
+	if at, ok := n.seen.Load(name); ok {
+		out.SeenAt = at.(time.Time)
+	}
+	if name == n.cfg.Name {
+		out.SeenAt = time.Now()
+	}
+	return out
+}
+
+// publicAddrs are the addresses at which clients reach this node's router.
+func (n *Node) publicAddrs() []string {
+	if !n.self().Has(cluster.RoleEdge) {
+		return nil
+	}
+	if len(n.cfg.Public) > 0 {
+		return n.cfg.Public
+	}
+	return []string{n.self().Address}
+}
+
+// availableMB is what the kernel could give to a new machine.
+func availableMB() int {
+	b, _ := os.ReadFile("/proc/meminfo")
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "MemAvailable:"); ok {
+			kb, _ := strconv.Atoi(strings.Fields(v)[0])
+			return kb / 1024
+		}
+	}
+	return 0
+}
+
+var _ = api.StateStarted
