@@ -41,6 +41,9 @@ type ClientConfig struct {
 	// Transport replaces the connection, for tests and proxies. Default: one of
 	// the client's own.
 	Transport http.RoundTripper
+	// Upgrade carries WebSockets, which need HTTP/1.1. Default: Transport, without
+	// HTTP/2 where it is an *http.Transport.
+	Upgrade http.RoundTripper
 }
 
 // Client speaks to one node. Its methods may be called from any goroutine; the
@@ -66,24 +69,32 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if c.agent == "" {
 		c.agent = "perigee-go"
 	}
-	t := http.DefaultTransport.(*http.Transport).Clone()
 	switch {
 	case u.Scheme == "unix" && u.Path != "":
 		c.base = "http://perigee"
-		t.Proxy = nil
-		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", u.Path)
-		}
 	case (u.Scheme == "http" || u.Scheme == "https") && u.Host != "":
 	default:
 		return nil, fmt.Errorf("cannot use address %q: it is not unix:///path, http://host:port or https://host", cfg.Addr)
 	}
-	c.http = &http.Client{Transport: t}
-	if cfg.Transport != nil {
-		c.http.Transport = cfg.Transport
+	if cfg.Transport == nil {
+		cfg.Transport = ownTransport(u)
 	}
-	c.sockets = &http.Client{Transport: oldHTTP(c.http.Transport)}
+	if cfg.Upgrade == nil {
+		cfg.Upgrade = oldHTTP(cfg.Transport)
+	}
+	c.http, c.sockets = &http.Client{Transport: cfg.Transport}, &http.Client{Transport: cfg.Upgrade}
 	return c, nil
+}
+
+func ownTransport(u *url.URL) *http.Transport {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	if u.Scheme == "unix" {
+		t.Proxy = nil
+		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", u.Path)
+		}
+	}
+	return t
 }
 
 // oldHTTP is t without HTTP/2, which cannot carry a WebSocket.

@@ -61,7 +61,7 @@ func isAPI(err error) bool {
 func (f *Fleet) once(ctx context.Context, node string, call func(context.Context, *api.Client) error) error {
 	c, err := f.cfg.Peers.Client(node)
 	if err != nil {
-		return err
+		return fmt.Errorf("%v", err) // whatever its code, it is not the node's answer
 	}
 	if name := CallerOf(ctx).Name; name != "" {
 		c = c.With(api.CallerHeader, name)
