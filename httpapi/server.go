@@ -28,6 +28,8 @@ type Config struct {
 	Builder Builder
 	// Logs reads what machines said. Default: nothing.
 	Logs Logs
+	// Peers are the laptops in the private networks. Default: none can enter.
+	Peers Peers
 	// Address gives the name under which an app answers and the address to open
 	// in a browser, "" where it has none. Default: none.
 	Address func(app string) (hostname, url string)
