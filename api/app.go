@@ -58,6 +58,11 @@ type CreateMachineRequest struct {
 	MinSecretsVersion       *uint64        `json:"min_secrets_version,omitempty"`
 	CurrentVersion          string         `json:"current_version,omitempty" doc:"For updates: refuse with 409 unless this is the version"`
 	Release                 int            `json:"release,omitempty" doc:"Version of the release (Perigee)"`
+
+	// IdempotencyKey travels in [IdempotencyHeader]: a create that is sent again
+	// under the same key gives the machine that the first one made. Updates
+	// ignore it.
+	IdempotencyKey string `json:"-"`
 }
 
 // Lease is a short exclusive right to change a machine.

@@ -3,10 +3,12 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -20,6 +22,14 @@ const NonceHeader = "fly-machine-lease-nonce"
 // RequestIDHeader is on every answer; quote it when something went wrong.
 const RequestIDHeader = "fly-request-id"
 
+// IdempotencyHeader names a creation: one that is sent again under the same name
+// makes nothing new.
+const IdempotencyHeader = "Idempotency-Key"
+
+// CallerHeader names the one for whom a node passes a call on to another node.
+// It is looked at only when the call comes from a node.
+const CallerHeader = "Perigee-Caller"
+
 // ClientConfig says how a node is reached.
 type ClientConfig struct {
 	// Addr is "unix:///path/of/socket", "http://host:port" or "https://host".
@@ -31,6 +41,9 @@ type ClientConfig struct {
 	// Transport replaces the connection, for tests and proxies. Default: one of
 	// the client's own.
 	Transport http.RoundTripper
+	// Upgrade carries WebSockets, which need HTTP/1.1. Default: Transport, without
+	// HTTP/2 where it is an *http.Transport.
+	Upgrade http.RoundTripper
 }
 
 // Client speaks to one node. Its methods may be called from any goroutine; the
@@ -40,7 +53,10 @@ type Client struct {
 	token string
 	agent string
 	nonce string
+	extra http.Header
 	http  *http.Client
+	// sockets makes WebSockets, which need HTTP/1.1.
+	sockets *http.Client
 }
 
 // NewClient makes a client; it does not connect yet.
@@ -53,23 +69,46 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if c.agent == "" {
 		c.agent = "perigee-go"
 	}
-	t := http.DefaultTransport.(*http.Transport).Clone()
 	switch {
 	case u.Scheme == "unix" && u.Path != "":
 		c.base = "http://perigee"
-		t.Proxy = nil
-		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", u.Path)
-		}
 	case (u.Scheme == "http" || u.Scheme == "https") && u.Host != "":
 	default:
 		return nil, fmt.Errorf("cannot use address %q: it is not unix:///path, http://host:port or https://host", cfg.Addr)
 	}
-	c.http = &http.Client{Transport: t}
-	if cfg.Transport != nil {
-		c.http.Transport = cfg.Transport
+	if cfg.Transport == nil {
+		cfg.Transport = ownTransport(u)
 	}
+	if cfg.Upgrade == nil {
+		cfg.Upgrade = oldHTTP(cfg.Transport)
+	}
+	c.http, c.sockets = &http.Client{Transport: cfg.Transport}, &http.Client{Transport: cfg.Upgrade}
 	return c, nil
+}
+
+func ownTransport(u *url.URL) *http.Transport {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	if u.Scheme == "unix" {
+		t.Proxy = nil
+		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", u.Path)
+		}
+	}
+	return t
+}
+
+// oldHTTP is t without HTTP/2, which cannot carry a WebSocket.
+func oldHTTP(t http.RoundTripper) http.RoundTripper {
+	known, ok := t.(*http.Transport)
+	if !ok {
+		return t
+	}
+	old := known.Clone()
+	old.ForceAttemptHTTP2, old.TLSNextProto, old.Protocols = false, map[string]func(string, *tls.Conn) http.RoundTripper{}, nil
+	if old.TLSClientConfig != nil {
+		old.TLSClientConfig.NextProtos = []string{"http/1.1"} // Clone has copied the configuration
+	}
+	return old
 }
 
 // WithLease returns a client that acts on machines under the lease with the
@@ -80,8 +119,28 @@ func (c *Client) WithLease(nonce string) *Client {
 	return &d
 }
 
+// With returns a client that sends one more header.
+func (c *Client) With(header, value string) *Client {
+	d := *c
+	d.extra = c.extra.Clone()
+	if d.extra == nil {
+		d.extra = http.Header{}
+	}
+	d.extra.Set(header, value)
+	return &d
+}
+
+// Do makes a call that has no method of its own: in is sent as JSON unless it is
+// nil, and the answer is read into out unless that is nil.
+func (c *Client) Do(ctx context.Context, method, path string, query url.Values, in, out any) error {
+	return c.call(ctx, method, path, query, in, out)
+}
+
 // Close closes the connections that are idle. The client stays usable.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Client) Close() {
+	c.http.CloseIdleConnections()
+	c.sockets.CloseIdleConnections()
+}
 
 // pathf fills escaped path segments into format.
 func pathf(format string, segments ...string) string {
@@ -153,6 +212,7 @@ func (c *Client) header(h http.Header) {
 	if c.nonce != "" {
 		h.Set(NonceHeader, c.nonce)
 	}
+	maps.Copy(h, c.extra)
 }
 
 // refusal reads the error of an answer. One that is not in our shape comes from

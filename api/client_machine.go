@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 )
 
@@ -32,6 +31,9 @@ func (c *Client) GetMachine(ctx context.Context, app, id string) (m Machine, err
 
 // CreateMachine makes a machine and, unless told not to, starts it.
 func (c *Client) CreateMachine(ctx context.Context, app string, req CreateMachineRequest) (m Machine, err error) {
+	if req.IdempotencyKey != "" {
+		c = c.With(IdempotencyHeader, req.IdempotencyKey)
+	}
 	return m, c.call(ctx, http.MethodPost, pathf("/apps/%s/machines", app), nil, req, &m)
 }
 
@@ -58,6 +60,11 @@ func (c *Client) StartMachine(ctx context.Context, app, id string) error {
 	return c.verb(ctx, app, id, "start", nil)
 }
 
+// WakeMachine is StartMachine for who wants to know what the machine was before.
+func (c *Client) WakeMachine(ctx context.Context, app, id string) (r StartResponse, err error) {
+	return r, c.call(ctx, http.MethodPost, machinePath(app, id, "/start"), nil, nil, &r)
+}
+
 // StopMachine stops a machine.
 func (c *Client) StopMachine(ctx context.Context, app, id string, req StopRequest) error {
 	return c.verb(ctx, app, id, "stop", req)
@@ -76,6 +83,28 @@ func (c *Client) PauseMachine(ctx context.Context, app, id string) error {
 // RestartMachine stops and starts a machine.
 func (c *Client) RestartMachine(ctx context.Context, app, id string) error {
 	return c.verb(ctx, app, id, "restart", nil)
+}
+
+// RestartOptions say how the old process ends.
+type RestartOptions struct {
+	Force   bool      // by SIGKILL, at once
+	Timeout *Duration // until SIGKILL
+	Signal  string    // instead of the machine's stop signal
+}
+
+// RestartMachineWith stops and starts a machine in a way of the caller's.
+func (c *Client) RestartMachineWith(ctx context.Context, app, id string, o RestartOptions) error {
+	q := url.Values{}
+	if o.Force {
+		q.Set("force_stop", "true")
+	}
+	if o.Timeout != nil {
+		q.Set("timeout", time.Duration(*o.Timeout).String())
+	}
+	if o.Signal != "" {
+		q.Set("signal", o.Signal)
+	}
+	return c.ok(ctx, http.MethodPost, machinePath(app, id, "/restart"), q, nil)
 }
 
 // SignalMachine sends a signal, such as SIGHUP, to the first process.
@@ -107,7 +136,7 @@ func (c *Client) WaitMachine(ctx context.Context, app, id string, o WaitOptions)
 		q.Set("from_event_id", o.FromEvent)
 	}
 	if o.Timeout > 0 {
-		q.Set("timeout", strconv.Itoa(int((o.Timeout+time.Second-1)/time.Second)))
+		q.Set("timeout", o.Timeout.String())
 	}
 	return r, c.call(ctx, http.MethodGet, machinePath(app, id, "/wait"), q, nil, &r)
 }
@@ -156,6 +185,21 @@ func (c *Client) ReleaseLease(ctx context.Context, app, id string) error {
 // Metadata returns the machine's metadata.
 func (c *Client) Metadata(ctx context.Context, app, id string) (m map[string]string, err error) {
 	return m, c.call(ctx, http.MethodGet, machinePath(app, id, "/metadata"), nil, nil, &m)
+}
+
+// ReplaceMetadata replaces all of the metadata; the machine is not restarted.
+func (c *Client) ReplaceMetadata(ctx context.Context, app, id string, all map[string]string) error {
+	in := MetadataRequest{Metadata: map[string]*string{}}
+	for k, v := range all {
+		in.Metadata[k] = &v
+	}
+	return c.ok(ctx, http.MethodPut, machinePath(app, id, "/metadata"), nil, in)
+}
+
+// PatchMetadata sets the keys that have a value and removes those that are nil;
+// the machine is not restarted.
+func (c *Client) PatchMetadata(ctx context.Context, app, id string, patch map[string]*string) error {
+	return c.ok(ctx, http.MethodPatch, machinePath(app, id, "/metadata"), nil, MetadataRequest{Metadata: patch})
 }
 
 // SetMetadata sets one key; the machine is not restarted.

@@ -19,7 +19,14 @@ type LogQuery struct {
 	Lines   int       // past lines to begin with; 0: 100, or all when Since is set; negative: none
 	Since   time.Time // leave out what is older
 	Follow  bool      // go on with new lines until the context ends
+	// Mark asks for a line of the source [SourceMark] and nothing else where
+	// the past lines end and, with Follow, the new ones begin. It is for nodes,
+	// which get one always; the client does not send it.
+	Mark bool
 }
+
+// SourceMark is the source of the line that [LogQuery.Mark] asks for.
+const SourceMark = "mark"
 
 // BuildOptions says how Build builds.
 type BuildOptions struct {

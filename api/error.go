@@ -33,6 +33,7 @@ const (
 	CodeDeployFailed = "deploy_failed"         // 422: the new release did not become healthy
 	CodeBuildFailed  = "build_failed"          // 422: the Dockerfile did not build
 	CodeUnsupported  = "unsupported"           // 422: the sandbox cannot do it
+	CodeUnreachable  = "unreachable"           // 503: the machine's node does not answer
 	CodeInternal     = "internal"              // 500: ours
 )
 
@@ -45,7 +46,7 @@ var Codes = map[string]int{
 	CodeTimeout: http.StatusRequestTimeout, CodeCapacity: http.StatusUnprocessableEntity,
 	CodeImage: http.StatusUnprocessableEntity, CodeDeployFailed: http.StatusUnprocessableEntity,
 	CodeBuildFailed: http.StatusUnprocessableEntity, CodeUnsupported: http.StatusUnprocessableEntity,
-	CodeInternal: http.StatusInternalServerError,
+	CodeUnreachable: http.StatusServiceUnavailable, CodeInternal: http.StatusInternalServerError,
 }
 
 // Error returns the message.

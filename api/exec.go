@@ -94,7 +94,7 @@ func (c *Client) ExecStream(ctx context.Context, app, id string, req ExecStreamR
 func (c *Client) dialExec(ctx context.Context, app, id string) (*websocket.Conn, error) {
 	h := http.Header{}
 	c.header(h)
-	conn, resp, err := websocket.Dial(ctx, c.base+machinePath(app, id, "/exec/stream"), &websocket.DialOptions{HTTPClient: c.http, HTTPHeader: h})
+	conn, resp, err := websocket.Dial(ctx, c.base+machinePath(app, id, "/exec/stream"), &websocket.DialOptions{HTTPClient: c.sockets, HTTPHeader: h})
 	if err != nil && resp != nil && resp.StatusCode >= 400 {
 		return nil, refusal(resp)
 	}

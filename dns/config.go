@@ -33,6 +33,12 @@ type Source interface {
 	Apps(org string) []string
 }
 
+// Peer is a laptop in the private network of an org.
+type Peer struct {
+	Name string
+	IPv6 netip.Addr
+}
+
 // Config says where the resolver listens and what it answers from. Listen,
 // Source and OrgOf are required.
 type Config struct {
@@ -42,6 +48,9 @@ type Config struct {
 	Source Source
 	// OrgOf says which org a source address belongs to; who belongs to none is refused.
 	OrgOf func(netip.Addr) (org string, ok bool)
+	// Peers returns the laptops of an org, for <peer>._peer.internal. It is asked
+	// on every such query and must answer from memory. Default: none.
+	Peers func(org string) []Peer
 	// Private are the ranges whose reverse names are ours alone. Default fdaa::/16.
 	Private []netip.Prefix
 	// Region of this node: its machines come first in top<N>.nearest.
@@ -66,6 +75,9 @@ func (c *Config) setDefaults() error {
 	}
 	if len(c.Listen) == 0 {
 		return errors.New("cannot make resolver: it needs an address to listen on")
+	}
+	if c.Peers == nil {
+		c.Peers = func(string) []Peer { return nil }
 	}
 	if c.Private == nil {
 		c.Private = []netip.Prefix{netip.MustParsePrefix("fdaa::/16")}

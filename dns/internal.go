@@ -18,7 +18,8 @@ const internalTTL = 5
 type found struct {
 	exists   bool
 	machines []Machine
-	sorted   bool // the order means something
+	peer     netip.Addr // of a laptop
+	sorted   bool       // the order means something
 	text     string
 	pointer  string
 }
@@ -35,7 +36,7 @@ func (s *Server) isPrivate(name string) bool {
 // private answers one of those names, as the org may see it.
 func (s *Server) private(org string, q dns.Question) *dns.Msg {
 	name := strings.ToLower(q.Name)
-	f := view{s.cfg.Source, org, s.cfg.Region}.find(name)
+	f := view{s.cfg.Source, s.cfg.Peers, org, s.cfg.Region}.find(name)
 	m := &dns.Msg{MsgHdr: dns.MsgHdr{Authoritative: true}}
 	if !f.exists {
 		m.Rcode = dns.RcodeNameError
@@ -50,6 +51,7 @@ func (s *Server) private(org string, q dns.Question) *dns.Msg {
 // view is the world as one org sees it.
 type view struct {
 	Source
+	peers       func(org string) []Peer
 	org, region string
 }
 
@@ -75,6 +77,9 @@ func (v view) internal(labels []string) found {
 	}
 	if len(labels) == 1 && last == "_instances" {
 		return found{exists: true, text: v.instances()}
+	}
+	if last == "_peer" {
+		return v.inPeers(labels[:len(labels)-1])
 	}
 	if !slices.Contains(v.Apps(v.org), last) {
 		return found{}
@@ -227,6 +232,9 @@ func (f found) records(q dns.Question) []dns.RR {
 // addrs are those of started machines, in random order to spread the load.
 func (f found) addrs() []netip.Addr {
 	var addrs []netip.Addr
+	if f.peer.IsValid() {
+		addrs = append(addrs, f.peer)
+	}
 	for _, m := range f.machines {
 		if m.Started && m.IPv6.Is6() {
 			addrs = append(addrs, m.IPv6)

@@ -18,7 +18,7 @@ func (v view) reverse(a netip.Addr) found {
 			}
 		}
 	}
-	return found{}
+	return v.reversePeer(a)
 }
 
 // reverseAddr reads a whole address from a name under in-addr.arpa or ip6.arpa.

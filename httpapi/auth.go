@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"net/http"
@@ -13,6 +14,9 @@ import (
 type Principal struct {
 	// Name is shown to others, as the owner of a lease for example.
 	Name string
+	// Node is the node that passes the call on, for the one of that name; ""
+	// where the call comes from outside.
+	Node string
 }
 
 // Authenticator finds out who makes a call. Its error is the answer.
@@ -60,3 +64,19 @@ type Trust string
 
 // Authenticate never refuses.
 func (t Trust) Authenticate(*http.Request) (Principal, error) { return Principal{Name: string(t)}, nil }
+
+// PeerPrincipal lets in nodes, whose names it finds in the context of a request
+// that came over mutual TLS. They act for whom they say, see [api.CallerHeader].
+type PeerPrincipal func(ctx context.Context) (node string, ok bool)
+
+// Authenticate refuses who is no node.
+func (p PeerPrincipal) Authenticate(r *http.Request) (Principal, error) {
+	node, ok := p(r.Context())
+	if !ok || node == "" {
+		return Principal{}, api.Errorf(api.CodeUnauthorized, "the call does not come from a node")
+	}
+	if caller := r.Header.Get(api.CallerHeader); caller != "" {
+		return Principal{Name: caller, Node: node}, nil
+	}
+	return Principal{Name: "node:" + node, Node: node}, nil
+}

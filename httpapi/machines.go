@@ -9,10 +9,22 @@ import (
 	"github.com/perigee-run/perigee/machine"
 )
 
-const maxWait = 60 * time.Second
+const (
+	maxWait = 60 * time.Second
+	maxKey  = 64 // bytes of an idempotency key, which is kept with the machine
+)
 
 // id returns the machine of the path, which must be the app's.
 func (s *Server) id(c *call) (string, error) {
+	name, err := s.app(c)
+	if err != nil {
+		return "", err
+	}
+	if f, ok := s.cfg.Machines.(finder); ok {
+		if owner, ok := f.AppOf(c.r.Context(), c.path("machine_id")); ok && owner == name {
+			return c.path("machine_id"), nil
+		}
+	}
 	m, err := s.machine(c)
 	return m.ID, err
 }
@@ -93,6 +105,9 @@ func (s *Server) createMachine(c *call, in api.CreateMachineRequest) (api.Machin
 	}
 	if in.Config == nil {
 		return api.Machine{}, invalid("config", "the machine has no config")
+	}
+	if in.IdempotencyKey = c.r.Header.Get(api.IdempotencyHeader); len(in.IdempotencyKey) > maxKey {
+		return api.Machine{}, invalid(api.IdempotencyHeader, "the idempotency key has more than %d bytes", maxKey)
 	}
 	m, err := s.cfg.Machines.Create(c.r.Context(), name, in)
 	return shown(c, m), err

@@ -96,6 +96,7 @@ func (s *Server) logs(c *call, _ none, send func(api.LogLine)) error {
 	if s.cfg.Logs == nil {
 		return nil
 	}
+	q.Mark = c.who.Node != "" // a node that gathers lines wants to know where the past ends
 	return s.tail(c, name, q, send)
 }
 

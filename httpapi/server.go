@@ -11,6 +11,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/app"
+	"github.com/perigee-run/perigee/fleet"
 	"github.com/perigee-run/perigee/image"
 	"github.com/perigee-run/perigee/machine"
 	"github.com/perigee-run/perigee/sandbox"
@@ -28,6 +29,8 @@ type Config struct {
 	Builder Builder
 	// Logs reads what machines said. Default: nothing.
 	Logs Logs
+	// Peers are the laptops in the private networks. Default: none can enter.
+	Peers Peers
 	// Address gives the name under which an app answers and the address to open
 	// in a browser, "" where it has none. Default: none.
 	Address func(app string) (hostname, url string)
@@ -47,7 +50,8 @@ type Deploys interface {
 	DestroyApp(ctx context.Context, app string) error
 }
 
-// Machines is the node's machines; *machine.Host is one.
+// Machines is the machines that the API is for: *fleet.Fleet is those of all
+// nodes, *machine.Host those of one.
 type Machines interface {
 	Reader
 	Changer
@@ -65,6 +69,12 @@ type Reader interface {
 	Wait(ctx context.Context, id string, q machine.WaitQuery) (api.WaitResponse, error)
 	Exec(ctx context.Context, id string, req api.ExecRequest) (api.ExecResponse, error)
 	ExecStream(ctx context.Context, id string, spec machine.ExecSpec, streams sandbox.Streams) (int, error)
+}
+
+// finder is a Machines that knows whose a machine is without asking another node
+// for all of it.
+type finder interface {
+	AppOf(ctx context.Context, id string) (string, bool)
 }
 
 // Changer acts on machines.
@@ -135,6 +145,8 @@ type Server struct {
 // The rooms fit as they are.
 var (
 	_ Machines = (*machine.Host)(nil)
+	_ Machines = (*fleet.Fleet)(nil)
+	_ finder   = (*fleet.Fleet)(nil)
 	_ Images   = (*image.Store)(nil)
 )
 
@@ -180,6 +192,7 @@ func (s *Server) serve(r route, auth Authenticator) http.Handler {
 				c.fail(err)
 				return
 			}
+			c.r = req.WithContext(fleet.WithCaller(req.Context(), fleet.Caller{Name: c.who.Name, Node: c.who.Node}))
 		}
 		if err := r.endpoint.serve(c); err != nil {
 			c.fail(err)

@@ -16,6 +16,8 @@ const (
 	SourceApp = "app"
 	// SourcePlatform marks what Perigee says about a machine.
 	SourcePlatform = "platform"
+	// SourceMark marks the end of the past lines, see Query.Mark.
+	SourceMark = "mark"
 	// MaxLine is the most bytes of one line.
 	MaxLine = 16 << 10
 

@@ -26,6 +26,9 @@ type Query struct {
 	Lines int
 	// Follow goes on with new lines until the context ends.
 	Follow bool
+	// Mark gives one line of the source SourceMark, and nothing else in it, where
+	// the past lines end.
+	Mark bool
 }
 
 // Tail gives the selected past lines and, with Follow, the live ones, in the
@@ -71,7 +74,7 @@ func (s *Store) tail(ctx context.Context, q Query, yield func(Line) bool) error 
 			return nil
 		}
 	}
-	if !q.Follow {
+	if q.Mark && !yield(Line{Source: SourceMark}) || !q.Follow {
 		return nil
 	}
 	return live(ctx, it, yield)

@@ -32,6 +32,10 @@ type Config struct {
 	Secrets  Secrets // default: no app has any
 	Console  Console // default: nobody listens
 
+	// Named finds a machine of the app on another node by its name; "" if there
+	// is none. It must not block and not call the host. Default: there are no
+	// other nodes.
+	Named func(app, name string) string
 	// MaySleep is asked, after the sleeping state is shown to readers, whether
 	// no request to the machine is in progress. It must not block. Default: yes.
 	MaySleep func(id string) bool
@@ -179,6 +183,9 @@ func (c *Config) defaults() {
 	}
 	if c.MaySleep == nil {
 		c.MaySleep = func(string) bool { return true }
+	}
+	if c.Named == nil {
+		c.Named = func(string, string) string { return "" }
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()

@@ -29,19 +29,60 @@ func (h *Host) Create(ctx context.Context, app string, req api.CreateMachineRequ
 	if err != nil {
 		return api.Machine{}, err
 	}
-	m, err := h.reserve(h.newRecord(app, org, o), req.Name)
+	m, mine, err := h.reserve(h.newRecord(app, org, o), req.Name)
 	if err != nil {
 		return api.Machine{}, err
+	}
+	if !mine {
+		return h.made(ctx, m, app, req)
 	}
 	m.plan = o.plan
 	if err := h.detached(ctx, m, func(run context.Context) error { return h.found(run, ctx, m, req.SkipLaunch) }); err != nil {
 		return api.Machine{}, err
 	}
-	out := m.now().shown()
-	if l := m.now().rec.Lease; l != nil {
+	return m.now().created(), nil
+}
+
+// created is a new machine in the API's words, with the lease's nonce for the
+// one who made it.
+func (v *view) created() api.Machine {
+	out := v.shown()
+	if l := v.rec.Lease; l != nil {
 		out.Nonce = l.Nonce
 	}
-	return out, nil
+	return out
+}
+
+// made answers a request whose machine an earlier one, of the same key, is
+// making or has made: the answer to that one was lost. Should it come to
+// nothing, this one makes the machine.
+func (h *Host) made(ctx context.Context, m *machine, app string, req api.CreateMachineRequest) (api.Machine, error) {
+	if err := m.awaitCreated(ctx); err != nil {
+		return api.Machine{}, err
+	}
+	if h.lookup(m.id) == nil {
+		return h.Create(ctx, app, req)
+	}
+	return m.now().created(), nil
+}
+
+// awaitCreated returns when the machine's creation has come to its end, either
+// way.
+func (m *machine) awaitCreated(ctx context.Context) error {
+	for v, changed := m.next(); v.rec.State == api.StateCreating && !v.gone; v, changed = m.next() {
+		select {
+		case <-changed:
+		case <-m.host.ctx.Done():
+			return errClosing()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if err := m.take(ctx); err != nil { // the creation has it until it ends
+		return err
+	}
+	m.give()
+	return nil
 }
 
 // Validate reports what Create would refuse in the configuration by itself,
@@ -149,7 +190,7 @@ func (h *Host) newRecord(app, org string, o order) Record {
 		App: app, Org: org, Name: o.Name, Node: h.cfg.Node, Region: h.cfg.Region, CreatedAt: now, UpdatedAt: now,
 		Version: newVersion(), Config: *o.config, Image: imageRef(o.image), Release: o.Release,
 		Desired: api.StateCreated, State: api.StateCreated, Cordoned: o.SkipServiceRegistration,
-		NoSecrets: o.SkipSecrets, SecretsVersion: &o.secrets,
+		NoSecrets: o.SkipSecrets, SecretsVersion: &o.secrets, CreateKey: o.IdempotencyKey,
 	}
 	r.addVersion(now)
 	r.note("launch", byUser, nil)
@@ -161,15 +202,19 @@ func (h *Host) newRecord(app, org string, o order) Record {
 }
 
 // reserve gives the record an id, an address and a name that no other has, and
-// makes the machine known.
-func (h *Host) reserve(r Record, name string) (*machine, error) {
+// makes the machine known. If one was made, or is being made, under the same
+// idempotency key, it returns that one, which is not the caller's to make.
+func (h *Host) reserve(r Record, name string) (m *machine, mine bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if id, taken := h.names[r.App+"/"+name]; taken && name != "" {
-		return nil, api.Errorf(api.CodeNameTaken, "app %q has a machine named %q already: %s", r.App, name, id).WithField("name")
+	if m := h.madeBy(r.App, r.CreateKey); m != nil {
+		return m, false, nil
+	}
+	if id := h.named(r.App, name); id != "" && name != "" {
+		return nil, false, api.Errorf(api.CodeNameTaken, "app %q has a machine named %q already: %s", r.App, name, id).WithField("name")
 	}
 	for name == "" {
-		if name = newName(); h.names[r.App+"/"+name] != "" {
+		if name = newName(); h.named(r.App, name) != "" {
 			name = ""
 		}
 	}
@@ -181,10 +226,32 @@ func (h *Host) reserve(r Record, name string) (*machine, error) {
 			r.ID = ""
 		}
 	}
-	m := newMachine(h, r)
+	m = newMachine(h, r)
 	m.view.Load().rec.State = api.StateCreating
 	h.machines[m.id], h.names[r.App+"/"+r.Name] = m, m.id
-	return m, nil
+	return m, true, nil
+}
+
+// madeBy finds the app's machine that was made under the key; mu is held.
+func (h *Host) madeBy(app, key string) *machine {
+	if key == "" {
+		return nil
+	}
+	for _, m := range h.machines {
+		if r := &m.now().rec; r.CreateKey == key && r.App == app {
+			return m
+		}
+	}
+	return nil
+}
+
+// named returns the id of the app's machine of that name, here or on another
+// node, "" if there is none; mu is held.
+func (h *Host) named(app, name string) string {
+	if id := h.names[app+"/"+name]; id != "" {
+		return id
+	}
+	return h.cfg.Named(app, name)
 }
 
 // addressTaken tells whether the address, a hash, fell on another machine's; mu is held.

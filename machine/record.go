@@ -43,6 +43,10 @@ type Record struct {
 	// earlier builds, is the newest.
 	SecretsVersion *uint64 `json:"secrets_version,omitempty"`
 
+	// CreateKey is the idempotency key of the request that made the machine, ""
+	// if it had none.
+	CreateKey string `json:"create_key,omitempty"`
+
 	// Sandbox is the id of the latest life.
 	Sandbox string `json:"sandbox,omitempty"`
 	// Snapshot names the folder that holds a suspended machine, "" if none.

@@ -12,7 +12,9 @@ import (
 // Status is what the router and placement read of a machine.
 type Status struct {
 	ID, App, Name, Group, State, Version string
-	Release                              int
+	// Node owns the machine and is in Region.
+	Node, Region string
+	Release      int
 	// Addr is where the node reaches the machine; invalid while it has no sandbox.
 	Addr netip.Addr
 	// Healthy says that it is started and all its checks pass, if it has any.
@@ -49,7 +51,7 @@ func (v *view) status() Status {
 	r := &v.rec
 	return Status{
 		ID: r.ID, App: r.App, Name: r.Name, Group: group(&r.Config), State: r.State, Version: r.Version,
-		Release: r.Release, Addr: v.addr, Healthy: v.healthy, Cordoned: r.Cordoned, Since: v.since, Config: &r.Config,
+		Node: r.Node, Region: r.Region, Release: r.Release, Addr: v.addr, Healthy: v.healthy, Cordoned: r.Cordoned, Since: v.since, Config: &r.Config,
 	}
 }
 

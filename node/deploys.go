@@ -22,7 +22,7 @@ type lines struct{ store *logs.Store }
 // Logs gives the selected lines, oldest first.
 func (l lines) Logs(ctx context.Context, app string, q api.LogQuery) iter.Seq2[api.LogLine, error] {
 	return func(yield func(api.LogLine, error) bool) {
-		for line, err := range l.store.Tail(ctx, logs.Query{App: app, Region: q.Region, Machine: q.Machine, Since: q.Since, Lines: q.Lines, Follow: q.Follow}) {
+		for line, err := range l.store.Tail(ctx, logs.Query{App: app, Region: q.Region, Machine: q.Machine, Since: q.Since, Lines: q.Lines, Follow: q.Follow, Mark: q.Mark}) {
 			if !yield(api.LogLine(line), err) {
 				return
 			}

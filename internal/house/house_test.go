@@ -22,7 +22,7 @@ var floors = map[string]int{
 	// api is the ground: words that every room and program may use.
 	"api": -1, "region": -1, "appconfig": 0,
 	"image": 1, "sandbox": 1, "catalog": 1, "mesh": 1, "dns": 1, "anycast": 1,
-	"machine": 2, "router": 2, "logs": 2, "app": 2, "placement": 2, "cluster": 2,
+	"machine": 2, "router": 2, "logs": 2, "app": 2, "placement": 2, "cluster": 2, "peers": 2,
 	"deploy": 3, "build": 3, "fleet": 3,
 	"httpapi": 4,
 	// lab is a tool beside the node: it starts the programs, and knows only words.
@@ -33,7 +33,7 @@ var floors = map[string]int{
 
 // The CLI reaches a node through the public client only: what it can do,
 // every other program can do too.
-var cliMayImport = map[string]bool{"api": true, "appconfig": true, "build/buildcontext": true, "region": true, "lab": true, "mesh/wire": true, "cli": true, "internal": true}
+var cliMayImport = map[string]bool{"api": true, "appconfig": true, "build/buildcontext": true, "region": true, "lab": true, "mesh/wire": true, "mesh/wire/dial": true, "cli": true, "internal": true}
 
 func TestImportsGoDown(t *testing.T) {
 	eachFile(t, func(pkg string, f *ast.File, _ *token.FileSet) {

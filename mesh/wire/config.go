@@ -94,25 +94,48 @@ type Status struct {
 	Received, Sent int64
 }
 
-// checkPeers finds what would make the device refuse or take packets wrongly.
-func checkPeers(own Key, peers []Peer) error {
-	keys, prefixes := map[Key]string{own: "this node"}, map[netip.Prefix]string{}
+// goodPeers leaves out, and reports, what would make the device refuse, or take
+// packets wrongly. Of two peers that claim one key or prefix the first is good.
+func goodPeers(own Key, peers []Peer) ([]Peer, error) {
+	taken := claims{map[Key]string{own: "this node's"}, map[netip.Prefix]string{}}
+	var good []Peer
+	var errs []error
 	for _, p := range peers {
-		if err := p.check(); err != nil {
-			return fmt.Errorf("cannot use WireGuard peer %q: %w", p.Name, err)
+		err := p.check()
+		if err == nil {
+			err = taken.claim(p)
 		}
-		for _, k := range []Key{p.Key, p.Next} {
-			if other, taken := keys[k]; taken && !k.IsZero() {
-				return fmt.Errorf("cannot use WireGuard peer %q: its key is that of %s", p.Name, other)
-			}
-			keys[k] = fmt.Sprintf("peer %q", p.Name)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("cannot use WireGuard peer %q: %w", p.Name, err))
+			continue
 		}
-		for _, a := range p.Allowed {
-			if other, taken := prefixes[a.Masked()]; taken {
-				return fmt.Errorf("cannot use WireGuard peer %q: %s is that of peer %q", p.Name, a, other)
-			}
-			prefixes[a.Masked()] = p.Name
+		good = append(good, p)
+	}
+	return good, errors.Join(errs...)
+}
+
+// claims say whose a key or a prefix is.
+type claims struct {
+	keys     map[Key]string
+	prefixes map[netip.Prefix]string
+}
+
+// claim takes all of a peer's or nothing.
+func (c claims) claim(p Peer) error {
+	for _, k := range []Key{p.Key, p.Next} {
+		if other, taken := c.keys[k]; taken && !k.IsZero() {
+			return fmt.Errorf("its key is %s", other)
 		}
+	}
+	for _, a := range p.Allowed {
+		if other, taken := c.prefixes[a.Masked()]; taken {
+			return fmt.Errorf("%s is %s", a, other)
+		}
+	}
+	whose := fmt.Sprintf("that of peer %q", p.Name)
+	c.keys[p.Key], c.keys[p.Next] = whose, whose
+	for _, a := range p.Allowed {
+		c.prefixes[a.Masked()] = whose
 	}
 	return nil
 }

@@ -212,7 +212,10 @@ func (d *Device) Status() ([]Status, error) {
 	for _, t := range d.peers {
 		key := t.active(have)
 		p := have[key]
-		s := Status{Name: t.Name, Key: key, LastHandshake: p.LastHandshakeTime, Received: p.ReceiveBytes, Sent: p.TransmitBytes}
+		s := Status{Name: t.Name, Key: key, Received: p.ReceiveBytes, Sent: p.TransmitBytes}
+		if p.LastHandshakeTime.Unix() > 0 {
+			s.LastHandshake = p.LastHandshakeTime
+		}
 		if p.Endpoint != nil {
 			a := p.Endpoint.AddrPort()
 			s.Endpoint = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -18,25 +19,24 @@ const followEvery = 50 * time.Millisecond
 const lookupTimeout = 3 * time.Second
 
 // SetPeers makes these the links, with a route to each prefix, and no others.
-// Links that stay as they are go on undisturbed. On a bad list nothing changes.
+// Links that stay as they are go on undisturbed. A bad peer is left out and
+// reported; the others are links all the same.
 // A name of an endpoint that cannot be looked up is logged, and the link waits
 // for the peer to call, or for the next SetPeers.
 func (d *Device) SetPeers(ctx context.Context, peers []Peer) error {
-	if err := checkPeers(d.PublicKey(), peers); err != nil {
-		return err
-	}
-	targets := d.lookUp(ctx, peers)
+	good, bad := goodPeers(d.PublicKey(), peers)
+	targets := d.lookUp(ctx, good)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.peers = targets
 	if err := d.apply(); err != nil {
-		return fmt.Errorf("cannot change WireGuard device %q: %w", d.cfg.Device, err)
+		return errors.Join(bad, fmt.Errorf("cannot change WireGuard device %q: %w", d.cfg.Device, err))
 	}
 	select {
 	case d.wake <- struct{}{}:
 	default:
 	}
-	return nil
+	return bad
 }
 
 func (d *Device) lookUp(ctx context.Context, peers []Peer) []target {

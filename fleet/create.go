@@ -1,0 +1,76 @@
+package fleet
+
+import (
+	"context"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/perigee-run/perigee/api"
+)
+
+// Create makes a machine of the app on the node that Place chooses. A creation
+// whose answer is lost on the way is asked for again under the same key, so it
+// makes one machine, not two; the caller's own key counts across all nodes.
+func (f *Fleet) Create(ctx context.Context, app string, req api.CreateMachineRequest) (api.Machine, error) {
+	if forwarded(ctx) {
+		return f.cfg.Local.Create(ctx, app, req)
+	}
+	if p, ok := f.madeBy(app, req.IdempotencyKey); ok {
+		return f.Get(ctx, p)
+	}
+	if id := f.Named(app, req.Name); id != "" {
+		return api.Machine{}, api.Errorf(api.CodeNameTaken, "app %q has a machine named %q already: %s", app, req.Name, id).WithField("name")
+	}
+	node, err := f.cfg.Place(ctx, app, req)
+	if err != nil {
+		return api.Machine{}, err
+	}
+	if node == f.cfg.Self {
+		return f.cfg.Local.Create(ctx, app, req)
+	}
+	return f.createThere(ctx, node, app, req)
+}
+
+func (f *Fleet) createThere(ctx context.Context, node, app string, req api.CreateMachineRequest) (m api.Machine, err error) {
+	if req.IdempotencyKey == "" {
+		req.IdempotencyKey = ulid.Make().String()
+	}
+	err = f.askAgain(ctx, node, "the place for a new machine of app \""+app+"\"", func(ctx context.Context, c *api.Client) (err error) {
+		m, err = c.CreateMachine(ctx, app, req)
+		return err
+	})
+	if err != nil {
+		return api.Machine{}, err
+	}
+	known := m
+	known.Nonce = ""
+	f.remember(known, false)
+	return m, nil
+}
+
+// madeBy finds the app's machine on another node that was made under the key.
+func (f *Fleet) madeBy(app, key string) (id string, ok bool) {
+	if key == "" {
+		return "", false
+	}
+	for _, s := range f.cfg.Summaries.List(app) {
+		if s.CreateKey == key && s.Node != f.cfg.Self {
+			return s.ID, true
+		}
+	}
+	return "", false
+}
+
+// Named finds a machine of the app on another node by its name, "" if there is
+// none: for machine.Config.Named. Two nodes that give the same name within one
+// trip of a summary do not see each other.
+func (f *Fleet) Named(app, name string) string {
+	if name == "" {
+		return ""
+	}
+	for _, s := range f.cfg.Summaries.List(app) {
+		if s.Name == name && s.Node != f.cfg.Self {
+			return s.ID
+		}
+	}
+	return ""
+}
