@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/perigee-run/perigee/cluster"
 	"github.com/perigee-run/perigee/httpapi"
 	"golang.org/x/sync/errgroup"
 )
@@ -19,14 +20,16 @@ import (
 type faces struct {
 	tcp, unix   net.Listener
 	remote, own http.Handler // with a token, and for root of this server
+	peer        net.Listener // nil for a node alone
+	nodes       *cluster.Server
 }
 
 // openAPI takes the API's addresses, so that a clash is known before anything
 // runs.
 func (n *Node) openAPI(context.Context) (err error) {
 	server, err := httpapi.New(httpapi.Config{
-		Apps: n.apps, Deploys: n.deploys, Machines: n.machines, Images: n.images, Node: n, Builder: builder{n}, Logs: lines{n.store},
-		Address: n.address, ImagesInUse: n.imagesInUse, Logger: n.log,
+		Apps: n.apps, Deploys: n.deploys, Machines: n.fleet, Images: n.images, Node: n, Builder: builder{n}, Logs: n.lines, Peers: n.peerStore(),
+		Cluster: n.cluster, Address: n.address, ImagesInUse: n.imagesInUse, Logger: n.log,
 	})
 	if err != nil {
 		return err
@@ -37,6 +40,11 @@ func (n *Node) openAPI(context.Context) (err error) {
 	}
 	if f.unix, err = listenUnix(n.cfg.Socket); err != nil {
 		f.tcp.Close()
+		return err
+	}
+	f.nodes = n.cluster.Server(n.peerFace(server))
+	if f.peer, err = n.listenPeers(); err != nil {
+		f.close()
 		return err
 	}
 	n.api = f
@@ -104,10 +112,16 @@ func (f *faces) Run(ctx context.Context) error {
 			return nil
 		})
 	}
+	if f.peer != nil {
+		g.Go(func() error { return f.nodes.Run(ctx, f.peer) })
+	}
 	return g.Wait()
 }
 
 func (f *faces) close() {
 	f.tcp.Close()
 	f.unix.Close()
+	if f.peer != nil {
+		f.peer.Close()
+	}
 }

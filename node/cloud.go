@@ -50,7 +50,7 @@ func (n *Node) self() cluster.Node { return n.cluster.Self() }
 // the catalog keeps sealed, the local CA, and what the API lets in.
 func (n *Node) bundle([]string) (map[string][]byte, error) {
 	files := map[string][]byte{}
-	for _, name := range []string{"token", "domain", "secrets.key", "certificates.key"} {
+	for _, name := range []string{"token", "domain", "secrets.key", "certificates.key", "sticky.key"} {
 		b, err := os.ReadFile(n.path(name))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
@@ -168,4 +168,11 @@ func (n *Node) followCluster() {
 	}
 	n.setPeers()
 	n.pokeTable()
+}
+
+// nearest are the other nodes that are up, the nearest first.
+func (n *Node) nearest() []cluster.Node {
+	up := slices.DeleteFunc(n.others(), func(o cluster.Node) bool { return !n.up(o.Name) })
+	slices.SortStableFunc(up, func(a, b cluster.Node) int { return n.away(a.Name) - n.away(b.Name) })
+	return up
 }

@@ -16,14 +16,19 @@ import (
 	"github.com/perigee-run/perigee/app"
 	"github.com/perigee-run/perigee/build"
 	"github.com/perigee-run/perigee/catalog"
+	"github.com/perigee-run/perigee/cluster"
 	"github.com/perigee-run/perigee/deploy"
 	"github.com/perigee-run/perigee/dns"
+	"github.com/perigee-run/perigee/fleet"
 	"github.com/perigee-run/perigee/image"
 	"github.com/perigee-run/perigee/logs"
 	"github.com/perigee-run/perigee/machine"
 	"github.com/perigee-run/perigee/mesh"
+	"github.com/perigee-run/perigee/mesh/wire"
+	"github.com/perigee-run/perigee/peers"
 	"github.com/perigee-run/perigee/placement"
 	"github.com/perigee-run/perigee/router"
+	"github.com/perigee-run/perigee/router/distance"
 	"github.com/perigee-run/perigee/sandbox"
 	"golang.org/x/sync/errgroup"
 )
@@ -37,10 +42,19 @@ type Node struct {
 	last  atomic.Bool        // machines end with the node
 	lock  *os.File
 
-	tables sync.Mutex // held while the router gets a table
+	tables sync.Mutex    // held while the router gets a table
+	poke   chan struct{} // holds one token when a table is wanted
 
 	token     string
+	cluster   *cluster.Cluster
 	catalog   *catalog.Catalog
+	statuses  *catalog.Published[status]
+	summaries *catalog.Published[machine.Summary]
+	index     *fleet.Index
+	seen      sync.Map // node name → time.Time of its latest word, by our clock
+	wire      *wire.Device
+	peers     *peers.Store
+	prober    *distance.Prober
 	store     *logs.Store
 	collector *logs.Collector
 	images    *image.Store
@@ -48,6 +62,8 @@ type Node struct {
 	sandbox   *sandbox.Client
 	apps      *app.Store
 	machines  *machine.Host
+	fleet     *fleet.Fleet
+	lines     *fleet.Lines
 	router    *router.Router
 	certs     *certificates
 	resolver  *dns.Server
@@ -62,9 +78,9 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	if err := cfg.defaults(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.Logger, began: time.Now()}
+	n := &Node{cfg: cfg, log: cfg.Logger, began: time.Now(), poke: make(chan struct{}, 1)}
 	for _, step := range []func(context.Context) error{
-		n.openState, n.openImages, n.openNetwork, n.openSandbox, n.openMachines, n.openEdge, n.openDeploys, n.openAPI,
+		n.openState, n.openImages, n.openNetwork, n.openSandbox, n.openMachines, n.openFleet, n.openEdge, n.openDeploys, n.openAPI,
 	} {
 		if err := step(ctx); err != nil {
 			n.withdraw(ctx)
@@ -95,7 +111,7 @@ func (n *Node) openState(ctx context.Context) (err error) {
 	if n.lock, err = lock(n.cfg.Data); err != nil {
 		return err
 	}
-	if n.cfg.Name, err = keepName(n.cfg.Data, n.cfg.Name); err != nil {
+	if err := n.openCluster(); err != nil {
 		return err
 	}
 	token, err := secretFile(n.path("token"), 24, true)
@@ -103,8 +119,10 @@ func (n *Node) openState(ctx context.Context) (err error) {
 		return err
 	}
 	n.token = strings.TrimSpace(string(token))
-	n.catalog, err = catalog.Open(ctx, catalog.Config{Dir: n.cfg.Data, Node: n.cfg.Name, Servers: n.cfg.NATSServers, Credentials: n.cfg.NATSCredentials, Logger: n.log})
-	if err != nil {
+	if n.catalog, err = catalog.Open(ctx, n.catalogConfig()); err != nil {
+		return err
+	}
+	if err := n.openShared(ctx); err != nil {
 		return err
 	}
 	n.store = logs.New(ctx, logs.Config{JetStream: n.catalog.JetStream(), Room: n.roomForLogs, Logger: n.log})
@@ -115,12 +133,25 @@ func (n *Node) openState(ctx context.Context) (err error) {
 	return err
 }
 
+// openShared takes this node's place among the others.
+func (n *Node) openShared(ctx context.Context) (err error) {
+	if err := n.cluster.Attach(ctx, n.catalog); err != nil {
+		return err
+	}
+	if n.statuses, err = catalog.NewPublished[status](n.catalog, "status"); err != nil {
+		return err
+	}
+	n.index = fleet.NewIndex()
+	n.summaries, err = catalog.NewPublished[machine.Summary](n.catalog, "machines")
+	return err
+}
+
 // roomForLogs says why nothing more may be logged, if the disk is almost full.
 func (n *Node) roomForLogs() error { return n.catalog.Room(logs.Reserve) }
 
 func (n *Node) openImages(context.Context) (err error) {
 	n.images, err = image.New(image.Config{
-		Dir: n.path("images"), Hosts: n.cfg.registryHosts(), PlainHTTP: n.cfg.PlainHTTP, InUse: n.imagesInUse, Logger: n.log,
+		Dir: n.path("images"), Hosts: n.cfg.registryHosts(), PlainHTTP: n.cfg.PlainHTTP, InUse: n.imagesInUse, Peers: imagePeers{n}, Logger: n.log,
 		Overrides: map[string][]byte{"/etc/hosts": []byte("127.0.0.1 localhost\n::1 localhost\n"), "/etc/resolv.conf": nil},
 	})
 	return err
@@ -134,17 +165,24 @@ func (n *Node) imagesInUse() map[string]bool {
 			used[m.ImageRef.Digest] = true
 		}
 	}
+	n.imagesOf(used)
 	return used
 }
 
 func (n *Node) openNetwork(ctx context.Context) (err error) {
-	n.network, err = mesh.New(mesh.Config{Prefix: n.cfg.NetworkPrefix, Node: n.cfg.Name, IPv6: n.cfg.IPv6, HostPorts: n.cfg.hostPorts(), Dir: n.path("netns"), Logger: n.log})
+	n.network, err = mesh.New(mesh.Config{
+		Prefix: n.cfg.NetworkPrefix, Node: n.cfg.Name, NodeNumber: n.self().Number, OrgNumber: n.apps.OrgNumber, Wire: n.wireDevice(),
+		IPv6: n.cfg.IPv6, HostPorts: n.cfg.hostPorts(), Dir: n.path("netns"), Logger: n.log,
+	})
 	if err != nil {
 		return err
 	}
 	if err := n.network.Setup(ctx); err != nil {
 		n.network.Close()
 		n.network = nil // it is not ours to take down
+		return err
+	}
+	if err := n.openWire(ctx); err != nil {
 		return err
 	}
 	var listen []netip.AddrPort
@@ -198,9 +236,13 @@ func (n *Node) openEdge(context.Context) (err error) {
 	if n.certs, err = n.openCertificates(); err != nil {
 		return err
 	}
+	sticky, err := secretFile(n.path("sticky.key"), 32, false)
+	if err != nil {
+		return err
+	}
 	n.router = router.New(router.Config{
 		Waker: waker{n}, Certificates: n.certs, Logger: n.log, Domain: n.cfg.Domain, Region: n.cfg.Region, Listen: n.cfg.listenMap(),
-		OnProblems: n.reportProblems,
+		HostListen: n.hostListen(), PeerAllowed: n.isNode, StickyKey: sticky, OnProblems: n.reportProblems,
 	})
 	return nil
 }
@@ -258,9 +300,10 @@ func (n *Node) Run(ctx context.Context) error {
 	defer n.stop()
 	g, ctx := errgroup.WithContext(ctx)
 	idle := placement.New(placement.Config{Host: sleeper{n.machines, n.router}, PauseAfter: n.cfg.PauseAfter, StopAfter: n.cfg.StopAfter, Logger: n.log})
-	for _, run := range []func(context.Context) error{
+	for _, run := range append([]func(context.Context) error{
 		n.machines.Run, n.router.Run, n.keepTable, n.deploys.Run, idle.Run, n.resolver.Run, n.keepSandbox, n.api.Run,
-	} {
+		n.cluster.Run, n.keepCluster, n.keepStatus, n.keepSeen, n.keepSummaries, n.keepIndex,
+	}, n.meshWorks()...) {
 		g.Go(func() error { return run(ctx) })
 	}
 	n.log.Info("node is up", "name", n.cfg.Name, "region", n.cfg.Region, "api", n.cfg.Listen, "after", time.Since(n.began).Round(time.Millisecond))
@@ -307,6 +350,9 @@ func (n *Node) close() {
 	}
 	if n.sandbox != nil {
 		n.sandbox.Close()
+	}
+	if n.wire != nil {
+		errs = append(errs, n.wire.Close())
 	}
 	if n.network != nil {
 		n.network.Close()

@@ -2,13 +2,9 @@ package node
 
 import (
 	"context"
-	"os"
 	"runtime"
-	"strconv"
-	"strings"
 	"time"
 
-	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/cluster"
 )
 
@@ -118,17 +114,3 @@ func (n *Node) publicAddrs() []string {
 	}
 	return []string{n.self().Address}
 }
-
-// availableMB is what the kernel could give to a new machine.
-func availableMB() int {
-	b, _ := os.ReadFile("/proc/meminfo")
-	for line := range strings.Lines(string(b)) {
-		if v, ok := strings.CutPrefix(line, "MemAvailable:"); ok {
-			kb, _ := strconv.Atoi(strings.Fields(v)[0])
-			return kb / 1024
-		}
-	}
-	return 0
-}
-
-var _ = api.StateStarted

@@ -1,11 +1,6 @@
 package node
 
-import (
-	"context"
-	"maps"
-
-	"github.com/perigee-run/perigee/machine"
-)
+import "context"
 
 // keepSummaries tells all nodes of this one's machines, as they change.
 func (n *Node) keepSummaries(ctx context.Context) error {
@@ -32,15 +27,16 @@ func (n *Node) keepSummaries(ctx context.Context) error {
 	return nil
 }
 
-// keepIndex puts what all nodes say of their machines where it is found by
+// keepIndex puts what the other nodes say of their machines where it is found by
 // machine and by app.
 func (n *Node) keepIndex(ctx context.Context) error {
-	intern := machine.NewInterner()
 	for c := range n.summaries.Watch(ctx) {
-		if c.Deleted {
+		switch {
+		case c.Node == n.cfg.Name: // what is true of ours is known here better
+		case c.Deleted:
 			n.index.Drop(c.Node, c.Key)
-		} else {
-			n.index.Put(intern.Summary(c.Value))
+		default:
+			n.index.Put(c.Value)
 		}
 	}
 	return nil
@@ -56,5 +52,3 @@ func (n *Node) forgetNode(ctx context.Context, name string) {
 	}
 	n.index.Replace(name, nil)
 }
-
-var _ = maps.Keys[map[string]int]

@@ -3,18 +3,20 @@ package node
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/perigee-run/perigee/api"
-	"github.com/perigee-run/perigee/machine"
 	"github.com/perigee-run/perigee/router"
 )
 
-// keepTable gives the router a new table whenever an app or a machine changes.
-// Changes that come together become one table.
+// keepTable gives the router a new table whenever an app or a machine of any
+// node changes. Changes that come together become one table, and a table that
+// takes long to make leaves as much time to everything else.
 func (n *Node) keepTable(ctx context.Context) error {
-	machines, apps := n.machines.Changes(ctx), n.apps.Changes(ctx)
+	machines, apps, others := n.machines.Changes(ctx), n.apps.Changes(ctx), n.index.Changes(ctx)
 	for {
 		select {
 		case <-ctx.Done():
@@ -23,12 +25,32 @@ func (n *Node) keepTable(ctx context.Context) error {
 			if !ok {
 				return nil
 			}
+		case <-others:
 		case <-apps:
+		case <-n.poke:
 		}
 		settle(machines)
+		settle(others)
+		began := time.Now()
 		if err := n.refresh(); err != nil {
 			n.log.Error("cannot give the router its table", "err", err)
 		}
+		rest(ctx, time.Since(began))
+	}
+}
+
+// pokeTable has a new table made soon.
+func (n *Node) pokeTable() {
+	select {
+	case n.poke <- struct{}{}:
+	default:
+	}
+}
+
+func rest(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
 	}
 }
 
@@ -57,33 +79,61 @@ func settle(c <-chan string) {
 // table says who offers what.
 func (n *Node) table() router.Table {
 	var t router.Table
-	by := map[string][]machine.Status{}
-	for _, s := range n.machines.Statuses() {
-		by[s.App] = append(by[s.App], s)
+	by := map[string][]offer{}
+	for _, o := range n.offers("") {
+		by[o.App] = append(by[o.App], o)
 	}
 	for _, a := range n.apps.List() {
-		app := router.App{Name: a.Name, Hosts: append([]string{a.Name + "." + n.cfg.Domain}, n.apps.Hosts(a.Name)...)}
-		app.Services = services(by[a.Name], n.cfg.Region)
+		app := router.App{Name: a.Name, Org: a.Org, Hosts: append([]string{a.Name + "." + n.cfg.Domain}, n.apps.Hosts(a.Name)...)}
+		app.Services = services(by[a.Name])
 		t.Apps = append(t.Apps, app)
 	}
 	return t
 }
 
 // appServices is what one app offers.
-func (n *Node) appServices(name string) []router.Service {
-	var mine []machine.Status
-	for _, s := range n.machines.Statuses() {
-		if s.App == name {
-			mine = append(mine, s)
+func (n *Node) appServices(name string) []router.Service { return services(n.offers(name)) }
+
+// offer is a machine as the table needs it.
+type offer struct {
+	router.Machine
+	App, Group string
+	Release    int
+	Config     *api.MachineConfig
+}
+
+// offers are the machines of an app, or all with "", on all nodes: this node's
+// as they are, the others' as their nodes say.
+func (n *Node) offers(app string) []offer {
+	var out []offer
+	for _, m := range n.machines.Statuses() {
+		if app == "" || m.App == app {
+			out = append(out, offer{
+				router.Machine{ID: m.ID, Region: n.cfg.Region, Addr: m.Addr, State: m.State, Healthy: m.Healthy, Cordoned: m.Cordoned},
+				m.App, m.Group, m.Release, m.Config,
+			})
 		}
 	}
-	return services(mine, n.cfg.Region)
+	via := map[string]netip.AddrPort{}
+	for _, o := range n.others() {
+		via[o.Name] = n.meshAddr(o.Number)
+	}
+	for _, s := range n.index.List(app) {
+		if at, ok := via[s.Node]; ok {
+			out = append(out, offer{
+				router.Machine{ID: s.ID, Region: s.Region, Node: s.Node, Via: at, State: s.State, Healthy: s.Healthy, Cordoned: s.Cordoned},
+				s.App, s.Group, s.Release, s.Config,
+			})
+		}
+	}
+	slices.SortFunc(out, func(a, b offer) int { return strings.Compare(a.ID, b.ID) })
+	return slices.CompactFunc(out, func(a, b offer) bool { return a.ID == b.ID }) // one that moves is two for a moment
 }
 
 // services gathers the machines' service lists: machines of one process group
 // that offer the same internal port serve the same service, and its settings
 // are those of the newest healthy release among them.
-func services(machines []machine.Status, region string) []router.Service {
+func services(machines []offer) []router.Service {
 	var out []router.Service
 	index, newest := map[string]int{}, map[int]int{}
 	for _, m := range machines {
@@ -103,9 +153,7 @@ func services(machines []machine.Status, region string) []router.Service {
 				out[i], newest[i] = service(s), m.Release
 				out[i].Machines = kept
 			}
-			out[i].Machines = append(out[i].Machines, router.Machine{
-				ID: m.ID, Region: region, Addr: m.Addr, State: m.State, Healthy: m.Healthy, Cordoned: m.Cordoned,
-			})
+			out[i].Machines = append(out[i].Machines, m.Machine)
 		}
 	}
 	return out

@@ -1,0 +1,82 @@
+package node
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"github.com/perigee-run/perigee/cluster"
+	"github.com/perigee-run/perigee/fleet"
+	"github.com/perigee-run/perigee/httpapi"
+	"github.com/perigee-run/perigee/image"
+	"github.com/perigee-run/perigee/logs"
+)
+
+// openFleet makes the machines and logs of all nodes look like one node's.
+func (n *Node) openFleet(context.Context) (err error) {
+	n.fleet, err = fleet.New(fleet.Config{
+		Self: n.cfg.Name, Local: n.machines, Peers: fleet.Over(n.cluster), Summaries: n.index, Nodes: neighbours{n},
+		Place: n.place, Router: drains{n}, Forget: n.store.Forget, Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.lines, err = fleet.NewLines(fleet.LinesConfig{
+		Self: n.cfg.Name, Local: lines{n.store}, Peers: fleet.Over(n.cluster), Nodes: neighbours{n}, Logger: n.log,
+	})
+	return err
+}
+
+// neighbours are the nodes as the fleet sees them.
+type neighbours struct{ n *Node }
+
+// Nodes implements fleet.Nodes.
+func (v neighbours) Nodes() []fleet.Node {
+	all := v.n.cluster.Nodes()
+	out := make([]fleet.Node, len(all))
+	for i, o := range all {
+		out[i] = fleet.Node{
+			Name: o.Name, Region: o.Region, Up: v.n.up(o.Name), Cordoned: o.Cordoned || o.Draining || !o.Has(cluster.RoleHost), Edge: o.Has(cluster.RoleEdge),
+		}
+	}
+	return out
+}
+
+// imagePeers are the registries of the other nodes.
+type imagePeers struct{ n *Node }
+
+// Sources implements image.Peers: the nearest node first.
+func (p imagePeers) Sources(context.Context) []image.Source {
+	var out []image.Source
+	for _, o := range p.n.nearest() {
+		if c, base, err := p.n.cluster.HTTPClient(o.Name); err == nil {
+			out = append(out, image.Source{Name: o.Name, Client: c, BaseURL: base})
+		}
+	}
+	return out
+}
+
+// peerFace is what other nodes may ask of this one: the API on behalf of those
+// who called them, the registry, and the calls that nodes make among themselves.
+func (n *Node) peerFace(server *httpapi.Server) http.Handler {
+	face, own := n.face(server, httpapi.PeerPrincipal(cluster.PeerFrom)), n.fleet.PeerHandler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/peer/v1/") {
+			own.ServeHTTP(w, r)
+			return
+		}
+		face.ServeHTTP(w, r)
+	})
+}
+
+// imagesOf returns the digests that machines of any node run.
+func (n *Node) imagesOf(used map[string]bool) {
+	for _, s := range n.index.List("") {
+		used[s.Image.Digest] = true
+	}
+}
+
+var (
+	_ httpapi.Machines = (*fleet.Fleet)(nil)
+	_ fleet.LogReader  = lines{(*logs.Store)(nil)}
+)
