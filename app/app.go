@@ -127,6 +127,9 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 			return err
 		}
 	}
+	if err := s.releaseAll(ctx, name); err != nil {
+		return err
+	}
 	if err := s.forgetSets(ctx, name, 0); err != nil {
 		return err
 	}

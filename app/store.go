@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 
 	"github.com/perigee-run/perigee/api"
@@ -21,6 +22,9 @@ type Config struct {
 	Domain string
 	// KeepReleases is how many finished releases of an app are kept. Default 50.
 	KeepReleases int
+	// Pools are the networks that apps get addresses of their own from. Default:
+	// none, apps are reached by name at the edges' addresses.
+	Pools []netip.Prefix
 }
 
 // Store is the apps. Its methods may be called from any goroutine. What it
@@ -35,6 +39,7 @@ type Store struct {
 	oldSecrets *catalog.Table[secretSet]
 	releases   *catalog.Table[Release]
 	orgs       *catalog.Table[orgRecord]
+	addresses  *catalog.Table[address]
 
 	numbering sync.Mutex // one release at a time gets its number from this node
 }
@@ -49,6 +54,9 @@ func New(cfg Config) (*Store, error) {
 	}
 	if cfg.KeepReleases == 0 {
 		cfg.KeepReleases = 50
+	}
+	if err := checkPools(cfg.Pools); err != nil {
+		return nil, err
 	}
 	s := &Store{cfg: cfg}
 	if err := s.open(); err != nil {
@@ -73,6 +81,9 @@ func (s *Store) open() (err error) {
 	if s.oldSecrets, err = catalog.NewTable[secretSet](c, "oldsecrets"); err != nil {
 		return err
 	}
+	if s.addresses, err = catalog.NewTable[address](c, "addresses"); err != nil {
+		return err
+	}
 	if s.releases, err = catalog.NewTable[Release](c, "releases"); err != nil {
 		return err
 	}
@@ -80,14 +91,15 @@ func (s *Store) open() (err error) {
 	return err
 }
 
-// Changes sends the name of every app, and then of each whose record, hosts or
-// releases change, until ctx ends; "" stands for the app that a host was taken
-// from. A slow reader may get a name once for several changes.
+// Changes sends the name of every app, and then of each whose record, hosts,
+// addresses or releases change, until ctx ends; "" stands for the app that a
+// host or an address was taken from. A slow reader may get a name once for several changes.
 func (s *Store) Changes(ctx context.Context) <-chan string {
 	out := make(chan string)
 	var wg sync.WaitGroup
 	forward(ctx, &wg, s.apps.Watch(ctx, ""), out, func(c catalog.Change[App]) string { return c.Key })
 	forward(ctx, &wg, s.hosts.Watch(ctx, ""), out, func(c catalog.Change[host]) string { return c.Value.App })
+	forward(ctx, &wg, s.addresses.Watch(ctx, ""), out, func(c catalog.Change[address]) string { return c.Value.App })
 	forward(ctx, &wg, s.releases.Watch(ctx, ""), out, func(c catalog.Change[Release]) string { return releaseApp(c.Key) })
 	go func() {
 		wg.Wait()

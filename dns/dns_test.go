@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/perigee-run/perigee/dns/door"
 	"go.uber.org/goleak"
 )
 
@@ -265,29 +266,25 @@ func (u *upstream) count(name string) int32 {
 func startUpstream(t testing.TB, answer dns.HandlerFunc) *upstream {
 	t.Helper()
 	u := new(upstream)
-	d, err := listen(netip.AddrPortFrom(loopback, 0))
+	d, err := door.Open(netip.AddrPortFrom(loopback, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
-	u.addr = d.tcp.Addr().String()
+	u.addr = d.Addr().String()
 	h := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		n, _ := u.asked.LoadOrStore(q.Question[0].Name, new(atomic.Int32))
 		n.(*atomic.Int32).Add(1)
 		answer(w, q)
 	})
-	var up, down sync.WaitGroup
-	servers := []*dns.Server{{PacketConn: d.udp, Handler: h}, {Listener: d.tcp, Handler: h}}
-	for _, srv := range servers {
-		up.Add(1)
-		srv.NotifyStartedFunc = up.Done
-		down.Go(func() { srv.ActivateAndServe() })
-	}
-	up.Wait()
+	ctx, cancel := context.WithCancel(context.Background())
+	ready, done := make(chan struct{}), make(chan error)
+	go func() { done <- door.Serve(ctx, []door.Door{d}, h, func() { close(ready) }) }()
+	<-ready
 	t.Cleanup(func() {
-		for _, srv := range servers {
-			srv.Shutdown()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
 		}
-		down.Wait()
 	})
 	return u
 }
@@ -500,7 +497,7 @@ func TestTooManyConnections(t *testing.T) {
 			c.Close()
 		}
 	}()
-	for range maxConnsPerAsker {
+	for range door.MaxConnsPerAsker {
 		c, err := net.Dial("tcp", s.Addrs()[0].String())
 		if err != nil {
 			t.Fatal(err)

@@ -64,6 +64,10 @@ func (s *Server) appRoutes() []route {
 		{rGet, pApp + "/hosts", token, "Hosts_list", "List the app's custom names", nil, get(s.listHosts)},
 		{rPost, pApp + "/hosts", token, "Hosts_add", "Let the app answer to a name", nil, take(s.addHost).with(http.StatusCreated)},
 		{rDelete, pApp + "/hosts/{host}", token, "Hosts_remove", "Stop answering to a name", nil, act(s.removeHost)},
+
+		{rGet, pApp + "/ip_assignments", token, "App_IPAssignments_list", "List the app's own addresses", nil, get(s.listIPs)},
+		{rPost, pApp + "/ip_assignments", token, "App_IPAssignments_create", "Give the app an address of its own", nil, take(s.allocateIP)},
+		{rDelete, pApp + "/ip_assignments/{ip}", token, "App_IPAssignments_delete", "Take an address from the app", nil, act(s.releaseIP)},
 	}
 }
 

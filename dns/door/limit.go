@@ -1,13 +1,13 @@
-package dns
+package door
 
 import (
 	"net"
 	"sync"
 )
 
-// maxConnsPerAsker bounds the TCP connections of one machine, so that none can
+// MaxConnsPerAsker bounds the TCP connections of one asker, so that none can
 // use up the node's file descriptors.
-const maxConnsPerAsker = 32
+const MaxConnsPerAsker = 32
 
 // fairListener turns away the connections of who has too many.
 type fairListener struct {
@@ -38,7 +38,7 @@ func (l *fairListener) Accept() (net.Conn, error) {
 func (l *fairListener) take(host string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.open[host] >= maxConnsPerAsker {
+	if l.open[host] >= MaxConnsPerAsker {
 		return false
 	}
 	l.open[host]++

@@ -1,0 +1,71 @@
+package cli
+
+import (
+	"github.com/perigee-run/perigee/api"
+	"github.com/spf13/cobra"
+)
+
+func ipsCmd(e *env) *cobra.Command {
+	return parent("ips", "Addresses that belong to the app alone", []string{"ip"}, ipsListCmd(e),
+		ipsAllocateCmd(e, "v4"), ipsAllocateCmd(e, "v6"), ipsReleaseCmd(e))
+}
+
+func ipsListCmd(e *env) *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Aliases: []string{"ls"}, Short: "List the app's own addresses", Args: noArgs, Example: "  perigee ips list",
+		RunE: func(c *cobra.Command, _ []string) error {
+			client, app, err := e.forApp()
+			if err != nil {
+				return err
+			}
+			ips, err := client.ListIPs(c.Context(), app)
+			if err != nil {
+				return e.explain(err)
+			}
+			if e.json {
+				return e.printJSON(ips)
+			}
+			rows := make([][]string, len(ips))
+			for i, a := range ips {
+				rows[i] = []string{a.IP, a.Region, ago(a.CreatedAt)}
+			}
+			return e.table([]string{"ADDRESS", "REGION", "ALLOCATED"}, rows)
+		},
+	}
+}
+
+func ipsAllocateCmd(e *env, kind string) *cobra.Command {
+	return &cobra.Command{
+		Use: "allocate-" + kind, Short: "Give the app an IP" + kind + " address of its own", Args: noArgs, Example: "  perigee ips allocate-" + kind,
+		RunE: func(c *cobra.Command, _ []string) error {
+			client, app, err := e.forApp()
+			if err != nil {
+				return err
+			}
+			a, err := client.AllocateIP(c.Context(), app, api.AllocateIPRequest{Type: kind})
+			if err != nil {
+				return e.explain(err)
+			}
+			if e.json {
+				return e.printJSON(a)
+			}
+			return e.did("%s answers at %s", app, a.IP)
+		},
+	}
+}
+
+func ipsReleaseCmd(e *env) *cobra.Command {
+	return &cobra.Command{
+		Use: "release ADDRESS", Short: "Take an address from the app", Args: exactArgs("ADDRESS"), Example: "  perigee ips release 203.0.113.7",
+		RunE: func(c *cobra.Command, args []string) error {
+			client, app, err := e.forApp()
+			if err != nil {
+				return err
+			}
+			if err := client.ReleaseIP(c.Context(), app, args[0]); err != nil {
+				return e.explain(err)
+			}
+			return e.did("released %s", args[0])
+		},
+	}
+}

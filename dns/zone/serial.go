@@ -1,0 +1,68 @@
+package zone
+
+import (
+	"hash/maphash"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+var serialSeed = maphash.MakeSeed()
+
+// Changed makes the zone's serial grow. Call it when an app comes, goes or gets
+// other addresses; changes of edges are seen without. Nothing but people and
+// monitors looks at the serial: answers are always made anew.
+func (s *Server) Changed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.grow()
+}
+
+// grow needs mu. The serial is the time of the last change, so that it does not
+// go back when the server starts again.
+func (s *Server) grow() {
+	now := uint32(time.Now().Unix())
+	if int32(now-s.serial) > 0 { // serial number arithmetic, RFC 1982
+		s.serial = now
+	} else {
+		s.serial++
+	}
+}
+
+// authority is the SOA record with the present serial.
+func (s *Server) authority(name string, ttl uint32) dns.RR {
+	now := fingerprint(s.cfg.Source.Edges())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now != s.seen {
+		if s.seen != 0 {
+			s.grow()
+		}
+		s.seen = now
+	}
+	soa := s.soa
+	soa.Hdr.Name, soa.Hdr.Ttl, soa.Serial = name, ttl, s.serial
+	return &soa
+}
+
+// negative is the SOA that says how long a name's absence may be remembered.
+func (s *Server) negative() dns.RR { return s.authority(s.cfg.Zone, seconds(s.cfg.NegativeTTL)) }
+
+// fingerprint of what clients are sent to, whatever the order; 0 is none.
+func fingerprint(edges []Edge) uint64 {
+	var sum uint64 = 1
+	for _, e := range edges {
+		var h maphash.Hash
+		h.SetSeed(serialSeed)
+		maphash.WriteComparable(&h, [2]string{e.Node, e.Region})
+		maphash.WriteComparable(&h, [2]bool{e.Up, e.Draining})
+		for _, a := range e.IPv4 {
+			maphash.WriteComparable(&h, a)
+		}
+		for _, a := range e.IPv6 {
+			maphash.WriteComparable(&h, a)
+		}
+		sum += h.Sum64()
+	}
+	return sum
+}
