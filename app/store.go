@@ -34,6 +34,7 @@ type Store struct {
 	secrets    *catalog.Table[secretSet]
 	oldSecrets *catalog.Table[secretSet]
 	releases   *catalog.Table[Release]
+	locks      *catalog.Table[lock]
 
 	numbering sync.Mutex // one release at a time gets its number from this node
 }
@@ -70,6 +71,9 @@ func (s *Store) open() (err error) {
 		return err
 	}
 	if s.oldSecrets, err = catalog.NewTable[secretSet](c, "oldsecrets"); err != nil {
+		return err
+	}
+	if s.locks, err = catalog.NewTable[lock](c, "locks"); err != nil {
 		return err
 	}
 	s.releases, err = catalog.NewTable[Release](c, "releases")
