@@ -22,12 +22,29 @@ type Release struct {
 	Description string                   `json:"description,omitempty"`
 	Image       string                   `json:"image" doc:"Reference with digest"`
 	Groups      map[string]MachineConfig `json:"groups" doc:"Machine configuration by process group"`
-	Counts      map[string]int           `json:"counts,omitempty" doc:"Machines wanted by process group"`
+	Counts      map[string]int           `json:"counts,omitempty" doc:"Machines wanted by process group, in all regions together"`
+	Regions     []string                 `json:"regions,omitempty" doc:"Regions that the app may be in, the primary one first"`
+	Spread      Spread                   `json:"spread,omitempty" doc:"Machines wanted by process group and region"`
 	Strategy    string                   `json:"strategy" enum:"rolling,immediate,canary,bluegreen"`
 	Definition  map[string]any           `json:"definition,omitempty" doc:"The app's configuration as it was posted"`
 	User        string                   `json:"user,omitempty"`
 	CreatedAt   time.Time                `json:"created_at"`
 	FinishedAt  *time.Time               `json:"finished_at,omitempty"`
+}
+
+// Spread is how many machines there are to be, by process group and region.
+type Spread map[string]map[string]int
+
+// Total returns the machines of each process group in all regions together.
+func (s Spread) Total() map[string]int {
+	out := make(map[string]int, len(s))
+	for group, regions := range s {
+		out[group] = 0
+		for _, n := range regions {
+			out[group] += n
+		}
+	}
+	return out
 }
 
 // DeployRequest asks for a new release (POST /v1/apps/{app}/releases). The
@@ -36,7 +53,10 @@ type Release struct {
 type DeployRequest struct {
 	Image             string                   `json:"image" doc:"Reference of the image; empty keeps the newest release's"`
 	Groups            map[string]MachineConfig `json:"groups" doc:"Machine configuration by process group; empty keeps the newest release's"`
-	Counts            map[string]int           `json:"counts,omitempty" doc:"Machines by process group; default the number there is, else 1"`
+	Counts            map[string]int           `json:"counts,omitempty" doc:"Machines by process group, in all regions together; default the number there is, else 1"`
+	Regions           []string                 `json:"regions,omitempty" doc:"Regions that the app is to be in: machines elsewhere go, and a region that has none gets one. Default: where it is"`
+	Spread            Spread                   `json:"spread,omitempty" doc:"Machines by process group and region; for the groups named it counts more than counts and regions"`
+	PrimaryRegion     string                   `json:"primary_region,omitempty" doc:"Where a first release without regions goes, and which region goes first; default the node's"`
 	Strategy          string                   `json:"strategy,omitempty" enum:",rolling,immediate,canary,bluegreen"`
 	MaxUnavailable    float64                  `json:"max_unavailable,omitempty" doc:"Machines (1 or more) or a share (under 1) taken at a time; default 0.33"`
 	WaitTimeout       *Duration                `json:"wait_timeout,omitempty" doc:"Per machine until its checks pass; default 5m"`
@@ -53,6 +73,7 @@ type DeployRequest struct {
 // change nothing.
 type ScaleRequest struct {
 	Counts   map[string]int `json:"counts,omitempty" doc:"Machines by process group"`
+	Regions  []string       `json:"regions,omitempty" doc:"Regions that the counts are spread over; the other regions keep what they have. Default: all that the app is in"`
 	Group    string         `json:"group,omitempty" doc:"Group whose size changes; default all"`
 	CPUs     int            `json:"cpus,omitempty"`
 	MemoryMB int            `json:"memory_mb,omitempty"`
@@ -119,6 +140,25 @@ type NodeInfo struct {
 	Machines  int       `json:"machines"`
 	StartedAt time.Time `json:"started_at"`
 	Problems  []Problem `json:"problems,omitempty"`
+}
+
+// Region is a place where there are nodes (GET /v1/platform/regions).
+type Region struct {
+	Code      string  `json:"code"`
+	Name      string  `json:"name" doc:"The city, for people"`
+	Latitude  float64 `json:"latitude"`
+	Longitude float64 `json:"longitude"`
+	Gateway   bool    `json:"gateway_available" doc:"An edge is up here"`
+	Capacity  int     `json:"capacity" doc:"Machines of 256 MiB that there is room for"`
+	Nodes     int     `json:"nodes" doc:"Nodes here (Perigee)"`
+	NodesUp   int     `json:"nodes_up" doc:"Of them, those that are up (Perigee)"`
+	Machines  int     `json:"machines" doc:"Machines here; with app_name, of that app (Perigee)"`
+}
+
+// RegionList is the answer of GET /v1/platform/regions.
+type RegionList struct {
+	Regions []Region `json:"regions"`
+	Nearest string   `json:"nearest" doc:"The region that answers"`
 }
 
 // Problem is something that a node lacks, and the cure.

@@ -136,7 +136,10 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	if err := s.secrets.Delete(ctx, name); err != nil {
 		return err
 	}
-	return s.apps.Delete(ctx, name)
+	if err := s.apps.Delete(ctx, name); err != nil {
+		return err
+	}
+	return s.locks.Delete(ctx, name)
 }
 
 func newID() string {

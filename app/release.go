@@ -14,10 +14,12 @@ import (
 
 // Release is the record of one release: what the API shows, and what deploy
 // needs to go on with it after a crash. Once written, only Status, Reason,
-// FinishedAt and Job change.
+// FinishedAt, Owner and Job change.
 type Release struct {
 	api.Release
-	Job Job `json:"job"`
+	// Owner is the node that carries it out.
+	Owner string `json:"owner,omitempty"`
+	Job   Job    `json:"job"`
 }
 
 // Job is deploy's memory of a release under way.
@@ -95,9 +97,16 @@ func (s *Store) prune(ctx context.Context, app string) error {
 	return nil
 }
 
-// SaveRelease writes what has become of a release.
+// SaveRelease writes what has become of a release; api.CodeConflict if another
+// node carries it out by now.
 func (s *Store) SaveRelease(ctx context.Context, r Release) error {
-	_, err := s.releases.Put(ctx, releaseKey(r.App, r.Version), r)
+	_, err := edit(ctx, s.releases, releaseKey(r.App, r.Version), func(now *Release) error {
+		if now.Version != 0 && now.Owner != r.Owner {
+			return taken(*now)
+		}
+		*now = r
+		return nil
+	})
 	return err
 }
 

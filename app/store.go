@@ -40,6 +40,7 @@ type Store struct {
 	releases   *catalog.Table[Release]
 	orgs       *catalog.Table[orgRecord]
 	addresses  *catalog.Table[address]
+	locks      *catalog.Table[lock]
 
 	numbering sync.Mutex // one release at a time gets its number from this node
 }
@@ -82,6 +83,9 @@ func (s *Store) open() (err error) {
 		return err
 	}
 	if s.addresses, err = catalog.NewTable[address](c, "addresses"); err != nil {
+		return err
+	}
+	if s.locks, err = catalog.NewTable[lock](c, "locks"); err != nil {
 		return err
 	}
 	if s.releases, err = catalog.NewTable[Release](c, "releases"); err != nil {

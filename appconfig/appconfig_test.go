@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -217,10 +218,36 @@ func TestCheckAppName(t *testing.T) {
 }
 
 func TestUnreachedRegions(t *testing.T) {
-	c := &Config{PrimaryRegion: "iad", Regions: []string{"iad", "fra", "syd", "fra"}}
+	c := &Config{PrimaryRegion: "iad", Regions: Regions{List: []string{"iad", "fra", "syd", "fra"}}}
 	got := c.UnreachedRegions("perigee.toml", "iad")
 	if len(got) != 2 || !strings.Contains(got[0].String(), `"fra"`) || !strings.Contains(got[1].String(), `"syd"`) {
 		t.Fatalf("got %v", got)
+	}
+}
+
+func TestSpread(t *testing.T) {
+	for text, want := range map[string]string{
+		`regions = ["iad", "fra"]`:                   `null [iad fra]`,
+		`regions = {}`:                               `null []`,
+		`regions = {iad = 2, x1 = 0}`:                `{"app":{"iad":2,"x1":0},"worker":{"iad":2,"x1":0}} [iad]`,
+		`regions = {worker = {syd = 1}}`:             `{"worker":{"syd":1}} [syd]`,
+		`regions = {iad = 2, worker = {syd = 1}}`:    `{"app":{"iad":2},"worker":{"syd":1}} [iad syd]`,
+		"[regions]\niad = 1\n[regions.app]\nfra = 3": `{"app":{"fra":3},"worker":{"iad":1}} [fra iad]`,
+	} {
+		c, _, err := Parse("perigee.toml", []byte("processes = {app = \"\", worker = \"\"}\n"+text))
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		b, _ := json.Marshal(c.Spread())
+		if got := fmt.Sprint(string(b), " ", c.Regions.Names()); got != want {
+			t.Errorf("%s: got %s, want %s", text, got, want)
+		}
+		whole, _ := json.Marshal(c)
+		var again Config
+		if err := json.Unmarshal(whole, &again); err != nil || fmt.Sprint(again.Regions) != fmt.Sprint(c.Regions) && !c.Regions.IsZero() {
+			t.Errorf("%s: as JSON and back: %v %v", text, again.Regions, err)
+		}
 	}
 }
 

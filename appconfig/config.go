@@ -7,7 +7,7 @@ import "github.com/perigee-run/perigee/api"
 type Config struct {
 	App            string        `toml:"app" json:"app,omitempty"`                         // empty: named on the command line
 	PrimaryRegion  string        `toml:"primary_region" json:"primary_region,omitempty"`   // default: the node's
-	Regions        []string      `toml:"regions" json:"regions,omitempty"`                 // Perigee's own; default: primary_region
+	Regions        Regions       `toml:"regions" json:"regions,omitzero"`                  // Perigee's own; default: primary_region
 	KillSignal     string        `toml:"kill_signal" json:"kill_signal,omitempty"`         // default: the image's, else SIGINT
 	KillTimeout    *api.Duration `toml:"kill_timeout,s" json:"kill_timeout,omitempty"`     // default 5s
 	ConsoleCommand string        `toml:"console_command" json:"console_command,omitempty"` // of perigee console; default: a shell

@@ -106,11 +106,17 @@ func absent(v reflect.Value) bool {
 	case reflect.Slice, reflect.Map:
 		return v.Len() == 0
 	}
+	if r, ok := v.Interface().(Regions); ok {
+		return r.IsZero()
+	}
 	return v.IsZero()
 }
 
 func isTable(v reflect.Value) bool {
 	t := v.Type()
+	if _, ok := v.Interface().(Regions); ok {
+		return false
+	}
 	if t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 		t = t.Elem()
 	}
@@ -129,6 +135,8 @@ func literal(v reflect.Value) string {
 		return quote(durationText(x))
 	case Memory:
 		return quote(x.String())
+	case Regions:
+		return x.literal()
 	}
 	switch v.Kind() {
 	case reflect.Pointer, reflect.Interface:

@@ -18,7 +18,7 @@ var reserved = []string{
 var (
 	envForm     = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,254}$`)
 	groupForm   = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$`)
-	regionForm  = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
+	regionForm  = regexp.MustCompile(`^[a-z][a-z0-9]{1,15}$`)
 	checkForm   = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,62}$`)
 	headerForm  = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$")
 	methodForm  = regexp.MustCompile(`^[A-Za-z]{1,16}$`)

@@ -58,18 +58,7 @@ func (c check) top() {
 		}
 	}
 	c.region("primary_region", cfg.PrimaryRegion)
-	for i, r := range cfg.Regions {
-		c.region(index("regions", i), r)
-		if slices.Index(cfg.Regions, r) < i {
-			c.errorf(index("regions", i), "region %q is there twice", r)
-		}
-		if r == "" {
-			c.errorf(index("regions", i), "is empty")
-		}
-	}
-	if len(cfg.Regions) > 0 && cfg.PrimaryRegion != "" && !slices.Contains(cfg.Regions, cfg.PrimaryRegion) {
-		c.errorf("primary_region", "%q is not one of regions; add it there", cfg.PrimaryRegion)
-	}
+	c.regions()
 	if cfg.KillSignal != "" && !knownSignal(cfg.KillSignal) {
 		c.errorf("kill_signal", "%s is not a signal; write one such as SIGTERM", show(cfg.KillSignal))
 	}
@@ -80,7 +69,7 @@ func (c check) top() {
 
 func (c check) region(key, r string) {
 	if r != "" && !regionForm.MatchString(r) {
-		c.errorf(key, "%s is not a region; write a code such as iad or fra", show(r))
+		c.errorf(key, "%s is not a region; write a code such as iad or fra: 2 to 16 lower-case letters and digits", show(r))
 	}
 }
 
@@ -324,7 +313,7 @@ func (c check) statics() {
 // serves; served are those of the nodes there are.
 func (c *Config) UnreachedRegions(file string, served ...string) []Warning {
 	var out []Warning
-	for _, r := range append([]string{c.PrimaryRegion}, c.Regions...) {
+	for _, r := range append([]string{c.PrimaryRegion}, c.Regions.Names()...) {
 		if r == "" || slices.Contains(served, r) {
 			continue
 		}

@@ -64,7 +64,7 @@ func (d *Deployer) commandMachine(ctx context.Context, w *work, r *app.Release) 
 	c.Processes = nil
 	c.Restart = &api.Restart{Policy: "no"}
 	return d.cfg.Machines.Create(ctx, r.App, api.CreateMachineRequest{
-		Config: c, Name: fmt.Sprintf("release-command-%s", version(r.Version)), Release: r.Version, SkipServiceRegistration: true,
+		Config: c, Region: d.goalOf(r).Primary, Name: fmt.Sprintf("release-command-%s", version(r.Version)), Release: r.Version, SkipServiceRegistration: true,
 	})
 }
 

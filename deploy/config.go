@@ -5,7 +5,6 @@ import (
 	"errors"
 	"iter"
 	"log/slog"
-	"net"
 	"time"
 
 	"github.com/perigee-run/perigee/api"
@@ -33,6 +32,24 @@ type Config struct {
 	// all are taken for free.
 	CheckPorts func(app string, groups map[string]api.MachineConfig) error
 
+	// Node is this node's name: it owns the releases it carries out. Default "local".
+	Node string
+	// Region is where apps go that name no region. Default "": the machine room's.
+	Region string
+	// Regions are those that have nodes. Default: every region is taken for one.
+	Regions func() []string
+	// Gone says that a node has been away for so long that others take over its
+	// releases. Default: no node ever is.
+	Gone func(node string) bool
+	// Fence writes down that these machines, whose nodes are out of reach, are
+	// superseded: they are to be destroyed when their nodes come back. Default:
+	// they are left as they are, with a warning.
+	Fence func(ctx context.Context, app string, machines []api.Machine) error
+	// ClaimEvery is how often to look for releases whose nodes are gone. Default 5 s.
+	ClaimEvery time.Duration
+	// RouteTimeout is how long to wait for edges to route to new machines. Default 10 s.
+	RouteTimeout time.Duration
+
 	// WaitTimeout is how long a machine may take to become healthy where the
 	// request does not say. Default 5 minutes.
 	WaitTimeout time.Duration
@@ -44,15 +61,14 @@ type Config struct {
 	// Settle is how long a machine with neither checks nor services must stay up
 	// to count as healthy. Default 1.5 s.
 	Settle time.Duration
-	// Dial reaches machines' ports. Default: net.Dialer.
-	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
 
 	wrongFor, lag time.Duration // see their defaults; tests shorten them
 }
 
-// Machines is the node's machines; *machine.Host is one.
+// Machines is the machines of all nodes; *machine.Host is those of one. List
+// tells by a machine's host_status "unreachable" that its node is out of reach.
 type Machines interface {
 	Reader
 	Changer
@@ -64,13 +80,15 @@ type Machines interface {
 type Reader interface {
 	List(app string) []api.Machine
 	Get(ctx context.Context, id string) (api.Machine, error)
-	Status(id string) (machine.Status, bool)
 	Versions(ctx context.Context, id string) ([]machine.Version, error)
 	// Changes sends the id of each machine that changes.
 	Changes(ctx context.Context) <-chan string
 	Wait(ctx context.Context, id string, q machine.WaitQuery) (api.WaitResponse, error)
 	// WaitHealthy fails as soon as health cannot come about by itself.
 	WaitHealthy(ctx context.Context, id string) error
+	// WaitPorts returns when the machine accepts connections on its services'
+	// ports. The node that owns the machine does the dialling.
+	WaitPorts(ctx context.Context, id string) error
 }
 
 // Changer acts on machines. Each method may be repeated.
@@ -107,6 +125,14 @@ type Router interface {
 	Drained(ctx context.Context, machine string) error
 }
 
+// Witness is a Router that can say that all edges know of machines. It is used
+// where Router offers it.
+type Witness interface {
+	// Routed returns when every edge that can be reached routes to the machines;
+	// an error names the edges that do not.
+	Routed(ctx context.Context, machines []string) error
+}
+
 func (c Config) check() (Config, error) {
 	if c.Apps == nil || c.Machines == nil || c.Images == nil {
 		return c, errors.New("cannot make deployer: apps, machines and images are all needed")
@@ -123,12 +149,15 @@ func (c Config) check() (Config, error) {
 	if c.CheckPorts == nil {
 		c.CheckPorts = func(string, map[string]api.MachineConfig) error { return nil }
 	}
-	if c.Dial == nil {
-		c.Dial = new(net.Dialer).DialContext
+	if c.Gone == nil {
+		c.Gone = func(string) bool { return false }
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
+	orElse(&c.Node, "local")
+	orElse(&c.ClaimEvery, 5*time.Second)
+	orElse(&c.RouteTimeout, 10*time.Second)
 	orElse(&c.WaitTimeout, 5*time.Minute)
 	orElse(&c.PortTimeout, time.Minute)
 	orElse(&c.DrainTimeout, 30*time.Second)

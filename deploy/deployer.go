@@ -58,8 +58,9 @@ func New(cfg Config) (*Deployer, error) {
 }
 
 // Run takes up the releases and the destructions that an earlier run left, and
-// returns when ctx has ended and all work has come to rest. What is not
-// finished then is taken up by the next Run. It is called once.
+// those of nodes that are gone, and returns when ctx has ended and all work has
+// come to rest. What is not finished then is taken up by the next Run. It is
+// called once.
 func (d *Deployer) Run(ctx context.Context) error {
 	defer d.close()
 	defer context.AfterFunc(ctx, d.stop)()
@@ -68,25 +69,17 @@ func (d *Deployer) Run(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	for _, a := range d.cfg.Apps.List() {
-		if a.Deleting {
-			d.takeUp(a.Name, "being destroyed", func(ctx context.Context, w *work) (api.Release, error) {
-				return api.Release{}, d.destroyApp(ctx, w)
-			})
-		}
-	}
-	for _, r := range d.cfg.Apps.Unfinished() {
-		d.takeUp(r.App, words(r), func(ctx context.Context, w *work) (api.Release, error) { return d.carryOut(ctx, w, r) })
-	}
+	d.takeUpLeft()
 	close(d.ready)
-	<-ctx.Done()
-	return nil
-}
-
-func (d *Deployer) takeUp(app, what string, do func(context.Context, *work) (api.Release, error)) {
-	d.cfg.Logger.Info("going on with interrupted work", "app", app, "work", what)
-	if _, err := d.begin(app, what, false, do); err != nil {
-		d.cfg.Logger.Error("cannot go on with interrupted work", "app", app, "error", err)
+	tick := time.NewTicker(d.cfg.ClaimEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			d.takeUpLeft()
+		case <-ctx.Done():
+			return nil
+		}
 	}
 }
 
@@ -111,7 +104,7 @@ func (d *Deployer) begin(app, what string, heard bool, do func(context.Context, 
 	w := &work{app: app, what: what, heard: heard, done: make(chan struct{}), kick: make(chan struct{}, 1)}
 	d.works[app] = w
 	d.wg.Go(func() {
-		w.release, w.err = do(d.ctx, w)
+		w.release, w.err = d.alone(w, do)
 		d.mu.Lock()
 		delete(d.works, app)
 		d.mu.Unlock()

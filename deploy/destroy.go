@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"context"
+	"slices"
 
 	"github.com/perigee-run/perigee/api"
 	"golang.org/x/sync/errgroup"
@@ -25,9 +26,17 @@ func (d *Deployer) destroyApp(ctx context.Context, w *work) error {
 	if err := d.cfg.Apps.Doom(ctx, w.app); err != nil {
 		return err
 	}
+	all := d.cfg.Machines.List(w.app)
+	if d.cfg.Fence != nil {
+		reached := slices.DeleteFunc(slices.Clone(all), away)
+		if err := d.fenceAll(ctx, w.app, slices.DeleteFunc(all, func(m api.Machine) bool { return !away(m) })); err != nil {
+			return err
+		}
+		all = reached
+	}
 	g, run := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
-	for _, m := range d.cfg.Machines.List(w.app) {
+	for _, m := range all {
 		g.Go(func() error {
 			return wrap(unlessGone(d.cfg.Machines.Destroy(run, m.ID, true, "")), "cannot destroy machine %s", m.ID)
 		})
@@ -39,4 +48,15 @@ func (d *Deployer) destroyApp(ctx context.Context, w *work) error {
 		return err
 	}
 	return d.cfg.Apps.Delete(ctx, w.app)
+}
+
+// away reports whether the machine's node is out of reach.
+func away(m api.Machine) bool { return m.HostStatus == "unreachable" }
+
+// fenceAll lets the nodes of the machines destroy them when they come back.
+func (d *Deployer) fenceAll(ctx context.Context, name string, machines []api.Machine) error {
+	if len(machines) == 0 {
+		return nil
+	}
+	return wrap(d.cfg.Fence(ctx, name, machines), "cannot note that machines %s, whose nodes are out of reach, are destroyed", idsOf(machines))
 }

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/perigee-run/perigee/api"
@@ -34,6 +36,9 @@ func (d *Deployer) carryOut(ctx context.Context, w *work, r app.Release) (api.Re
 		}
 		if failure == nil {
 			return r.Release, nil
+		}
+		if err := d.ours(r.App); err != nil {
+			return r.Release, err
 		}
 		if err := d.giveUp(ctx, w, &r, failure); err != nil {
 			return r.Release, err
@@ -96,13 +101,18 @@ func (d *Deployer) finish(ctx context.Context, w *work, r *app.Release, status s
 
 // rollout plans and acts until nothing is left to do.
 func (d *Deployer) rollout(ctx context.Context, w *work, r *app.Release) error {
-	goal := goalOf(r)
+	goal := d.goalOf(r)
 	// Each machine takes at most four steps; more means that something, or
 	// somebody, takes apart what is being built.
-	limit := 20 + 4*(len(r.Job.Before)+total(r.Counts))
+	limit := 20 + 4*(len(r.Job.Before)+sum(r.Counts))
 	for range limit {
-		steps := Plan(goal, d.have(r))
+		if err := d.ours(r.App); err != nil {
+			return err
+		}
+		have, away := d.have(r)
+		steps := Plan(goal, have)
 		if len(steps) == 0 {
+			d.fence(ctx, w, r, away)
 			return nil
 		}
 		if err := d.batch(ctx, w, r, steps); err != nil {
@@ -115,39 +125,78 @@ func (d *Deployer) rollout(ctx context.Context, w *work, r *app.Release) error {
 // cleanup removes what the release does not need. What cannot be removed is no
 // failure of a release that stands: it is cordoned, and the next one removes it.
 func (d *Deployer) cleanup(ctx context.Context, w *work, r *app.Release) {
-	for _, s := range Leftover(goalOf(r), d.have(r)) {
+	for _, s := range Leftover(d.goalOf(r), d.reached(r)) {
 		if err := d.do(ctx, w, r, s); err != nil && ctx.Err() == nil {
 			w.warn("cannot remove machine %s of an earlier release: %v", s.ID, err)
 		}
 	}
 }
 
-func goalOf(r *app.Release) Goal {
-	return Goal{Release: r.Version, Strategy: r.Strategy, MaxUnavailable: r.Job.MaxUnavailable, Counts: r.Counts}
-}
-
-func total(counts map[string]int) int {
-	n := 0
-	for _, c := range counts {
-		n += c
+// goalOf is what the release wants. One from before there were regions wants
+// all of its machines where the node is.
+func (d *Deployer) goalOf(r *app.Release) Goal {
+	goal := Goal{Release: r.Version, Strategy: r.Strategy, MaxUnavailable: r.Job.MaxUnavailable, Primary: d.cfg.Region, Counts: slots(r.Spread)}
+	if len(r.Regions) > 0 {
+		goal.Primary = r.Regions[0]
 	}
-	return n
+	if r.Spread == nil {
+		for g, n := range r.Counts {
+			goal.Counts[Slot{g, d.cfg.Region}] = n
+		}
+	}
+	return goal
 }
 
-// have is the app's machines as the planner sees them.
-func (d *Deployer) have(r *app.Release) []Have {
-	var out []Have
+// have is the app's machines as the planner sees them, and those whose nodes are
+// out of reach: nothing can be done to these, and nobody is served by them.
+func (d *Deployer) have(r *app.Release) (have []Have, gone []api.Machine) {
 	for _, m := range d.managed(r.App) {
-		h := Have{ID: m.ID, Group: groupOf(m), State: m.State, Release: releaseOf(m), Cordoned: m.Cordoned, Mounted: len(m.Config.Mounts) > 0}
+		if away(m) {
+			gone = append(gone, m)
+			continue
+		}
+		h := Have{ID: m.ID, Group: groupOf(m), Region: m.Home(), State: m.State, Release: releaseOf(m), Cordoned: m.Cordoned, Mounted: len(m.Config.Mounts) > 0}
 		if c, ok := r.Groups[h.Group]; ok && r.Job.Keep {
 			h.Kept = h.Release != r.Version && same(m.Config, config(r, h.Group, c))
 		}
-		out = append(out, h)
+		have = append(have, h)
 	}
-	return out
+	return have, gone
 }
 
-// same reports whether two configurations differ in the release's number only.
+func (d *Deployer) reached(r *app.Release) []Have {
+	have, _ := d.have(r)
+	return have
+}
+
+// fence writes down that the machines out of reach are not wanted any more: the
+// release stands without them.
+func (d *Deployer) fence(ctx context.Context, w *work, r *app.Release, away []api.Machine) {
+	if len(away) == 0 {
+		return
+	}
+	ids := idsOf(away)
+	if d.cfg.Fence == nil {
+		w.warn("machines %s are on nodes that are out of reach and stay as they are", ids)
+		return
+	}
+	if err := d.cfg.Fence(ctx, r.App, away); err != nil && ctx.Err() == nil {
+		w.warn("machines %s are on nodes that are out of reach, and it cannot be written down that they are superseded: %v", ids, err)
+		return
+	}
+	w.step("machines %s are on nodes that are out of reach: they are removed when these come back", ids)
+}
+
+func idsOf(machines []api.Machine) string {
+	ids := make([]string, len(machines))
+	for i, m := range machines {
+		ids[i] = m.ID
+	}
+	return strings.Join(ids, ", ")
+}
+
+// same reports whether two configurations differ only in what the platform
+// notes about each machine.
 func same(a, b *api.MachineConfig) bool {
 	return text(a) == text(b)
 }
@@ -155,7 +204,9 @@ func same(a, b *api.MachineConfig) bool {
 func text(c *api.MachineConfig) string {
 	d := *c
 	d.Metadata = maps.Clone(c.Metadata)
-	delete(d.Metadata, metaRelease)
+	for _, key := range []string{metaRelease, api.MetaHome, api.MetaReplaces} {
+		delete(d.Metadata, key)
+	}
 	b, _ := json.Marshal(d) // a map of strings and plain structs
 	return string(b)
 }
@@ -172,14 +223,52 @@ func config(r *app.Release, group string, c api.MachineConfig) *api.MachineConfi
 }
 
 // batch does steps at the same time. Machines of one batch are admitted
-// together, when all of them are healthy.
+// together, when all of them are healthy, and the next batch waits until the
+// edges know of them.
 func (d *Deployer) batch(ctx context.Context, w *work, r *app.Release, steps []Step) error {
-	if steps[0].Do == Admit && r.Strategy != Immediate {
-		if err := d.each(ctx, steps, func(ctx context.Context, s Step) error { return d.await(ctx, w, r, s) }); err != nil {
+	admit := steps[0].Do == Admit
+	if admit && r.Strategy != Immediate {
+		if err := d.each(ctx, steps, func(ctx context.Context, s Step) error { return d.unlessAway(ctx, w, r, s, d.await) }); err != nil {
 			return err
 		}
 	}
-	return d.each(ctx, steps, func(ctx context.Context, s Step) error { return d.do(ctx, w, r, s) })
+	err := d.each(ctx, steps, func(ctx context.Context, s Step) error { return d.unlessAway(ctx, w, r, s, d.do) })
+	if err == nil && admit {
+		d.routed(ctx, w, steps)
+	}
+	return err
+}
+
+// unlessAway does a step and forgives its failure if the machine's node is out
+// of reach: the next plan goes on without the machine.
+func (d *Deployer) unlessAway(ctx context.Context, w *work, r *app.Release, s Step, do func(context.Context, *work, *app.Release, Step) error) error {
+	err := do(ctx, w, r, s)
+	if err == nil || s.ID == "" || ctx.Err() != nil {
+		return err
+	}
+	if _, away := d.have(r); !slices.ContainsFunc(away, func(m api.Machine) bool { return m.ID == s.ID }) {
+		return err
+	}
+	w.warn("machine %s is on a node that is out of reach: going on without it", s.ID)
+	return nil
+}
+
+// routed waits until every edge routes to the machines just admitted, so that
+// none is left without a machine when the old ones go.
+func (d *Deployer) routed(ctx context.Context, w *work, steps []Step) {
+	edges, ok := d.cfg.Router.(Witness)
+	if !ok {
+		return
+	}
+	var ids []string
+	for _, s := range steps {
+		ids = append(ids, s.ID)
+	}
+	wait, cancel := context.WithTimeout(ctx, d.cfg.RouteTimeout)
+	defer cancel()
+	if err := edges.Routed(wait, ids); err != nil && ctx.Err() == nil {
+		w.warn("not every edge routes to the new machines yet: %v", err)
+	}
 }
 
 func (d *Deployer) each(ctx context.Context, steps []Step, do func(context.Context, Step) error) error {
@@ -195,7 +284,7 @@ func (d *Deployer) each(ctx context.Context, steps []Step, do func(context.Conte
 func (d *Deployer) do(ctx context.Context, w *work, r *app.Release, s Step) error {
 	switch s.Do {
 	case Create:
-		return d.create(ctx, w, r, s.Group)
+		return d.create(ctx, w, r, s)
 	case Update:
 		return d.update(ctx, w, r, s)
 	case Admit:
@@ -212,15 +301,26 @@ func (d *Deployer) do(ctx context.Context, w *work, r *app.Release, s Step) erro
 	return fmt.Errorf("there is no step %q", s.Do)
 }
 
-func (d *Deployer) create(ctx context.Context, w *work, r *app.Release, group string) error {
+func (d *Deployer) create(ctx context.Context, w *work, r *app.Release, s Step) error {
 	m, err := d.cfg.Machines.Create(ctx, r.App, api.CreateMachineRequest{
-		Config: config(r, group, r.Groups[group]), Release: r.Version, SkipServiceRegistration: true,
+		Config: config(r, s.Group, r.Groups[s.Group]), Region: s.Region, Release: r.Version, SkipServiceRegistration: true,
 	})
 	if err != nil {
-		return wrap(err, "process group %q: cannot create a machine", group)
+		return wrap(err, "process group %q: cannot create a machine", s.Group)
 	}
-	w.machine(m.ID, "%s: machine %s made", group, m.ID)
+	w.machine(m.ID, "%s: machine %s made%s", s.Group, m.ID, placeWords(m))
 	return nil
+}
+
+// placeWords says where a machine is, as far as that is known.
+func placeWords(m api.Machine) string {
+	switch {
+	case m.Region == "":
+		return ""
+	case m.Node == "":
+		return " in " + m.Region
+	}
+	return fmt.Sprintf(" in %s on %s", m.Region, m.Node)
 }
 
 func (d *Deployer) update(ctx context.Context, w *work, r *app.Release, s Step) error {

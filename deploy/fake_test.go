@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"net"
-	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -125,14 +123,10 @@ func (k *rack) Get(_ context.Context, id string) (api.Machine, error) {
 	return *m, nil
 }
 
-func (k *rack) Status(id string) (machine.Status, bool) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	m, err := k.find(id)
-	if err != nil {
-		return machine.Status{}, false
-	}
-	return machine.Status{ID: id, State: m.State, Addr: netip.MustParseAddr("127.0.0.1")}, true
+// WaitPorts never succeeds: no machine of the rack listens.
+func (k *rack) WaitPorts(ctx context.Context, id string) error {
+	<-ctx.Done()
+	return api.Errorf(api.CodeTimeout, "nothing accepts connections on port 8080").WithHint("listen")
 }
 
 func (k *rack) Versions(_ context.Context, id string) ([]machine.Version, error) {
@@ -183,7 +177,7 @@ func (k *rack) Create(ctx context.Context, app string, req api.CreateMachineRequ
 	id := fmt.Sprintf("%014x", k.next)
 	k.mu.Unlock()
 	err = k.op(ctx, "create", id, func() error {
-		m := &api.Machine{ID: id, App: app, Config: req.Config, Release: req.Release, Cordoned: req.SkipServiceRegistration, CreatedAt: time.Unix(int64(k.next), 0)}
+		m := &api.Machine{ID: id, App: app, Region: req.Region, Config: req.Config, Release: req.Release, Cordoned: req.SkipServiceRegistration, CreatedAt: time.Unix(int64(k.next), 0)}
 		m.InstanceID = fmt.Sprint("v", k.next)
 		k.machines[id] = m
 		k.versions[id] = []machine.Version{{ID: m.InstanceID, Config: *req.Config, Release: req.Release}}
@@ -322,8 +316,7 @@ func newBench(t *testing.T, apps *app.Store, k *rack, name string) *bench {
 func (b *bench) boot(t *testing.T) {
 	t.Helper()
 	d, err := New(Config{Apps: b.apps, Machines: b.rack, Images: shelf{}, Logs: talk{}, Settle: time.Millisecond, WaitTimeout: time.Minute,
-		PortTimeout: 200 * time.Millisecond, wrongFor: 10 * time.Millisecond, lag: time.Millisecond, Logger: slog.New(slog.DiscardHandler),
-		Dial: func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("connection refused") }})
+		PortTimeout: 200 * time.Millisecond, wrongFor: 10 * time.Millisecond, lag: time.Millisecond, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -149,37 +147,23 @@ func (d *Deployer) portsOpen(ctx context.Context, w *work, r *app.Release, m api
 		ctx, cancel = context.WithTimeoutCause(ctx, d.cfg.PortTimeout, errTimeout)
 		defer cancel()
 	}
-	status, ok := d.cfg.Machines.Status(m.ID)
-	if !ok || !status.Addr.IsValid() {
-		return d.cfg.Machines.WaitHealthy(ctx, m.ID)
-	}
 	return d.unlessEnds(ctx, m.ID, func(ctx context.Context) error {
-		for _, s := range m.Config.Services {
-			if err := d.portOpen(ctx, w, m.ID, status.Addr, s.InternalPort); err != nil {
-				return err
-			}
-		}
-		return nil
+		slow := time.AfterFunc(portWarning, func() { w.warn("%s", portWords(m)) })
+		defer slow.Stop()
+		return d.cfg.Machines.WaitPorts(ctx, m.ID)
 	})
 }
 
-func (d *Deployer) portOpen(ctx context.Context, w *work, id string, addr netip.Addr, port int) error {
-	target := net.JoinHostPort(addr.String(), strconv.Itoa(port))
-	warn := time.After(10 * time.Second)
-	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 250*time.Millisecond) {
-		c, err := d.cfg.Dial(ctx, "tcp", target)
-		if err == nil {
-			return c.Close()
-		}
-		select {
-		case <-time.After(wait):
-		case <-warn:
-			w.warn("machine %s runs, but nothing accepts connections on its port %d yet; the app must listen on 0.0.0.0:%d or [::]:%d", id, port, port, port)
-		case <-ctx.Done():
-			return api.Errorf(api.CodeTimeout, "nothing accepts connections on port %d", port).
-				WithHint(fmt.Sprintf("the app must listen on 0.0.0.0:%d or [::]:%d; or set internal_port to the port it listens on", port, port))
-		}
+// portWarning is how long a machine may not listen before its owner is told.
+const portWarning = 10 * time.Second
+
+func portWords(m api.Machine) string {
+	var ports []string
+	for _, s := range m.Config.Services {
+		ports = append(ports, strconv.Itoa(s.InternalPort))
 	}
+	p := strings.Join(ports, " and ")
+	return fmt.Sprintf("machine %s runs, but does not accept connections on port %s yet; the app must listen on 0.0.0.0 or [::], not on localhost", m.ID, p)
 }
 
 // unlessEnds runs f, whose context ends when the machine's process does.

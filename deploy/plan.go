@@ -22,13 +22,18 @@ const (
 type Goal struct {
 	Release        int
 	Strategy       string
-	MaxUnavailable float64        // machines, or a share of the group's if below 1
-	Counts         map[string]int // machines by group; groups not named get none
+	MaxUnavailable float64      // machines, or a share of the group's if below 1
+	Primary        string       // the region that goes first
+	Counts         map[Slot]int // machines by group and region; slots not named get none
 }
+
+// Slot is where machines of a process group are to be.
+type Slot struct{ Group, Region string }
 
 // Have is one of the app's machines as the planner sees it.
 type Have struct {
 	ID, Group, State string
+	Region           string // that it counts for
 	Release          int
 	Cordoned         bool
 	Mounted          bool // it has a volume, so nothing can stand beside it
@@ -52,31 +57,34 @@ const (
 // Step is one thing to do. The steps of a batch have the same action and may be
 // done at the same time.
 type Step struct {
-	Do    Action
-	ID    string // of the machine; "" for Create
-	Group string
+	Do     Action
+	ID     string // of the machine; "" for Create
+	Group  string
+	Region string
 }
 
 // Plan returns the next batch of steps towards the goal; none when it stands
-// and only [Leftover] machines are in the way.
+// and only [Leftover] machines are in the way. Rolling and canary finish one
+// region before they begin the next, so the first region is a trial for the
+// others; what moves between regions is added before it is taken away.
 func Plan(goal Goal, have []Have) []Step {
-	groups := split(goal, have)
+	slots := split(goal, have)
 	if goal.Strategy == BlueGreen || goal.Strategy == Immediate {
-		return firstStage(groups)
+		return firstStage(slots)
 	}
-	for i := range groups {
-		if steps := firstStage(groups[i : i+1]); len(steps) > 0 {
+	for i := range slots {
+		if steps := firstStage(slots[i : i+1]); len(steps) > 0 {
 			return steps
 		}
 	}
 	return nil
 }
 
-// firstStage returns the steps of the earliest stage that any of the groups is in.
-func firstStage(groups []group) []Step {
-	for _, stage := range []func(group) []Step{group.updates, group.creates, group.admits, group.retires} {
+// firstStage returns the steps of the earliest stage that any of the slots is in.
+func firstStage(slots []slot) []Step {
+	for _, stage := range []func(slot) []Step{slot.updates, slot.creates, slot.admits, slot.retires} {
 		var steps []Step
-		for _, g := range groups {
+		for _, g := range slots {
 			steps = append(steps, stage(g)...)
 		}
 		if len(steps) > 0 {
@@ -92,12 +100,12 @@ func Leftover(goal Goal, have []Have) []Step {
 	var steps []Step
 	for _, g := range split(goal, have) {
 		for _, h := range g.old {
-			steps = append(steps, Step{Remove, h.ID, g.name})
+			steps = append(steps, g.step(Remove, h.ID))
 		}
 		live := slices.Clone(g.live)
 		slices.SortStableFunc(live, func(a, b Have) int { return cmp.Compare(awake(a), awake(b)) })
 		for _, h := range live[:max(0, len(g.live)-g.want)] {
-			steps = append(steps, Step{Remove, h.ID, g.name})
+			steps = append(steps, g.step(Remove, h.ID))
 		}
 	}
 	return steps
@@ -111,11 +119,11 @@ func UndoPlan(release int, before map[string]app.Before, have []Have) []Step {
 		b, was := before[h.ID]
 		switch {
 		case h.Release == release && was && b.Release != release:
-			revert = append(revert, Step{Revert, h.ID, h.Group})
+			revert = append(revert, h.step(Revert))
 		case h.Release == release && !was:
-			remove = append(remove, Step{Remove, h.ID, h.Group})
+			remove = append(remove, h.step(Remove))
 		case was && h.Cordoned && !b.Cordoned:
-			revive = append(revive, Step{Revive, h.ID, h.Group})
+			revive = append(revive, h.step(Revive))
 		}
 	}
 	return firstOf(revive, revert, remove)
@@ -130,56 +138,112 @@ func firstOf(batches ...[]Step) []Step {
 	return nil
 }
 
-// group is the machines of one process group by what they are to the goal.
-type group struct {
-	name  string
+// slot is the machines of one process group in one region by what they are to
+// the goal.
+type slot struct {
+	Slot
 	want  int
-	batch int // how many may be on their way at a time
+	room  int // how many may be begun now
+	spare int // how many old ones the group as a whole can do without now
 
 	fresh []Have // of the release, not admitted yet
 	live  []Have // of the release, admitted, or kept
 	old   []Have // all others
 }
 
-// split sorts machines into groups: those that the goal names, then the rest.
-func split(goal Goal, have []Have) []group {
-	byName := map[string]*group{}
-	for name, n := range goal.Counts {
-		byName[name] = &group{name: name, want: n}
+// split sorts machines into slots: those that the goal names in its order of
+// regions, then those that are to be empty.
+func split(goal Goal, have []Have) []slot {
+	by := map[Slot]*slot{}
+	for at, n := range goal.Counts {
+		by[at] = &slot{Slot: at, want: n}
 	}
-	live := 0
 	for _, h := range have {
-		g := byName[h.Group]
-		if g == nil {
-			g = &group{name: h.Group}
-			byName[h.Group] = g
+		at := Slot{h.Group, h.Region}
+		if by[at] == nil {
+			by[at] = &slot{Slot: at}
 		}
-		switch {
-		case h.Release == goal.Release && h.Cordoned:
-			g.fresh = append(g.fresh, h)
-		case h.Release == goal.Release || h.Kept:
-			g.live = append(g.live, h)
-			live++
-		default:
-			g.old = append(g.old, h)
-		}
+		by[at].add(goal, h)
 	}
-	out := make([]group, 0, len(byName))
-	for _, g := range byName {
-		g.batch = goal.batch(g.want, live)
-		out = append(out, *g)
+	out := make([]slot, 0, len(by))
+	for _, s := range by {
+		out = append(out, *s)
 	}
-	slices.SortFunc(out, func(a, b group) int {
-		return cmp.Or(cmp.Compare(gone(a, goal), gone(b, goal)), cmp.Compare(a.name, b.name))
-	})
+	slices.SortFunc(out, goal.compare)
+	share(goal, out)
 	return out
 }
 
-func gone(g group, goal Goal) int {
-	if _, named := goal.Counts[g.name]; named {
-		return 0
+func (s *slot) add(goal Goal, h Have) {
+	switch {
+	case h.Release == goal.Release && h.Cordoned:
+		s.fresh = append(s.fresh, h)
+	case h.Release == goal.Release || h.Kept:
+		s.live = append(s.live, h)
+	default:
+		s.old = append(s.old, h)
 	}
-	return 1
+}
+
+// compare orders slots: what adds before what only takes away, the primary
+// region before the others.
+func (goal Goal) compare(a, b slot) int {
+	first := func(s slot) int {
+		if s.Region == goal.Primary {
+			return 0
+		}
+		return 1
+	}
+	gone := func(s slot) int {
+		if s.want > 0 {
+			return 0
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(gone(a), gone(b)), cmp.Compare(first(a), first(b)),
+		cmp.Compare(a.Region, b.Region), cmp.Compare(a.Group, b.Group))
+}
+
+// tally sums up a group over all regions.
+type tally struct{ want, fresh, live, old, serving, kept int }
+
+// share gives each slot its part of what its group may have under way and can
+// do without, for both are limits of the group as a whole.
+func share(goal Goal, slots []slot) {
+	by := map[string]*tally{}
+	live := 0
+	for i := range slots {
+		s := &slots[i]
+		t := by[s.Group]
+		if t == nil {
+			t = &tally{}
+			by[s.Group] = t
+		}
+		t.add(s)
+		live += len(s.live)
+	}
+	for name, t := range by {
+		begin := goal.batch(t.want, live) - t.fresh
+		// As many serve as are wanted, or as there were if those are fewer.
+		spare := t.serving + t.live - min(t.want, t.old+t.kept)
+		for i := range slots {
+			if s := &slots[i]; s.Group == name {
+				s.room = max(0, min(s.missing(), begin))
+				s.spare = max(0, min(s.surplus(), spare))
+				begin, spare = begin-s.room, spare-s.spare
+			}
+		}
+	}
+}
+
+func (t *tally) add(s *slot) {
+	t.want, t.fresh, t.live, t.old = t.want+s.want, t.fresh+len(s.fresh), t.live+len(s.live), t.old+len(s.old)
+	t.serving += len(s.serving())
+	for _, h := range s.live {
+		if h.Kept {
+			t.kept++
+		}
+	}
 }
 
 // batch returns how many of a group's want machines may be on their way at a time.
@@ -196,47 +260,54 @@ func (goal Goal) batch(want, live int) int {
 }
 
 // missing is how many machines are to be made or updated yet.
-func (g group) missing() int { return max(0, g.want-len(g.fresh)-len(g.live)) }
+func (s slot) missing() int { return max(0, s.want-len(s.fresh)-len(s.live)) }
 
-// room is how many may be begun now.
-func (g group) room() int { return max(0, min(g.missing(), g.batch-len(g.fresh))) }
-
-func (g group) mounted() []Have {
-	return slices.DeleteFunc(slices.Clone(g.old), func(h Have) bool { return !h.Mounted })
+func (s slot) mounted() []Have {
+	return slices.DeleteFunc(slices.Clone(s.old), func(h Have) bool { return !h.Mounted })
 }
 
-func (g group) updates() []Step {
-	m := g.mounted()
-	return each(Update, g.name, m[:min(len(m), g.room())])
+func (s slot) updates() []Step {
+	m := s.mounted()
+	return s.each(Update, m[:min(len(m), s.room)])
 }
 
-func (g group) creates() []Step {
-	n := min(g.room(), g.missing()-len(g.mounted()))
+func (s slot) creates() []Step {
+	n := min(s.room, s.missing()-len(s.mounted()))
 	var steps []Step
 	for range n {
-		steps = append(steps, Step{Do: Create, Group: g.name})
+		steps = append(steps, s.step(Create, ""))
 	}
 	return steps
 }
 
-func (g group) admits() []Step { return each(Admit, g.name, g.fresh) }
+func (s slot) admits() []Step { return s.each(Admit, s.fresh) }
 
-// retires takes away as many old machines as the live ones stand for; those
-// that sleep go first.
-func (g group) retires() []Step {
-	serving := slices.DeleteFunc(slices.Clone(g.old), retired)
-	slices.SortStableFunc(serving, func(a, b Have) int { return cmp.Compare(awake(a), awake(b)) })
-	stay := max(0, g.want-len(g.live))
-	return each(Retire, g.name, serving[:max(0, len(serving)-stay)])
+// serving is the old machines that are not retired yet; those that sleep first.
+func (s slot) serving() []Have {
+	out := slices.DeleteFunc(slices.Clone(s.old), retired)
+	slices.SortStableFunc(out, func(a, b Have) int { return cmp.Compare(awake(a), awake(b)) })
+	return out
 }
 
-func each(do Action, group string, have []Have) []Step {
+// surplus is how many old machines the slot's own live ones stand for.
+func (s slot) surplus() int {
+	return max(0, len(s.serving())-max(0, s.want-len(s.live)))
+}
+
+// retires takes away as many old machines as live ones stand for.
+func (s slot) retires() []Step { return s.each(Retire, s.serving()[:s.spare]) }
+
+func (s slot) each(do Action, have []Have) []Step {
 	var steps []Step
 	for _, h := range have {
-		steps = append(steps, Step{do, h.ID, group})
+		steps = append(steps, s.step(do, h.ID))
 	}
 	return steps
 }
+
+func (s slot) step(do Action, id string) Step { return Step{do, id, s.Group, s.Region} }
+
+func (h Have) step(do Action) Step { return Step{do, h.ID, h.Group, h.Region} }
 
 // retired reports whether a machine neither serves nor runs.
 func retired(h Have) bool { return h.Cordoned && awake(h) == 0 }

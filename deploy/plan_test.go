@@ -19,6 +19,15 @@ func fresh(id, group string) Have {
 
 func live(id, group string) Have { return Have{ID: id, Group: group, Release: 2, State: "started"} }
 
+// nowhere is counts of a cloud that has one region without a name.
+func nowhere(counts map[string]int) map[Slot]int {
+	out := map[Slot]int{}
+	for g, n := range counts {
+		out[Slot{Group: g}] = n
+	}
+	return out
+}
+
 func with(h Have, edit func(*Have)) Have {
 	edit(&h)
 	return h
@@ -63,7 +72,7 @@ func TestPlan(t *testing.T) {
 		{"kept and enough", Rolling, 1, web(1), []Have{with(old("o1", "web"), func(h *Have) { h.Kept = true })}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			goal := Goal{Release: 2, Strategy: c.strategy, MaxUnavailable: c.max, Counts: c.counts}
+			goal := Goal{Release: 2, Strategy: c.strategy, MaxUnavailable: c.max, Counts: nowhere(c.counts)}
 			if got := inWords(Plan(goal, c.have)); got != c.want {
 				t.Errorf("plan = %q, want %q", got, c.want)
 			}
@@ -103,7 +112,7 @@ func TestPlanArrives(t *testing.T) {
 }
 
 func arrive(t *testing.T, strategy string, m float64, from, to int, mounts bool) {
-	goal := Goal{Release: 2, Strategy: strategy, MaxUnavailable: m, Counts: map[string]int{"web": to}}
+	goal := Goal{Release: 2, Strategy: strategy, MaxUnavailable: m, Counts: nowhere(map[string]int{"web": to})}
 	model := map[string]Have{}
 	before := map[string]app.Before{}
 	for i := range from {
@@ -179,7 +188,7 @@ func perform(model map[string]Have, s Step) {
 	h := model[s.ID]
 	switch s.Do {
 	case Create:
-		h = fresh(fmt.Sprint("n", len(model)), s.Group)
+		h = with(fresh(fmt.Sprint("n", len(model)), s.Group), func(h *Have) { h.Region = s.Region })
 	case Update:
 		h.Release, h.Cordoned = 2, true
 	case Revert:

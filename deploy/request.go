@@ -71,7 +71,46 @@ func (d *Deployer) Scale(ctx context.Context, name string, req api.ScaleRequest,
 	if err != nil {
 		return api.Release{}, err
 	}
-	return d.deploy(ctx, name, api.DeployRequest{Groups: groups, Counts: req.Counts, Description: scaleWords(req)}, true, progress)
+	ask := api.DeployRequest{Groups: groups, Counts: req.Counts, Description: scaleWords(req)}
+	if len(req.Regions) > 0 {
+		if ask.Counts, ask.Spread, err = nil, nil, checkScale(groups, req); err != nil {
+			return api.Release{}, err
+		}
+		ask.Spread = d.scaleSpread(present, groups, req)
+	}
+	return d.deploy(ctx, name, ask, true, progress)
+}
+
+// checkScale refuses a scale over regions that cannot be meant.
+func checkScale(groups map[string]api.MachineConfig, req api.ScaleRequest) error {
+	if len(req.Counts) == 0 {
+		return invalid("regions", "regions are named, but no counts").WithHint("say how many machines are to be there")
+	}
+	for g, n := range req.Counts {
+		if _, ok := groups[g]; !ok {
+			return noGroup("counts."+g, g, groups)
+		}
+		if n < 0 || n > maxCount {
+			return invalid("counts."+g, "process group %q cannot have %d machines; 0 to %d", g, n, maxCount)
+		}
+	}
+	return checkPlaces(api.DeployRequest{Regions: req.Regions})
+}
+
+// scaleSpread spreads the counts over the regions named; the others keep theirs.
+func (d *Deployer) scaleSpread(present app.Release, groups map[string]api.MachineConfig, req api.ScaleRequest) api.Spread {
+	primary := d.cfg.Region
+	if len(present.Regions) > 0 {
+		primary = present.Regions[0]
+	}
+	was := d.present(present, groups, primary)
+	out := api.Spread{}
+	for g, n := range req.Counts {
+		out[g] = map[string]int{}
+		maps.Copy(out[g], was[g])
+		maps.Copy(out[g], evenly(n, req.Regions))
+	}
+	return out
 }
 
 // resize returns groups with the size that req asks for.
@@ -114,6 +153,9 @@ func scaleWords(req api.ScaleRequest) string {
 	s := "scale"
 	for _, g := range groupsOf(req.Counts) {
 		s += fmt.Sprintf(" %s=%d", g, req.Counts[g])
+	}
+	if len(req.Regions) > 0 {
+		s += " in " + strings.Join(req.Regions, ", ")
 	}
 	if req.CPUs > 0 {
 		s += fmt.Sprintf(" to %d CPUs", req.CPUs)
@@ -168,19 +210,36 @@ func checkRequest(req api.DeployRequest) error {
 			return invalid("counts."+name, "process group %q cannot have %d machines; 0 to %d", name, n, maxCount)
 		}
 	}
+	return checkPlaces(req)
+}
+
+// checkPlaces refuses spreads and regions that cannot be meant.
+func checkPlaces(req api.DeployRequest) error {
+	for name, regions := range req.Spread {
+		for r, n := range regions {
+			if field := "spread." + name + "." + r; n < 0 || n > maxCount {
+				return invalid(field, "process group %q cannot have %d machines in %q; 0 to %d", name, n, r, maxCount)
+			}
+		}
+	}
+	for i, r := range req.Regions {
+		if slices.Index(req.Regions, r) < i {
+			return invalid("regions", "region %q is there twice", r)
+		}
+	}
 	return nil
 }
 
 // compose makes the release's record: all that it needs is in it.
 func (d *Deployer) compose(ctx context.Context, w *work, req api.DeployRequest, keep bool) (app.Release, error) {
 	if left := d.unfinished(w.app); left != 0 {
-		return app.Release{}, api.Errorf(api.CodeConflict, "release %s of app %q has not ended", version(left), w.app).WithHint("restart the node, which goes on with it")
+		return app.Release{}, api.Errorf(api.CodeConflict, "release %s of app %q has not ended", version(left), w.app).WithHint("it is gone on with in a moment; try again then")
 	}
 	base, err := d.base(w.app, req)
 	if err != nil {
 		return app.Release{}, err
 	}
-	r := app.Release{Release: api.Release{
+	r := app.Release{Owner: d.cfg.Node, Release: api.Release{
 		App: w.app, Status: api.ReleaseRunning, Description: req.Description, Image: req.Image,
 		Groups: req.Groups, Strategy: or(req.Strategy, Rolling), Definition: req.Definition,
 	}, Job: app.Job{
@@ -212,7 +271,8 @@ func (d *Deployer) settle(ctx context.Context, w *work, r *app.Release, req api.
 	if r.Image == "" {
 		return invalid("image", "no image is named, and app %q has no release to take one from", w.app)
 	}
-	if r.Counts, err = d.counts(w.app, r.Groups, req.Counts); err != nil {
+	present, _ := d.cfg.Apps.CompleteRelease(w.app, 0)
+	if err := d.settleSpread(w, r, req, present); err != nil {
 		return err
 	}
 	for name, c := range r.Groups {
@@ -273,36 +333,6 @@ func (d *Deployer) base(name string, req api.DeployRequest) (app.Release, error)
 	}
 	r, _ := d.cfg.Apps.CompleteRelease(name, 0)
 	return r, nil
-}
-
-// counts says how many machines each group gets: what is asked for, else as
-// many as there are, else as the present release has, else one.
-func (d *Deployer) counts(name string, groups map[string]api.MachineConfig, asked map[string]int) (map[string]int, error) {
-	for g := range asked {
-		if _, ok := groups[g]; !ok {
-			return nil, noGroup("counts."+g, g, groups)
-		}
-	}
-	present, _ := d.cfg.Apps.CompleteRelease(name, 0)
-	out := map[string]int{}
-	for _, m := range d.managed(name) {
-		if _, ok := groups[groupOf(m)]; ok {
-			out[groupOf(m)]++
-		}
-	}
-	for g := range groups {
-		n, ok := asked[g]
-		switch {
-		case ok:
-			out[g] = n
-		case out[g] > 0:
-		default:
-			if out[g], ok = present.Counts[g]; !ok {
-				out[g] = 1
-			}
-		}
-	}
-	return out, nil
 }
 
 func noGroup(field, name string, groups map[string]api.MachineConfig) error {

@@ -55,7 +55,7 @@ func (d *Deployer) undo(ctx context.Context, w *work, r *app.Release) error {
 
 // undoable is have without the machines that an undo has failed with already.
 func (d *Deployer) undoable(r *app.Release, failed map[string]bool) []Have {
-	return slices.DeleteFunc(d.have(r), func(h Have) bool { return failed[h.ID] })
+	return slices.DeleteFunc(d.reached(r), func(h Have) bool { return failed[h.ID] })
 }
 
 // revive starts a retired machine, waits for its health and lets it serve.

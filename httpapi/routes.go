@@ -146,6 +146,7 @@ func (s *Server) releaseRoutes() []route {
 func (s *Server) nodeRoutes() []route {
 	return []route{
 		{rGet, "/v1/node", token, "Node_show", "What the node is and has", nil, get(s.showNode)},
+		{rGet, "/v1/platform/regions", token, "Platform_regions", "List the regions that have nodes", []param{{"app_name", "string", "Count machines of this app only"}}, get(s.listRegions)},
 		{rPost, "/v1/node/stop", token, "Node_stop", "End the daemon; machines keep running", []param{{"machines", "boolean", "Stop all machines first"}}, act(s.stopNode).with(http.StatusAccepted)},
 
 		{rGet, "/healthz", open, "Meta_health", "Answers while the daemon runs", nil, get(func(*call) (api.OKResponse, error) { return api.OKResponse{OK: true}, nil })},

@@ -25,6 +25,8 @@ type Config struct {
 	Machines Machines
 	Images   Images
 	Node     Node
+	// Regions knows the regions of the cloud. Default: the node's own is all.
+	Regions Regions
 	// Builder builds Dockerfiles. Default: builds are refused in words.
 	Builder Builder
 	// Logs reads what machines said. Default: nothing.

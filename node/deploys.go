@@ -12,7 +12,7 @@ import (
 func (n *Node) newDeployer() (*deploy.Deployer, error) {
 	return deploy.New(deploy.Config{
 		Apps: n.apps, Machines: n.machines, Images: n.images, Logs: lines{n.store}, Router: drains{n}, Forget: n.store.Forget,
-		CheckPorts: n.checkPorts, Logger: n.log,
+		CheckPorts: n.checkPorts, Logger: n.log, Node: n.cfg.Name, Region: n.cfg.Region,
 	})
 }
 

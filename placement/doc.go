@@ -1,11 +1,17 @@
-// Package placement decides when idle machines go to sleep and how deep: an
-// app's machine that has had no request for a while is paused (frozen, memory
-// kept, awake in milliseconds), and one whose configuration says "stop" is
+// Package placement decides where machines are and when they sleep.
+//
+// Where: [Choose] names the node for a machine, [Heal] and [Rebalance] the new
+// places for machines of nodes that are dead or draining; all of them pure
+// functions. [Healer] carries the moves out, in steps that are each recorded
+// ([Move]), so that a kill -9 anywhere neither doubles nor loses a machine, and
+// makes a node that comes back give up what was replaced meanwhile ([Judge]).
+//
+// When: an app's machine that has had no request for a while is paused (frozen,
+// memory kept, awake in milliseconds), and one whose configuration says "stop" is
 // stopped after a longer while. How a paused machine sinks to disk when memory
-// is wanted is the machine room's own affair, and waking is the router's.
+// is wanted is the machine room's own affair, and waking is the router's. What to
+// do is a pure function too, [Decide]; [Idle] asks it again and again and acts.
 //
-// What to do is a pure function, [Decide], tested as one; [Idle] asks it
-// again and again and acts. A new rule of when to sleep belongs in Decide.
-//
-// It does not choose nodes: on one node there is no choice.
+// A new rule of where belongs in Choose, of moves in advance, of sleep in Decide.
+// It does not make machines, nor know how nodes are reached: interfaces do.
 package placement

@@ -1,0 +1,268 @@
+package deploy
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/app"
+	"github.com/perigee-run/perigee/region"
+)
+
+// settleSpread says how many machines each group gets in each region: what is
+// asked for, else what the app's present release has, else one in each region.
+func (d *Deployer) settleSpread(w *work, r *app.Release, req api.DeployRequest, former app.Release) error {
+	if err := d.checkSpread(r.Groups, req); err != nil {
+		return err
+	}
+	primary := d.primary(w, req, former)
+	present := d.present(former, r.Groups, primary)
+	r.Spread = api.Spread{}
+	for g := range r.Groups {
+		r.Spread[g] = groupSpread(g, req, present, primary)
+	}
+	r.Counts = r.Spread.Total()
+	r.Regions = allowed(primary, req.Regions, r.Spread)
+	return d.checkRegions(r.Spread, req)
+}
+
+// groupSpread is settleSpread for one group.
+func groupSpread(g string, req api.DeployRequest, present api.Spread, primary string) map[string]int {
+	if s, ok := req.Spread[g]; ok {
+		return maps.Clone(s)
+	}
+	was, known := present[g]
+	regions := req.Regions
+	if len(regions) == 0 {
+		regions = where(was, primary)
+	}
+	n, asked := req.Counts[g]
+	switch {
+	case asked && len(req.Regions) > 0:
+		return evenly(n, regions)
+	case asked && known:
+		return resizeSpread(was, n, regions)
+	case asked:
+		return evenly(n, regions)
+	case len(req.Regions) > 0:
+		return within(was, known, regions)
+	case known:
+		return maps.Clone(was)
+	}
+	return evenly(len(regions), regions)
+}
+
+// where are the regions of a group, in order; the primary one if it has none.
+func where(was map[string]int, primary string) []string {
+	out := slices.Sorted(maps.Keys(was))
+	out = slices.DeleteFunc(out, func(r string) bool { return was[r] == 0 })
+	if len(out) == 0 {
+		return []string{primary}
+	}
+	return out
+}
+
+// within keeps what a group has in the regions named, and gives it one machine
+// where it has none yet. A group that is scaled to nothing stays so.
+func within(was map[string]int, known bool, regions []string) map[string]int {
+	nothing := known && sum(was) == 0
+	out := map[string]int{}
+	for _, r := range regions {
+		n, there := was[r]
+		if !there && !nothing {
+			n = 1
+		}
+		out[r] = n
+	}
+	if !nothing && sum(out) == 0 { // all that it had was elsewhere
+		out[regions[0]] = 1
+	}
+	return out
+}
+
+// evenly spreads n machines over regions; what is left over goes to the first.
+func evenly(n int, regions []string) map[string]int {
+	out := map[string]int{}
+	for i, r := range regions {
+		out[r] = n / len(regions)
+		if i < n%len(regions) {
+			out[r]++
+		}
+	}
+	return out
+}
+
+// resizeSpread changes a group's number with as few changes as there can be:
+// the smallest region grows, the largest shrinks.
+func resizeSpread(was map[string]int, n int, regions []string) map[string]int {
+	out := maps.Clone(was)
+	for _, r := range regions {
+		out[r] += 0
+	}
+	byCount := func(a, b string) int { return cmp.Or(cmp.Compare(out[a], out[b]), cmp.Compare(a, b)) }
+	for sum(out) < n {
+		out[slices.MinFunc(regions, byCount)]++
+	}
+	for sum(out) > n {
+		out[slices.MaxFunc(slices.Collect(maps.Keys(out)), byCount)]--
+	}
+	return out
+}
+
+func sum(counts map[string]int) int {
+	n := 0
+	for _, c := range counts {
+		n += c
+	}
+	return n
+}
+
+// present is what the app's release wants by region. One from before there were
+// regions is where its machines are.
+func (d *Deployer) present(former app.Release, groups map[string]api.MachineConfig, primary string) api.Spread {
+	out := api.Spread{}
+	for g, n := range former.Counts {
+		out[g] = map[string]int{primary: n}
+	}
+	if former.Spread != nil {
+		out = former.Spread
+	} else {
+		d.countMachines(former.App, out)
+	}
+	kept := api.Spread{}
+	for g, s := range out {
+		if _, ok := groups[g]; ok {
+			kept[g] = s
+		}
+	}
+	return kept
+}
+
+func (d *Deployer) countMachines(name string, out api.Spread) {
+	seen := map[string]bool{}
+	for _, m := range d.managed(name) {
+		g := groupOf(m)
+		if !seen[g] {
+			seen[g], out[g] = true, map[string]int{}
+		}
+		out[g][m.Home()]++
+	}
+}
+
+// primary is the region of an app that names no other, and the one that goes
+// first. One without nodes is stood in for by the nearest that has some.
+func (d *Deployer) primary(w *work, req api.DeployRequest, former app.Release) string {
+	asked := req.PrimaryRegion
+	if asked == "" && len(req.Regions) > 0 {
+		asked = req.Regions[0]
+	}
+	if asked == "" && len(former.Regions) > 0 {
+		asked = former.Regions[0]
+	}
+	if asked == "" || d.cfg.Regions == nil {
+		return d.cfg.Region
+	}
+	there := d.cfg.Regions()
+	if slices.Contains(there, asked) {
+		return asked
+	}
+	near := nearest(asked, there, d.cfg.Region)
+	if len(req.Regions) == 0 && len(req.Spread) == 0 {
+		w.warn("there is no node in region %q; the app goes to %q", asked, near)
+	}
+	return near
+}
+
+// nearest is the region that is nearest to the city asked for.
+func nearest(asked string, there []string, otherwise string) string {
+	from, ok := region.Lookup(asked)
+	best := otherwise
+	if !ok {
+		return best
+	}
+	for _, code := range slices.Sorted(slices.Values(there)) {
+		to, ok := region.Lookup(code)
+		if !ok {
+			continue
+		}
+		if b, ok := region.Lookup(best); !ok || region.RTT(from, to) < region.RTT(from, b) {
+			best = code
+		}
+	}
+	return best
+}
+
+// allowed are the regions that machines of the app may stand in, the primary one first.
+func allowed(primary string, asked []string, s api.Spread) []string {
+	set := map[string]bool{primary: true}
+	for _, r := range asked {
+		set[r] = true
+	}
+	for _, regions := range s {
+		for r, n := range regions {
+			set[r] = set[r] || n > 0
+		}
+	}
+	var rest []string
+	for r, in := range set {
+		if in && r != primary {
+			rest = append(rest, r)
+		}
+	}
+	slices.Sort(rest)
+	return append([]string{primary}, rest...)
+}
+
+// checkSpread refuses groups that are not there.
+func (d *Deployer) checkSpread(groups map[string]api.MachineConfig, req api.DeployRequest) error {
+	for _, g := range slices.Sorted(maps.Keys(req.Counts)) {
+		if _, ok := groups[g]; !ok {
+			return noGroup("counts."+g, g, groups)
+		}
+	}
+	for _, g := range slices.Sorted(maps.Keys(req.Spread)) {
+		if _, ok := groups[g]; !ok {
+			return noGroup("spread."+g, g, groups)
+		}
+	}
+	return nil
+}
+
+// checkRegions refuses regions that have no node.
+func (d *Deployer) checkRegions(s api.Spread, req api.DeployRequest) error {
+	if d.cfg.Regions == nil {
+		return nil
+	}
+	there := d.cfg.Regions()
+	for _, r := range req.Regions {
+		if !slices.Contains(there, r) {
+			return noRegion(r, there)
+		}
+	}
+	for _, g := range slices.Sorted(maps.Keys(s)) {
+		for _, r := range slices.Sorted(maps.Keys(s[g])) {
+			if s[g][r] > 0 && !slices.Contains(there, r) {
+				return noRegion(r, there)
+			}
+		}
+	}
+	return nil
+}
+
+func noRegion(r string, there []string) error {
+	there = slices.Sorted(slices.Values(there))
+	return invalid("regions", "there is no node in region %q", r).WithHint("there are nodes in " + strings.Join(there, ", "))
+}
+
+// slots is the release's spread as the planner has it.
+func slots(s api.Spread) map[Slot]int {
+	out := map[Slot]int{}
+	for g, regions := range s {
+		for r, n := range regions {
+			out[Slot{g, r}] = n
+		}
+	}
+	return out
+}

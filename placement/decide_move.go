@@ -1,0 +1,136 @@
+package placement
+
+import (
+	"slices"
+	"time"
+)
+
+// next is what is to be done about a move now.
+type next int
+
+const (
+	nothing next = iota
+	write        // the record, as returned
+	forget       // the record
+	create       // ask To for the replacement
+	settle       // wait until the replacement is ready, then write
+)
+
+// world is what the nodes say.
+type world struct {
+	now      time.Time
+	nodes    []Node
+	machines []Placed
+	cfg      HealConfig
+}
+
+// old is the machine that moves, if From has it still.
+func (w world) old(m Move) (Placed, bool) { return w.machine(m.Machine, m.From) }
+
+func (w world) machine(id, node string) (Placed, bool) {
+	i := slices.IndexFunc(w.machines, func(p Placed) bool { return p.ID == id && p.Node == node })
+	if i < 0 {
+		return Placed{}, false
+	}
+	return w.machines[i], true
+}
+
+// advance says what is to be done about a move. It is pure: the record and the
+// world say all, so it does not matter who did the step before.
+func (w world) advance(m Move) (Move, next) {
+	if p, changed := w.prune(m); changed {
+		return p, write
+	}
+	switch {
+	case m.over():
+		return m, forget
+	case m.Phase == Open:
+		return w.open(m)
+	case m.Phase == Cancelled:
+		return w.again(m)
+	}
+	return m, nothing
+}
+
+// prune forgets nodes that have been removed for good.
+func (w world) prune(m Move) (Move, bool) {
+	n := len(m.Tried)
+	m.Tried = slices.DeleteFunc(slices.Clone(m.Tried), func(name string) bool {
+		_, there := find(w.nodes, name)
+		return !there
+	})
+	_, there := find(w.nodes, m.From)
+	left := m.Phase != Open && !there && !m.Left
+	m.Left = m.Left || left
+	return m, left || len(m.Tried) != n
+}
+
+func (w world) open(m Move) (Move, next) {
+	if w.needless(m) {
+		c := m.leave("")
+		c.Phase = Cancelled
+		return c, write
+	}
+	to, there := find(w.nodes, m.To)
+	if !there || w.cfg.dead(w.now, to) {
+		return w.retarget(m)
+	}
+	if !to.Up {
+		return m, nothing
+	}
+	if _, seen := w.machine(m.New, m.To); m.New == "" || !seen {
+		return m, create
+	}
+	if m.Reason == Drain {
+		return m, settle
+	}
+	m.Phase = Replaced
+	return m, write
+}
+
+// needless reports whether a move has lost its reason before it was done.
+func (w world) needless(m Move) bool {
+	from, there := find(w.nodes, m.From)
+	_, has := w.old(m)
+	switch {
+	case !there || !from.Up:
+		return false
+	case m.Reason == Dead:
+		return has && m.New == "" // it is back; a replacement that is there already stays
+	}
+	return !has || !from.Draining
+}
+
+// retarget looks for another place, if there is one.
+func (w world) retarget(m Move) (Move, next) {
+	old, ok := w.old(m)
+	if !ok {
+		return m, nothing
+	}
+	old.Region = m.Home
+	to, err := refuge(w.nodes, old)
+	if err != nil || to == m.To {
+		return m, nothing
+	}
+	return m.leave(to), write
+}
+
+// again begins a cancelled move anew, if its reason is back before the record is
+// gone.
+func (w world) again(m Move) (Move, next) {
+	from, there := find(w.nodes, m.From)
+	old, has := w.old(m)
+	if !there || !has || old.Mounted && !w.cfg.Mounted {
+		return m, nothing
+	}
+	switch {
+	case w.cfg.dead(w.now, from):
+		m.Reason = Dead
+	case from.Up && from.Draining:
+		m.Reason = Drain
+	default:
+		return m, nothing
+	}
+	m.Phase, m.Left, m.Begun = Open, false, w.now
+	return w.retarget(m)
+}

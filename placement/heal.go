@@ -1,0 +1,104 @@
+package placement
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// HealConfig says what is healed.
+type HealConfig struct {
+	// DeadAfter is how long a node must be down. Default 60 s.
+	DeadAfter time.Duration
+	// Mounted replaces machines with volumes too: what they kept is lost.
+	// Default: they wait for their node.
+	Mounted bool
+}
+
+// Stuck is a machine that should move and has nowhere to go.
+type Stuck struct {
+	Machine string
+	Why     error
+}
+
+// defaultDeadAfter is long enough for a reboot of the daemon, and short enough
+// for people to call it healing.
+const defaultDeadAfter = time.Minute
+
+// dead reports whether the node has been down for long.
+func (c HealConfig) dead(now time.Time, n Node) bool {
+	after := c.DeadAfter
+	if after == 0 {
+		after = defaultDeadAfter
+	}
+	return !n.Up && now.Sub(n.Since) >= after
+}
+
+// Heal plans new places for the machines of nodes that are dead: in the same
+// region first, then the nearest that the app's configuration allows, then
+// anywhere. Machines that are in a move already are left to it.
+func Heal(now time.Time, nodes []Node, machines []Placed, moves map[string]Move, cfg HealConfig) ([]Move, []Stuck) {
+	return plan(now, nodes, machines, moves, Dead, func(n Node, m Placed) bool {
+		return cfg.dead(now, n) && (cfg.Mounted || !m.Mounted)
+	})
+}
+
+// Rebalance plans new places for the machines of nodes that are draining. Those
+// with volumes stay.
+func Rebalance(now time.Time, nodes []Node, machines []Placed, moves map[string]Move) ([]Move, []Stuck) {
+	return plan(now, nodes, machines, moves, Drain, func(n Node, m Placed) bool {
+		return n.Up && n.Draining && !m.Mounted
+	})
+}
+
+func plan(now time.Time, nodes []Node, machines []Placed, moves map[string]Move, why Reason, leaves func(Node, Placed) bool) ([]Move, []Stuck) {
+	nodes = slices.Clone(nodes)
+	machines = slices.SortedFunc(slices.Values(machines), func(a, b Placed) int { return cmp.Compare(a.ID, b.ID) })
+	var out []Move
+	var stuck []Stuck
+	for _, m := range machines {
+		n, ok := find(nodes, m.Node)
+		if _, moving := moves[m.ID]; !ok || moving || !leaves(n, m) || Judge(m, moves) != Keep {
+			continue
+		}
+		to, err := refuge(nodes, m)
+		if err != nil {
+			stuck = append(stuck, Stuck{m.ID, err})
+			continue
+		}
+		take(nodes, to, m.want(nodes))
+		out = append(out, Move{Machine: m.ID, App: m.App, Reason: why, Phase: Open, From: m.Node, To: to, Home: m.Region, Cordoned: m.Cordoned, Begun: now})
+	}
+	return out, stuck
+}
+
+// refuge is the best node for a machine that leaves its own.
+func refuge(nodes []Node, m Placed) (string, error) { return Choose(nodes, m.want(nodes)) }
+
+func (m Placed) want(nodes []Node) Want {
+	return Want{App: m.App, Group: m.Group, Regions: order(nodes, m.Region, m.Allowed), MemoryMB: m.MemoryMB, CPUs: m.CPUs, Not: []string{m.Node}}
+}
+
+// order is home, then the other regions allowed, then all others, each by distance.
+func order(nodes []Node, home string, allowed []string) []string {
+	near := Nearest(home, regionsOf(nodes))
+	rank := func(r string) int {
+		switch {
+		case r == home:
+			return 0
+		case slices.Contains(allowed, r):
+			return 1
+		}
+		return 2
+	}
+	slices.SortStableFunc(near, func(a, b string) int { return cmp.Compare(rank(a), rank(b)) })
+	return near
+}
+
+func find(nodes []Node, name string) (Node, bool) {
+	i := slices.IndexFunc(nodes, func(n Node) bool { return n.Name == name })
+	if i < 0 {
+		return Node{}, false
+	}
+	return nodes[i], true
+}

@@ -1,0 +1,399 @@
+package placement
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/perigee-run/perigee/api"
+)
+
+// Fleet is all nodes and their machines, as this node knows them.
+type Fleet interface {
+	Nodes() []Node
+	// Machines returns those of all nodes; of a node out of reach, those that
+	// were heard of last.
+	Machines() []Placed
+	// Create asks m.To to make the machine that replaces m.Machine, with
+	// api.MetaReplaces in its metadata, and returns its id. m.To answers with
+	// [Healer.Make], so that it may be repeated.
+	Create(ctx context.Context, m Move) (string, error)
+	// Ready returns when the replacement is healthy and every edge routes to it.
+	Ready(ctx context.Context, m Move) error
+}
+
+// Own is the machines of this node. What it lists is what there is.
+type Own interface {
+	Machines() []Placed
+	Cordon(ctx context.Context, machine string) error
+	Uncordon(ctx context.Context, machine string) error
+	// Destroy lets requests in flight end and removes the machine; one that is
+	// gone is no error.
+	Destroy(ctx context.Context, machine string) error
+}
+
+// Leader says which node decides on moves; [Lease] is one.
+type Leader interface {
+	// Held reports whether this node does, and keeps the right if so.
+	Held(ctx context.Context) bool
+}
+
+// HealerConfig joins a Healer with its neighbours. Node, Fleet, Own, Moves and
+// Leader are required.
+type HealerConfig struct {
+	HealConfig
+	Node   string
+	Fleet  Fleet
+	Own    Own
+	Moves  Moves
+	Leader Leader
+	// Lock keeps releases of the app away while one of its machines is made.
+	// Default: nothing does.
+	Lock func(ctx context.Context, app string) (unlock func(), err error)
+	// Every is how often to look. Default 1 s.
+	Every time.Duration
+	// ReadyTimeout is how long a drained node's machines wait for their
+	// replacements at a time. Default 5 minutes.
+	ReadyTimeout time.Duration
+	// Now tells the time. Default time.Now.
+	Now func() time.Time
+	// Logger defaults to slog.Default().
+	Logger *slog.Logger
+}
+
+// Healer makes the machines of dead and of draining nodes anew elsewhere, and
+// sees to it that this node's own machines give way to their replacements. One
+// runs on each node; the leader decides, each node acts on its own machines.
+type Healer struct {
+	cfg    HealerConfig
+	fenced chan struct{} // closed after the first look at our own machines
+	once   sync.Once
+
+	mu     sync.Mutex // guards what follows
+	making map[string]int
+	stuck  map[string]string // what was said about machines that have no place
+}
+
+// movers is how many moves go on at a time.
+const movers = 4
+
+// NewHealer checks the configuration. Run makes it work.
+func NewHealer(cfg HealerConfig) (*Healer, error) {
+	if cfg.Node == "" || cfg.Fleet == nil || cfg.Own == nil || cfg.Moves == nil || cfg.Leader == nil {
+		return nil, errors.New("cannot make healer: node, fleet, own machines, moves and leader are all needed")
+	}
+	if cfg.Lock == nil {
+		cfg.Lock = func(context.Context, string) (func(), error) { return func() {}, nil }
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.Every == 0 {
+		cfg.Every = time.Second
+	}
+	if cfg.ReadyTimeout == 0 {
+		cfg.ReadyTimeout = 5 * time.Minute
+	}
+	return &Healer{cfg: cfg, fenced: make(chan struct{}), making: map[string]int{}, stuck: map[string]string{}}, nil
+}
+
+// Run looks again and again until ctx ends.
+func (h *Healer) Run(ctx context.Context) error {
+	tick := time.NewTicker(h.cfg.Every)
+	defer tick.Stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	leading := make(chan struct{}, 1)
+	for {
+		h.Fence(ctx)
+		select {
+		case leading <- struct{}{}: // moves may take long, and must not hold up the fence
+			wg.Go(func() {
+				defer func() { <-leading }()
+				h.Lead(ctx)
+			})
+		default:
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Fenced is closed when this node has judged its own machines once: before
+// that, those that it found at its start should not serve.
+func (h *Healer) Fenced() <-chan struct{} { return h.fenced }
+
+// Lead makes one step of each move, and begins new ones, if this node is the
+// leader. Run calls it.
+func (h *Healer) Lead(ctx context.Context) {
+	if !h.cfg.Leader.Held(ctx) {
+		return
+	}
+	g := errgroup.Group{}
+	g.SetLimit(movers)
+	for _, r := range h.cfg.Moves.List() {
+		g.Go(func() error { h.step(ctx, r); return nil })
+	}
+	_ = g.Wait() // no function returns an error
+	w := h.world()
+	moves := byMachine(h.cfg.Moves.List())
+	dead, stuck := Heal(w.now, w.nodes, w.machines, moves, w.cfg)
+	drain, more := Rebalance(w.now, w.nodes, w.machines, moves)
+	h.complain(append(stuck, more...))
+	for _, m := range append(dead, drain...) {
+		h.begin(ctx, m)
+	}
+}
+
+func (h *Healer) world() world {
+	return world{h.cfg.Now(), h.cfg.Fleet.Nodes(), h.cfg.Fleet.Machines(), h.cfg.HealConfig}
+}
+
+func byMachine(records []MoveRecord) map[string]Move {
+	out := map[string]Move{}
+	for _, r := range records {
+		out[r.Machine] = r.Move
+	}
+	return out
+}
+
+// complain says once about each machine that it has nowhere to go.
+func (h *Healer) complain(stuck []Stuck) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := map[string]string{}
+	for _, s := range stuck {
+		now[s.Machine] = s.Why.Error()
+		if h.stuck[s.Machine] != now[s.Machine] {
+			h.cfg.Logger.Warn("machine should move and has nowhere to go", "machine", s.Machine, "why", s.Why)
+		}
+	}
+	h.stuck = now
+}
+
+// begin writes a new move down. Its first step is the next look's.
+func (h *Healer) begin(ctx context.Context, m Move) {
+	unlock, err := h.cfg.Lock(ctx, m.App)
+	if err != nil {
+		h.cfg.Logger.Debug("move waits", "machine", m.Machine, "app", m.App, "why", err)
+		return
+	}
+	defer unlock()
+	if err := h.cfg.Moves.Create(ctx, m); err != nil {
+		h.failed(m, err)
+		return
+	}
+	h.cfg.Logger.Info("machine moves", "machine", m.Machine, "app", m.App, "why", m.Reason, "from", m.From, "to", m.To)
+}
+
+// step does what a move needs now.
+func (h *Healer) step(ctx context.Context, r MoveRecord) {
+	m, do := h.world().advance(r.Move)
+	var err error
+	switch do {
+	case write:
+		err = h.write(ctx, m, r)
+	case forget:
+		err = h.cfg.Moves.Delete(ctx, m.Machine)
+	case create:
+		err = h.create(ctx, m, r)
+	case settle:
+		err = h.settle(ctx, m, r)
+	}
+	if err != nil {
+		h.failed(m, err)
+	}
+}
+
+func (h *Healer) failed(m Move, err error) {
+	if !errors.Is(err, ErrRaced) && !errors.Is(err, context.Canceled) {
+		h.cfg.Logger.Warn("cannot go on with a move; it is tried again", "machine", m.Machine, "app", m.App, "to", m.To, "error", err)
+	}
+}
+
+func (h *Healer) write(ctx context.Context, m Move, r MoveRecord) error {
+	if err := h.cfg.Moves.Update(ctx, m, r.Revision); err != nil {
+		return err
+	}
+	h.cfg.Logger.Info("machine moves", "machine", m.Machine, "app", m.App, "phase", m.Phase, "from", m.From, "to", m.To, "new", m.New)
+	return nil
+}
+
+func (h *Healer) create(ctx context.Context, m Move, r MoveRecord) error {
+	unlock, err := h.cfg.Lock(ctx, m.App)
+	if err != nil {
+		h.cfg.Logger.Debug("move waits", "machine", m.Machine, "app", m.App, "why", err)
+		return nil
+	}
+	defer unlock()
+	id, err := h.cfg.Fleet.Create(ctx, m)
+	if api.IsCode(err, api.CodeCapacity) {
+		return errors.Join(err, h.elsewhere(ctx, m, r))
+	}
+	if err != nil || id == m.New {
+		return err
+	}
+	m.New = id
+	return h.write(ctx, m, r)
+}
+
+// elsewhere tries another node than the one that turned out to be full.
+func (h *Healer) elsewhere(ctx context.Context, m Move, r MoveRecord) error {
+	w := h.world()
+	w.nodes = slices.Clone(w.nodes)
+	for i := range w.nodes {
+		if w.nodes[i].Name == m.To {
+			w.nodes[i].Cordoned = true
+		}
+	}
+	if moved, do := w.retarget(m); do == write {
+		return h.write(ctx, moved, r)
+	}
+	return nil
+}
+
+func (h *Healer) settle(ctx context.Context, m Move, r MoveRecord) error {
+	wait, cancel := context.WithTimeout(ctx, h.cfg.ReadyTimeout)
+	defer cancel()
+	if err := h.cfg.Fleet.Ready(wait, m); err != nil {
+		return err
+	}
+	m.Phase = Replaced
+	return h.write(ctx, m, r)
+}
+
+// Fence lets this node's machines give way where a move says so. Run calls it.
+func (h *Healer) Fence(ctx context.Context) {
+	records := h.cfg.Moves.List()
+	moves := byMachine(records)
+	own := h.cfg.Own.Machines()
+	for _, m := range own {
+		h.obey(ctx, m, Judge(m, moves))
+	}
+	h.once.Do(func() { close(h.fenced) })
+	for _, r := range records {
+		if m, changed := h.sign(ctx, r.Move); changed {
+			if err := h.cfg.Moves.Update(ctx, m, r.Revision); err != nil {
+				h.failed(m, err)
+			}
+		}
+	}
+}
+
+func (h *Healer) obey(ctx context.Context, m Placed, v Verdict) {
+	var err error
+	switch {
+	case v == Destroy:
+		h.cfg.Logger.Info("machine gives way to its replacement", "machine", m.ID, "app", m.App)
+		err = h.cfg.Own.Destroy(ctx, m.ID)
+	case v == Hold && !m.Cordoned:
+		err = h.cfg.Own.Cordon(ctx, m.ID)
+	}
+	if err != nil && ctx.Err() == nil {
+		h.cfg.Logger.Warn("machine does not give way yet", "machine", m.ID, "app", m.App, "verdict", v, "error", err)
+	}
+}
+
+// sign notes in a move what this node has done its part of.
+func (h *Healer) sign(ctx context.Context, m Move) (Move, bool) {
+	own := h.cfg.Own.Machines()
+	changed := false
+	if m.From == h.cfg.Node && !m.Left && m.Phase != Open && h.left(ctx, m, own) {
+		m.Left, changed = true, true
+	}
+	copies := slices.ContainsFunc(own, func(p Placed) bool { return p.Replaces == m.Machine })
+	if slices.Contains(m.Tried, h.cfg.Node) && !copies && !h.makes(m.Machine) {
+		m.Tried = slices.DeleteFunc(slices.Clone(m.Tried), func(n string) bool { return n == h.cfg.Node })
+		changed = true
+	}
+	return m, changed
+}
+
+// left reports whether the old machine is gone, or stays for good and serves.
+func (h *Healer) left(ctx context.Context, m Move, own []Placed) bool {
+	i := slices.IndexFunc(own, func(p Placed) bool { return p.ID == m.Machine })
+	switch {
+	case i < 0:
+		return true
+	case m.Phase == Replaced:
+		return false
+	case !own[i].Cordoned || m.Cordoned:
+		return true
+	}
+	if err := h.cfg.Own.Uncordon(ctx, m.Machine); err != nil {
+		h.failed(m, err)
+		return false
+	}
+	return true
+}
+
+// Make makes the replacement that a move asks this node for, by make, unless it
+// is there already, and returns its id. It refuses a move that its record does
+// not give to this node, and takes back what the record has given up meanwhile.
+func (h *Healer) Make(ctx context.Context, m Move, make func(context.Context) (string, error)) (string, error) {
+	h.enter(m.Machine, 1)
+	defer h.enter(m.Machine, -1)
+	if err := h.asked(m, ""); err != nil {
+		return "", err
+	}
+	for _, p := range h.cfg.Own.Machines() {
+		if p.Replaces == m.Machine {
+			return p.ID, nil
+		}
+	}
+	id, err := make(ctx)
+	if err != nil {
+		return "", err
+	}
+	if err := h.asked(m, id); err != nil {
+		return "", errors.Join(err, h.cfg.Own.Destroy(context.WithoutCancel(ctx), id))
+	}
+	return id, nil
+}
+
+// asked fails unless the record of the move wants this node to have the
+// replacement, and no other than id.
+func (h *Healer) asked(m Move, id string) error {
+	now, ok := byMachine(h.cfg.Moves.List())[m.Machine]
+	if !ok || now.Phase != Open || now.To != h.cfg.Node || id != "" && now.New != "" && now.New != id {
+		return api.Errorf(api.CodeConflict, "machine %q does not move to node %q any more", m.Machine, h.cfg.Node)
+	}
+	return nil
+}
+
+func (h *Healer) enter(machine string, n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.making[machine] += n
+	if h.making[machine] == 0 {
+		delete(h.making, machine)
+	}
+}
+
+func (h *Healer) makes(machine string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.making[machine] > 0
+}
+
+// String is the reason in words.
+func (r Reason) String() string {
+	switch r {
+	case Dead:
+		return "its node is down"
+	case Drain:
+		return "its node is draining"
+	}
+	return string(r)
+}
