@@ -36,16 +36,16 @@ func (s *Store) Pull(ctx context.Context, ref string, progress func(Progress)) (
 			return img, nil
 		}
 	}
-	img, err := s.pullFrom(ctx, s.origin(r), r, progress)
+	img, err := s.pullFrom(ctx, s.origin(ctx, r), r, progress)
 	if err != nil {
 		return Image{}, fmt.Errorf("cannot pull %q: %w", ref, err)
 	}
 	return img, nil
 }
 
-func (s *Store) origin(r reference) origin {
+func (s *Store) origin(ctx context.Context, r reference) origin {
 	if r.local {
-		return builtIn{s, r.repository}
+		return s.shared(ctx, r.repository)
 	}
 	return newRemote(s, r)
 }
@@ -78,7 +78,11 @@ func (s *Store) pullFrom(ctx context.Context, from origin, r reference, progress
 		return img, err
 	}
 	err = s.flights.do(ctx, found.digest, progress, func(ctx context.Context, tell func(Progress)) error {
-		return s.make(ctx, from, r, found, tell)
+		err := s.make(ctx, from, r, found, tell)
+		if err == nil && r.local {
+			s.keep(r.repository, found)
+		}
+		return err
 	})
 	if err != nil {
 		return Image{}, err
@@ -93,6 +97,7 @@ func (s *Store) pullFrom(ctx context.Context, from origin, r reference, progress
 // resolved is the manifest of one image for this node's platform.
 type resolved struct {
 	digest   string
+	content  []byte // that manifest is read from
 	manifest manifest.Manifest
 	indexes  []string // digests that led to it
 }
@@ -116,7 +121,7 @@ func (s *Store) resolve(ctx context.Context, from origin, at string) (resolved, 
 		if err != nil {
 			return found, err
 		}
-		found.digest, found.manifest = blob.Of(content), m
+		found.digest, found.content, found.manifest = blob.Of(content), content, m
 		if !m.IsIndex() {
 			return found, m.CheckImage()
 		}

@@ -89,6 +89,9 @@ func (c *Config) setDefaults() error {
 	if c.InUse == nil {
 		c.InUse = func() map[string]bool { return nil }
 	}
+	if c.Peers == nil {
+		c.Peers = noPeers{}
+	}
 	if c.OnPush == nil {
 		c.OnPush = func(string, string) {}
 	}

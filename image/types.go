@@ -13,7 +13,7 @@ type Config struct {
 	// process at a time may use it.
 	Dir string
 	// Hosts are the names under which the built-in registry is known, such as
-	// "localhost:8280". References to them never touch the network. The first
+	// "localhost:8280". References to them touch no network but Peers. The first
 	// one names imported images. Default "perigee.local".
 	Hosts []string
 	// PlainHTTP lists registry hosts ("host" or "host:port") that may be spoken
@@ -47,6 +47,9 @@ type Config struct {
 	// OnPush is told when a client has pushed a tag to the built-in registry.
 	// It must not block. Default: nothing.
 	OnPush func(ref, digest string)
+	// Peers are the other nodes' stores: what is named by the built-in registry
+	// and not here is looked for there. Default: there are none.
+	Peers Peers
 	// Logger takes the store's few log lines. Default: none are written.
 	Logger *slog.Logger
 }

@@ -226,6 +226,9 @@ func (h *Handler) sendManifest(w http.ResponseWriter, r *http.Request, repo, ref
 	w.Header().Set("Content-Type", mediaType)
 	w.Header().Set("Docker-Content-Digest", digest)
 	w.Header().Set("ETag", `"`+digest+`"`)
+	if when, ok := h.cfg.Repos.When(repo, digest); ok {
+		w.Header().Set("Last-Modified", when.UTC().Format(http.TimeFormat))
+	}
 	w.Header().Set("Content-Length", strconv.Itoa(len(content)))
 	if r.Method == http.MethodGet {
 		_, _ = w.Write(content) // the client is gone when this fails

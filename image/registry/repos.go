@@ -215,6 +215,15 @@ func (r *Repos) Pushed() []Pushed {
 	return all
 }
 
+// When is when a manifest was last pushed to a repository.
+func (r *Repos) When(repo, digest string) (time.Time, bool) {
+	st, err := os.Stat(r.path(repo, manifestsDir, blob.Hex(digest)))
+	if err != nil {
+		return time.Time{}, false
+	}
+	return st.ModTime(), true
+}
+
 // Untag removes a tag and keeps its manifest.
 func (r *Repos) Untag(repo, tag string) error {
 	r.mu.Lock()
