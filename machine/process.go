@@ -164,7 +164,7 @@ func orKey(env map[string]string, key, def string) {
 func facts(r *Record) map[string]string {
 	return map[string]string{
 		"APP_NAME": r.App, "MACHINE_ID": r.ID, "ALLOC_ID": r.ID, "REGION": r.Region, "PRIVATE_IP": r.PrivateIP,
-		"IMAGE_REF": imageName(r.Image), "MACHINE_VERSION": r.Version, "PROCESS_GROUP": group(&r.Config),
+		"IMAGE_REF": imageName(r.Image), "MACHINE_VERSION": r.Version, "PROCESS_GROUP": Group(&r.Config),
 		"VM_MEMORY_MB": fmt.Sprint(rules.Guest(&r.Config).MemoryMB),
 	}
 }

@@ -103,8 +103,8 @@ func persist(c *api.MachineConfig) string {
 	return "never"
 }
 
-// group returns the machine's process group, "app" where none is said.
-func group(c *api.MachineConfig) string {
+// Group returns the machine's process group, "app" where none is said.
+func Group(c *api.MachineConfig) string {
 	for _, s := range []string{c.Metadata["fly_process_group"], c.Metadata["perigee_process_group"], c.Env["FLY_PROCESS_GROUP"]} {
 		if s != "" {
 			return s

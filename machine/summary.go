@@ -86,7 +86,7 @@ func (v *view) public() bool { return !v.gone && v.rec.State != api.StateCreatin
 func (v *view) summary() Summary {
 	r := &v.rec
 	s := Summary{
-		ID: r.ID, App: r.App, Org: r.Org, Name: r.Name, Node: r.Node, Region: r.Region, Group: group(&r.Config), PrivateIP: r.PrivateIP,
+		ID: r.ID, App: r.App, Org: r.Org, Name: r.Name, Node: r.Node, Region: r.Region, Group: Group(&r.Config), PrivateIP: r.PrivateIP,
 		State: r.State, Since: v.since.UTC().Round(0), Healthy: v.healthy, Cordoned: r.Cordoned, Standing: r.Standing,
 		Version: r.Version, Release: r.Release, Config: &r.Config, Image: r.Image,
 		NoSecrets: r.NoSecrets, SecretsVersion: r.SecretsVersion, CreateKey: r.CreateKey, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,

@@ -50,7 +50,7 @@ func (h *Host) Statuses() []Status {
 func (v *view) status() Status {
 	r := &v.rec
 	return Status{
-		ID: r.ID, App: r.App, Name: r.Name, Group: group(&r.Config), State: r.State, Version: r.Version,
+		ID: r.ID, App: r.App, Name: r.Name, Group: Group(&r.Config), State: r.State, Version: r.Version,
 		Node: r.Node, Region: r.Region, Release: r.Release, Addr: v.addr, Healthy: v.healthy, Cordoned: r.Cordoned, Since: v.since, Config: &r.Config,
 	}
 }

@@ -70,6 +70,12 @@ type Config struct {
 	// (default 1 minute), their memory on disk (default 5 more minutes), and
 	// stopped where the configuration says "stop" (default 5 more minutes).
 	PauseAfter, SinkAfter, StopAfter time.Duration
+	// DeadAfter is how long a node must not be heard of until its machines are made
+	// anew elsewhere. Default one minute.
+	DeadAfter time.Duration
+	// Public are the addresses at which clients reach this node's router, for the
+	// DNS server. Default: Address.
+	Public []string
 	// PlainHTTP lists registries that are spoken to without TLS.
 	PlainHTTP []string
 	// NetworkPrefix names devices and tables; two nodes on one server need two.
@@ -97,6 +103,9 @@ func (c *Config) defaults() error {
 	c.Data = abs
 	c.Listen, c.Socket = or(c.Listen, "127.0.0.1:4280"), or(c.Socket, filepath.Join(c.Data, "api.sock"))
 	c.NetworkPrefix = or(c.NetworkPrefix, "perigee")
+	if c.DeadAfter == 0 {
+		c.DeadAfter = time.Minute
+	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}

@@ -3,17 +3,51 @@ package node
 import (
 	"context"
 	"iter"
+	"slices"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/cluster"
 	"github.com/perigee-run/perigee/deploy"
+	"github.com/perigee-run/perigee/fleet"
 	"github.com/perigee-run/perigee/logs"
 )
 
 func (n *Node) newDeployer() (*deploy.Deployer, error) {
 	return deploy.New(deploy.Config{
-		Apps: n.apps, Machines: n.machines, Images: n.images, Logs: lines{n.store}, Router: drains{n}, Forget: n.store.Forget,
-		CheckPorts: n.checkPorts, Logger: n.log, Node: n.cfg.Name, Region: n.cfg.Region,
+		Node: n.cfg.Name, Region: n.cfg.Region, Regions: n.hostRegions, Gone: n.gone, Fence: n.fence,
+		Apps: n.apps, Machines: n.fleet, Images: n.images, Logs: n.lines, Router: edges{n.fleet}, Forget: n.fleet.Forget,
+		CheckPorts: n.checkPorts, Logger: n.log,
 	})
+}
+
+// hostRegions are the regions where machines can be.
+func (n *Node) hostRegions() []string {
+	var out []string
+	for _, o := range n.cluster.Nodes() {
+		if o.Has(cluster.RoleHost) {
+			out = append(out, o.Region)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// edges are the routers of all nodes, for deploys.
+type edges struct{ fleet *fleet.Fleet }
+
+// Drained implements deploy.Router.
+func (e edges) Drained(ctx context.Context, machine string) error {
+	return e.fleet.AllDrained(ctx, machine)
+}
+
+// Routed implements deploy.Witness.
+func (e edges) Routed(ctx context.Context, machines []string) error {
+	for _, m := range machines {
+		if err := e.fleet.AllRouted(ctx, m); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // lines reads the log in the API's words.
@@ -30,14 +64,17 @@ func (l lines) Logs(ctx context.Context, app string, q api.LogQuery) iter.Seq2[a
 	}
 }
 
-// drains tells when the router has let go of a machine.
+// drains tells when this node's router has let go of a machine, or knows it.
 type drains struct{ n *Node }
 
-// Drained implements deploy.Router: the machine is cordoned already, so once
-// the router has a table that says so, what is in flight can only become less.
+// Drained implements fleet.Router: the machine is cordoned already, so once the
+// router has a table that says so, what is in flight can only become less.
 func (d drains) Drained(ctx context.Context, machine string) error {
 	if err := d.n.refresh(); err != nil {
 		return err
 	}
 	return d.n.waitIdle(ctx, machine)
 }
+
+// Routed implements fleet.Router.
+func (d drains) Routed(context.Context, string) error { return d.n.refresh() }

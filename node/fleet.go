@@ -61,7 +61,11 @@ func (p imagePeers) Sources(context.Context) []image.Source {
 func (n *Node) peerFace(server *httpapi.Server) http.Handler {
 	face, own := n.face(server, httpapi.PeerPrincipal(cluster.PeerFrom)), n.fleet.PeerHandler()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/peer/v1/") {
+		switch {
+		case r.URL.Path == movePath && r.Method == http.MethodPost:
+			n.serveMove(w, r)
+			return
+		case strings.HasPrefix(r.URL.Path, "/peer/v1/"):
 			own.ServeHTTP(w, r)
 			return
 		}

@@ -48,7 +48,7 @@ type Node struct {
 	token     string
 	cluster   *cluster.Cluster
 	catalog   *catalog.Catalog
-	statuses  *catalog.Published[status]
+	statuses  *catalog.Published[report]
 	summaries *catalog.Published[machine.Summary]
 	index     *fleet.Index
 	seen      sync.Map // node name → time.Time of its latest word, by our clock
@@ -64,6 +64,9 @@ type Node struct {
 	machines  *machine.Host
 	fleet     *fleet.Fleet
 	lines     *fleet.Lines
+	moves     *placement.MoveTable
+	healer    *placement.Healer
+	lives     liveness
 	router    *router.Router
 	certs     *certificates
 	resolver  *dns.Server
@@ -80,7 +83,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger, began: time.Now(), poke: make(chan struct{}, 1)}
 	for _, step := range []func(context.Context) error{
-		n.openState, n.openImages, n.openNetwork, n.openSandbox, n.openMachines, n.openFleet, n.openEdge, n.openDeploys, n.openAPI,
+		n.openState, n.openImages, n.openNetwork, n.openSandbox, n.openMachines, n.openFleet, n.openHealer, n.openEdge, n.openDeploys, n.openAPI,
 	} {
 		if err := step(ctx); err != nil {
 			n.withdraw(ctx)
@@ -138,7 +141,7 @@ func (n *Node) openShared(ctx context.Context) (err error) {
 	if err := n.cluster.Attach(ctx, n.catalog); err != nil {
 		return err
 	}
-	if n.statuses, err = catalog.NewPublished[status](n.catalog, "status"); err != nil {
+	if n.statuses, err = catalog.NewPublished[report](n.catalog, "status"); err != nil {
 		return err
 	}
 	n.index = fleet.NewIndex()
@@ -302,7 +305,7 @@ func (n *Node) Run(ctx context.Context) error {
 	idle := placement.New(placement.Config{Host: sleeper{n.machines, n.router}, PauseAfter: n.cfg.PauseAfter, StopAfter: n.cfg.StopAfter, Logger: n.log})
 	for _, run := range append([]func(context.Context) error{
 		n.machines.Run, n.router.Run, n.keepTable, n.deploys.Run, idle.Run, n.resolver.Run, n.keepSandbox, n.api.Run,
-		n.cluster.Run, n.keepCluster, n.keepStatus, n.keepSeen, n.keepSummaries, n.keepIndex,
+		n.cluster.Run, n.keepCluster, n.keepStatus, n.keepSeen, n.keepSummaries, n.keepIndex, n.runHealer,
 	}, n.meshWorks()...) {
 		g.Go(func() error { return run(ctx) })
 	}

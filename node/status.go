@@ -15,15 +15,13 @@ const (
 	statusLate  = 3 * statusEvery
 )
 
-// status is what a node says of itself to all others.
-type status struct {
+// report is what a node says of itself to all others.
+type report struct {
 	At       time.Time `json:"at"`
 	CPUs     int       `json:"cpus"`
 	MemoryMB int       `json:"memory_mb"`
-	FreeMB   int       `json:"free_mb"` // not promised to machines
 	Machines int       `json:"machines"`
-	Requests int       `json:"requests"` // in flight at its router
-	Draining bool      `json:"draining,omitempty"`
+	Requests int       `json:"requests"`         // in flight at its router
 	Public   []string  `json:"public,omitempty"` // addresses at which clients reach its router
 }
 
@@ -42,22 +40,17 @@ func (n *Node) keepStatus(ctx context.Context) error {
 }
 
 func (n *Node) sayStatus() {
-	s := status{At: time.Now().UTC(), CPUs: runtime.NumCPU(), MemoryMB: memoryMB(), Draining: n.self().Draining, Public: n.publicAddrs()}
-	promised := 0
+	s := report{At: time.Now().UTC(), CPUs: runtime.NumCPU(), MemoryMB: memoryMB(), Public: n.publicAddrs()}
 	for _, m := range n.machines.Statuses() {
 		s.Machines++
-		if m.Config != nil && m.Config.Guest != nil {
-			promised += m.Config.Guest.MemoryMB
-		}
 		busy, _ := n.router.Activity(m.ID)
 		s.Requests += busy
 	}
-	s.FreeMB = max(0, s.MemoryMB-promised)
 	n.statuses.Set("node", s)
 }
 
 // heard is what a node said last.
-func (n *Node) heard(name string) (status, bool) {
+func (n *Node) heard(name string) (report, bool) {
 	e, ok := n.statuses.Get(name, "node")
 	return e.Value, ok
 }

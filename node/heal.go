@@ -1,0 +1,250 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"time"
+
+	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/app"
+	"github.com/perigee-run/perigee/machine"
+	"github.com/perigee-run/perigee/placement"
+)
+
+// movePath is where a node is asked to make the machine that a move is about.
+const movePath = "/peer/v1/moves"
+
+// openHealer makes what moves machines off nodes that are dead or draining.
+func (n *Node) openHealer(context.Context) (err error) {
+	if n.moves, err = placement.NewMoveTable(n.catalog); err != nil {
+		return err
+	}
+	leader, err := placement.NewLease(n.catalog, "healer", n.cfg.Name, 0, n.log)
+	if err != nil {
+		return err
+	}
+	n.healer, err = placement.NewHealer(placement.HealerConfig{
+		HealConfig: placement.HealConfig{DeadAfter: n.cfg.DeadAfter}, Node: n.cfg.Name,
+		Fleet: movers{n}, Own: ownMachines{n}, Moves: n.moves, Leader: leader, Lock: n.lockForMove, Logger: n.log,
+	})
+	return err
+}
+
+// runHealer waits until this node knows its machines, so that it takes none for
+// gone.
+func (n *Node) runHealer(ctx context.Context) error {
+	select {
+	case <-n.machines.Ready():
+		return n.healer.Run(ctx)
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// gone reports that a node has been away for so long that others take over.
+func (n *Node) gone(name string) bool {
+	if _, ok := n.cluster.Node(name); !ok {
+		return true
+	}
+	up := n.alive(name)
+	return !up && time.Since(n.lives.note(name, up)) > n.cfg.DeadAfter
+}
+
+// lockForMove keeps deploys away while a machine of the app is made.
+func (n *Node) lockForMove(ctx context.Context, name string) (func(), error) {
+	owner := n.cfg.Name + app.Mover
+	if err := n.apps.Lock(ctx, name, owner, "having a machine moved", n.gone); err != nil {
+		return nil, err
+	}
+	return func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if err := n.apps.Unlock(ctx, name, owner); err != nil {
+			n.log.Warn("cannot leave the lock of an app", "app", name, "err", err)
+		}
+	}, nil
+}
+
+// placed is a machine as the healer sees it.
+func (n *Node) placed(s machine.Summary) placement.Placed {
+	p := placement.Placed{ID: s.ID, App: s.App, Group: s.Group, Node: s.Node, Region: s.Region, Cordoned: s.Cordoned, MemoryMB: guestMB(s.Config)}
+	if r, ok := n.apps.NewestRelease(s.App); ok {
+		p.Allowed = r.Regions
+	}
+	if s.Config == nil {
+		return p
+	}
+	p.Mounted, p.Replaces = len(s.Config.Mounts) > 0, s.Config.Metadata[api.MetaReplaces]
+	if home := s.Config.Metadata[api.MetaHome]; home != "" {
+		p.Region = home
+	}
+	return p
+}
+
+// movers is all nodes as the healer sees them.
+type movers struct{ n *Node }
+
+// Nodes implements placement.Fleet.
+func (v movers) Nodes() []placement.Node { return v.n.hosts() }
+
+// Machines implements placement.Fleet.
+func (v movers) Machines() []placement.Placed {
+	all := v.n.everyMachine()
+	out := make([]placement.Placed, len(all))
+	for i, s := range all {
+		out[i] = v.n.placed(s)
+	}
+	return out
+}
+
+// Create implements placement.Fleet.
+func (v movers) Create(ctx context.Context, m placement.Move) (string, error) {
+	if m.To == v.n.cfg.Name {
+		return v.n.makeMoved(ctx, m)
+	}
+	client, base, err := v.n.cluster.HTTPClient(m.To)
+	if err != nil {
+		return "", err
+	}
+	body, err := json.Marshal(m)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute) // the image may have to be pulled
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+movePath, bytes.NewReader(body))
+	if err != nil {
+		return "", err
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return "", fmt.Errorf("cannot ask node %q for a machine: %w", m.To, err)
+	}
+	defer res.Body.Close()
+	return readMoved(res)
+}
+
+func readMoved(res *http.Response) (string, error) {
+	b, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
+	if err != nil {
+		return "", err
+	}
+	if res.StatusCode != http.StatusOK {
+		var e api.Error
+		if err := json.Unmarshal(b, &e); err != nil {
+			return "", fmt.Errorf("the node answered %s", res.Status)
+		}
+		return "", &e
+	}
+	var made struct{ Machine string }
+	err = json.Unmarshal(b, &made)
+	return made.Machine, err
+}
+
+// Ready implements placement.Fleet.
+func (v movers) Ready(ctx context.Context, m placement.Move) error {
+	if err := v.n.fleet.WaitHealthy(ctx, m.New); err != nil {
+		return err
+	}
+	return v.n.fleet.AllRouted(ctx, m.New)
+}
+
+// serveMove answers other nodes that decide on moves.
+func (n *Node) serveMove(w http.ResponseWriter, r *http.Request) {
+	var m placement.Move
+	err := json.NewDecoder(io.LimitReader(r.Body, 64<<10)).Decode(&m)
+	id := ""
+	if err == nil {
+		id, err = n.makeMoved(r.Context(), m)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		e := api.AsError(err)
+		if e.Status == 0 {
+			e.Status = http.StatusInternalServerError
+		}
+		w.WriteHeader(e.Status)
+		_ = json.NewEncoder(w).Encode(e) // the caller may be gone
+		return
+	}
+	_ = json.NewEncoder(w).Encode(map[string]string{"machine": id})
+}
+
+// makeMoved makes here the machine that replaces one of another node, from what
+// that node said of it last.
+func (n *Node) makeMoved(ctx context.Context, m placement.Move) (string, error) {
+	return n.healer.Make(ctx, m, func(ctx context.Context) (string, error) {
+		old, ok := n.index.Find(m.Machine)
+		if !ok {
+			return "", api.Errorf(api.CodeNotFound, "nothing is known here of machine %q", m.Machine)
+		}
+		made, err := n.machines.Create(ctx, old.App, replacement(old, m, n.cfg.Region))
+		return made.ID, err
+	})
+}
+
+func replacement(old machine.Summary, m placement.Move, here string) api.CreateMachineRequest {
+	c := *old.Config
+	c.Metadata = maps.Clone(c.Metadata)
+	if c.Metadata == nil {
+		c.Metadata = map[string]string{}
+	}
+	c.Metadata[api.MetaReplaces] = m.Machine
+	if m.Home != "" && m.Home != here {
+		c.Metadata[api.MetaHome] = m.Home
+	}
+	return api.CreateMachineRequest{
+		Config: &c, Region: here, Release: old.Release, SkipSecrets: old.NoSecrets, MinSecretsVersion: old.SecretsVersion,
+		SkipServiceRegistration: m.Cordoned, SkipLaunch: old.State == api.StateStopped || old.State == api.StateCreated || old.State == api.StateSuspended,
+	}
+}
+
+// ownMachines is this node's machines as the healer sees them.
+type ownMachines struct{ n *Node }
+
+// Machines implements placement.Own.
+func (o ownMachines) Machines() []placement.Placed {
+	var out []placement.Placed
+	for _, s := range o.n.machines.Summaries() {
+		out = append(out, o.n.placed(s))
+	}
+	return out
+}
+
+// Cordon implements placement.Own.
+func (o ownMachines) Cordon(ctx context.Context, id string) error {
+	return o.n.machines.Cordon(ctx, id, "")
+}
+
+// Uncordon implements placement.Own.
+func (o ownMachines) Uncordon(ctx context.Context, id string) error {
+	return o.n.machines.Uncordon(ctx, id, "")
+}
+
+// Destroy implements placement.Own.
+func (o ownMachines) Destroy(ctx context.Context, id string) error {
+	drained, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := o.Cordon(ctx, id); err == nil {
+		_ = o.n.fleet.AllDrained(drained, id) // it goes all the same
+	}
+	err := o.n.machines.Destroy(ctx, id, true, "")
+	if api.IsCode(err, api.CodeNotFound) {
+		return nil
+	}
+	return err
+}
+
+// fence writes down that machines out of reach are not wanted any more.
+func (n *Node) fence(ctx context.Context, app string, machines []api.Machine) error {
+	at := map[string]string{}
+	for _, m := range machines {
+		at[m.ID] = m.Node
+	}
+	return placement.Supersede(ctx, n.moves, time.Now(), app, at)
+}
