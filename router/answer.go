@@ -3,7 +3,6 @@ package router
 import (
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -23,7 +22,7 @@ func (x *exchange) answer(sendErr error) (again, retry bool) {
 	_ = x.up.SetReadDeadline(time.Now().Add(lookAfter))
 	rest, got, err := x.readAnswer()
 	if err == nil {
-		return x.deliver(rest), false
+		return x.accept(rest)
 	}
 	x.endSender()
 	lost := x.watch.ctx != nil && x.watch.ctx.Err() != nil
@@ -34,10 +33,40 @@ func (x *exchange) answer(sendErr error) (again, retry bool) {
 		return x.refuse(&refusal{status: statusClientGone}), false
 	case x.cut:
 		return x.refuse(&refusal{status: http.StatusBadRequest, reason: x.bodyErr.Error()}), false
-	case !got && x.complete && x.req.Idempotent() && mayRepeat(x.up, err):
+	case !got && x.req.Idempotent() && x.mayRepeat(err):
+		x.trip.fresh = true
 		return false, true
 	}
 	return x.refuse(x.badAnswer(err, sendErr)), false
+}
+
+// accept looks at a final head before any of it goes to the client: another router may have refused the request, and the
+// app may want it to be replayed elsewhere.
+func (x *exchange) accept(rest []byte) (again, retry bool) {
+	if x.slot.peer != nil {
+		if refused, again, retry := x.heed(rest); refused {
+			return again, retry
+		}
+	}
+	if !x.mesh && (x.res.Replay != nil || x.res.ReplayBody) {
+		return x.replay(rest)
+	}
+	if x.slot.target.tokens != nil {
+		x.cookie = x.slot.newCookie(&x.ask)
+	}
+	return x.deliver(rest), false
+}
+
+// mayRepeat is the same for requests whose body is whole; for one to another node it also asks whether what is there of
+// the body can be sent again, and keeps an outage from multiplying the load.
+func (x *exchange) mayRepeat(err error) bool {
+	if x.slot.peer == nil {
+		return x.complete && !x.lost && mayRepeat(x.up, err)
+	}
+	if x.lost || errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	return x.trip.again(&x.slot, x.up)
 }
 
 // mayRepeat says whether a request that can be sent again should be. A kept connection may have been closed before the
@@ -50,6 +79,9 @@ func mayRepeat(u *upstream, err error) bool {
 // badAnswer says why there is no answer to pass on.
 func (x *exchange) badAnswer(err, sendErr error) *refusal {
 	id := x.slot.seat.door.id
+	if p := x.slot.peer; p != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return refuse(http.StatusBadGateway, "the connection to node %q broke before machine %q answered", p.node, id)
+	}
 	var bad http1.BadError
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -80,6 +112,12 @@ func (x *exchange) readAnswer() (rest []byte, got bool, err error) {
 				return nil, true, err
 			}
 			x.b.out, parsed = out, parsed+x.res.Len
+			if x.slot.peer != nil && x.res.Status == http.StatusContinue && x.res.Host != nil {
+				if x.sender != nil {
+					x.openGate(true)
+				}
+				continue
+			}
 			if x.res.Status >= 200 || x.res.Status == http.StatusSwitchingProtocols {
 				return x.b.up[parsed:n], true, nil
 			}
@@ -188,12 +226,12 @@ func (x *exchange) deliver(rest []byte) bool {
 		return x.upgrade(rest)
 	}
 	f := x.framing()
-	final := x.req.Close || !x.bodySent() || f >= fromChunk || x.r.draining.Load()
+	final := x.req.Close || !x.bodySent() || f >= fromChunk || x.ending()
 	x.endHead(f, final)
 	clean, err := x.body(f, rest)
 	x.endSender()
 	x.unhold()
-	if err == nil && clean && x.complete && !x.res.Close {
+	if err == nil && clean && x.complete && x.bodyErr == nil && !x.late && !x.res.Close {
 		x.r.keep(&x.slot, x.up, time.Duration(x.res.KeepAlive)*time.Second)
 	} else {
 		x.dropUp()
@@ -211,8 +249,7 @@ func (x *exchange) deliver(rest []byte) bool {
 
 // endHead completes the head in b.out.
 func (x *exchange) endHead(f framing, final bool) {
-	out := append(x.b.out, "Via: 1.1 perigee\r\nfly-request-id: "...)
-	out = append(append(out, x.id...), "\r\n"...)
+	out := x.sign(x.b.out)
 	if f == asChunks || f == toChunks {
 		out = append(out, "Transfer-Encoding: chunked\r\n"...)
 	}
@@ -223,6 +260,19 @@ func (x *exchange) endHead(f framing, final bool) {
 		out = append(out, "Connection: keep-alive\r\n"...)
 	}
 	x.b.out = append(out, "\r\n"...)
+}
+
+// sign appends what this router has to say of an answer: to the client, or to another router.
+func (x *exchange) sign(out []byte) []byte {
+	if x.mesh {
+		return x.report(out, codeOK)
+	}
+	out = append(out, "Via: 1.1 perigee\r\nfly-request-id: "...)
+	out = append(append(out, x.id...), "\r\n"...)
+	if x.cookie != "" {
+		out = append(append(append(out, "Set-Cookie: "...), x.cookie...), "\r\n"...)
+	}
+	return out
 }
 
 // body passes the answer's body on, together with the head in b.out. clean says that the machine has kept to the
@@ -355,7 +405,7 @@ func (x *exchange) upgrade(rest []byte) bool {
 		x.dropUp()
 		return x.refuse(refuse(http.StatusBadGateway, "machine %q changed the protocol without being asked to", x.slot.seat.door.id))
 	}
-	out := append(x.b.out, fmt.Sprintf("Via: 1.1 perigee\r\nfly-request-id: %s\r\nConnection: Upgrade\r\n", x.id)...)
+	out := append(x.sign(x.b.out), "Connection: Upgrade\r\n"...)
 	if x.res.Upgrade != nil {
 		out = append(append(append(out, "Upgrade: "...), x.res.Upgrade...), "\r\n"...)
 	}

@@ -40,6 +40,21 @@ type Config struct {
 	// Region is this node's region: machines here are preferred; it is also sent to apps as Fly-Region.
 	Region string
 
+	// HostListen is the address at which this router takes requests of other nodes' routers for its machines: this node's
+	// address in the mesh, port 4284. Empty: none are taken.
+	HostListen string
+	// PeerAllowed says whether an address may connect there: those of other nodes in the mesh. Nil: nobody may.
+	PeerAllowed func(netip.Addr) bool
+	// StickyKey signs the cookies of sticky services; all nodes must have the same. Nil: one of this process alone.
+	StickyKey []byte
+	// Private are addresses, each with its port ("[fdaa::1]:80"), at which machines reach "<app>.flycast" by HTTP.
+	Private []string
+	// OrgOf says which organization a caller at a private address belongs to, empty for none. It must be set for Private.
+	OrgOf func(netip.Addr) string
+	// Inherited are listeners by public port, as another process of ours had them ("80"; "host" for HostListen; those of Private by themselves); see
+	// [Router.Files]. They are used instead of opening anew.
+	Inherited map[string]net.Listener
+
 	// Listen maps a public port to the address that answers for it ("127.0.0.1:8080" for 80). A port that is missing
 	// is opened as itself on all addresses, IPv4 and IPv6; "off" opens nothing for it.
 	Listen map[int]string
@@ -86,6 +101,7 @@ func (c Config) withDefaults() Config {
 	def(&c.DrainTimeout, 10*time.Second)
 	def(&c.QueueLength, 1000)
 	def(&c.MaxHead, 32<<10)
+	c.StickyKey = stickyKey(c.StickyKey)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -63,6 +63,11 @@ type conn struct {
 	idBuf [64]byte
 
 	watch watch
+
+	org      string // of the caller at a private address
+	mesh     bool   // the client is another router of ours
+	order    order  // what it wants
+	hostSeat *seat  // the machine it means
 }
 
 const (
@@ -73,9 +78,19 @@ const (
 
 // serveHTTP1 serves a connection until it ends. first is what was read from it already.
 func (r *Router) serveHTTP1(nc net.Conn, port int, secure bool, first []byte) {
-	c := &conn{r: r, c: nc, port: port, secure: secure, debug: r.log.Enabled(r.life, slog.LevelDebug)}
+	r.serveConn(r.newConn(nc, port, secure, false), first)
+}
+
+func (r *Router) newConn(nc net.Conn, port int, secure, mesh bool) *conn {
+	c := &conn{r: r, c: nc, port: port, secure: secure, mesh: mesh, debug: r.log.Enabled(r.life, slog.LevelDebug)}
 	c.tcp, _ = nc.(*net.TCPConn)
-	c.about = r.about(make([]byte, 0, 320), peerIP(nc), nil, port, secure)
+	if !mesh {
+		c.about = r.about(make([]byte, 0, 320), peerIP(nc), nil, port, secure)
+	}
+	return c
+}
+
+func (r *Router) serveConn(c *conn, first []byte) {
 	r.enterLive(c)
 	defer r.leaveLive(c)
 	defer c.close()
@@ -133,7 +148,7 @@ func (c *conn) next() bool {
 		c.b.free()
 		c.b = nil
 	}
-	return c.state.CompareAndSwap(connBusy, connIdle) && !c.r.draining.Load()
+	return c.state.CompareAndSwap(connBusy, connIdle) && !c.ending()
 }
 
 // await waits for the first bytes of a request, without a buffer.
@@ -200,7 +215,7 @@ func (c *conn) firstTLS() error {
 // readHead parses the request's head, reading the rest of it. It answers for what is wrong with it.
 func (c *conn) readHead() bool {
 	for slow := false; ; slow = true {
-		out, err := http1.AppendRequest(c.b.out[:0], c.b.in[:c.n], c.r.cfg.MaxHead, &c.req)
+		out, err := c.parse(c.b.out[:0], &c.req)
 		if err == nil {
 			c.b.out = out
 			if slow {
@@ -218,6 +233,15 @@ func (c *conn) readHead() bool {
 			return c.cutHead(err)
 		}
 	}
+}
+
+// parse reads the head at the start of b.in and appends what of it travels on. Another router's may be a little longer,
+// by what the first one adds.
+func (c *conn) parse(out []byte, q *http1.Request) ([]byte, error) {
+	if c.mesh {
+		return http1.AppendRelayed(out, c.b.in[:c.n], c.r.cfg.MaxHead+4<<10, q)
+	}
+	return http1.AppendRequest(out, c.b.in[:c.n], c.r.cfg.MaxHead, q)
 }
 
 // moreHead reads on until the head could be complete: to parse it again for each byte that trickles in would be dear.
@@ -247,9 +271,9 @@ func endsHead(b []byte) bool {
 }
 
 func (c *conn) badHead(err error) bool {
-	if errors.Is(err, http1.ErrVersion) && bytes.HasPrefix(c.b.in[:c.n], h2Preface) {
+	if !isMesh(c) && errors.Is(err, http1.ErrVersion) && bytes.HasPrefix(c.b.in[:c.n], h2Preface) {
 		_ = c.c.SetDeadline(time.Time{})
-		c.gone = c.r.webIn.give(&edgeConn{Conn: c.c, port: c.port, first: bytes.Clone(c.b.in[:c.n])})
+		c.gone = c.r.web.Load().in.give(&edgeConn{Conn: c.c, port: c.port, first: bytes.Clone(c.b.in[:c.n])})
 		return false
 	}
 	status := http.StatusBadRequest

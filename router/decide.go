@@ -1,5 +1,10 @@
 package router
 
+import (
+	"bytes"
+	"time"
+)
+
 // This file is the whole of "where a request goes": pure functions of what is asked, the table in memory and the loads.
 // routes.find names the service; choose names the machine. Nothing here waits, counts or sends.
 
@@ -10,6 +15,12 @@ type ask struct {
 	secure bool   // came over TLS
 	force  []byte // only this machine
 	prefer []byte // this machine if it can
+	near   []byte // machines of this region if they can
+	stick  []byte // the machine that the visitor's cookie leads to
+	cookie []byte
+	order  *order // another router has chosen already
+	replay *replay
+	org    string // of a caller at a private address
 }
 
 // verdict is what becomes of a request.
@@ -27,10 +38,19 @@ const (
 	toUnknownHost // nobody here has this name
 	toNoPort      // the app does not offer this port
 	toHTTPS       // the app wants TLS: 301
+	toGone        // another router means a machine that is not here
 )
 
 // find says which service of the table is asked for.
 func (t *routes) find(a *ask) (*target, verdict) {
+	switch {
+	case a.order != nil:
+		return t.ordered(a.order)
+	case a.replay != nil && a.replay.App != "":
+		return t.webOf(t.apps[a.replay.App], a)
+	case a.org != "":
+		return t.private(a)
+	}
 	if p := t.ports[a.port]; p != nil && p.owner != nil {
 		return p.owner, toService
 	}
@@ -46,6 +66,43 @@ func (t *routes) find(a *ask) (*target, verdict) {
 		return tg, toHTTPS
 	}
 	return tg, toService
+}
+
+// ordered is the service of a machine of ours that another router has chosen.
+func (t *routes) ordered(o *order) (*target, verdict) {
+	h := t.hosted[seatKey{string(o.machine), o.port}]
+	switch {
+	case h == nil:
+		return nil, toGone
+	case o.flags&toH2 != 0:
+		return h.h2, toService
+	}
+	return h.plain, toService
+}
+
+// webOf is how an app takes HTTP: on the port that was asked for, else on the first one that is for HTTP.
+func (t *routes) webOf(app *appRoute, a *ask) (*target, verdict) {
+	if app == nil {
+		return nil, toUnknownHost
+	}
+	tg := app.ports[a.port]
+	if tg == nil || !tg.http {
+		tg = app.web
+	}
+	if tg == nil {
+		return nil, toNoPort
+	}
+	return tg, toService
+}
+
+// private finds an app by its name on the private network, for callers of the same organization alone.
+func (t *routes) private(a *ask) (*target, verdict) {
+	name, ok := bytes.CutSuffix(a.host, []byte(".flycast"))
+	app := t.apps[string(name)]
+	if !ok || app == nil || app.org != a.org {
+		return nil, toUnknownHost
+	}
+	return t.webOf(app, a)
 }
 
 // byHost looks a name up: the exact one first, then with a star for its first label.
@@ -77,11 +134,14 @@ const (
 type candidate struct {
 	temper   temper
 	healthy  bool
-	local    bool // in our region
-	held     bool // perhaps about to sleep: its door is shut
+	local    bool          // in our region
+	rtt      time.Duration // to its node and back; 0 for our own
+	down     bool          // its node does not answer
+	held     bool          // perhaps about to sleep: its door is shut
 	waking   bool
 	tried    bool // has failed this request already
 	wanted   bool // the client prefers it
+	favored  bool // it is in the region that the client prefers
 	inflight int
 }
 
@@ -98,99 +158,197 @@ type choice struct {
 	also    int
 }
 
-// choose picks a machine. In this order:
+// What a request would wait for a machine's first byte, besides the way there and back. The figures are what wakes take
+// on ordinary hardware; only their order and their size beside the distances on earth matter.
+const (
+	costPaused    = 10 * time.Millisecond
+	costSuspended = 60 * time.Millisecond
+	costComing    = 200 * time.Millisecond
+	costStopped   = 400 * time.Millisecond
+	costHeld      = 8 * time.Millisecond // to change its mind is quicker than any wake
+	costWaking    = 9 * time.Millisecond // the greater part is over
+	// costSoft is what a running machine over its soft limit is worse by: more than the way to another node of the region,
+	// less than the way to another region or than any wake.
+	costSoft = 5 * time.Millisecond
+	// costCrowded is for a sleeping one that has its fill of waiting requests already.
+	costCrowded = time.Second
+	// costElsewhere is the way to another region when nobody has measured it.
+	costElsewhere = 3 * time.Millisecond
+)
+
+// choose picks the machine from which the first byte should come soonest: the round trip to its node, plus what its wake
+// takes, plus something if it is over its soft limit. Before that count, in this order:
 //
-//   - a running one: healthy before unhealthy, under the soft limit before over it, ours before another region's, least
-//     loaded first. An unhealthy one is better than an error page, and a young one serves before its first check;
-//   - one whose door is shut because it may be going to sleep: to change its mind is quicker than any wake;
-//   - a sleeping one, the one that is soonest back, unless it has its fill of waiting requests already;
-//   - else the queue, if room can come, or nobody.
+//   - nodes that do not answer come last;
+//   - running unhealthy machines come after all others while a healthy one runs. With none, an unhealthy one is better
+//     than an error page or a wake, and a young one serves before its first check;
+//   - the machine that the client prefers, then those of the region that it prefers.
 //
-// If even the best running machine is over its soft limit, a sleeping one is woken besides, one at a time.
-// turn rotates among equals.
+// Machines that are about as far and stand alike are equals: the least loaded of them is taken, then the nearer one,
+// then turn rotates. A machine at its hard limit is none at all, so that requests go on to the next best, wherever it is;
+// if all are, the verdict is to queue. If even the best running machine is over its soft limit, a sleeping one near it is
+// woken besides, one at a time.
 func choose(l limits, cs []candidate, turn uint32) choice {
 	best := choice{verdict: toNone, index: -1, also: -1}
-	bestRank, full, waking := 0, false, false
-	for k := range cs {
-		i := (k + int(turn%uint32(len(cs)))) % len(cs)
-		c := &cs[i]
-		waking = waking || c.waking
-		v, rank := l.rank(c)
-		if v == toQueue {
-			full = true
-		}
-		if v < toQueue && (best.index < 0 || rank < bestRank) {
-			best.verdict, best.index, bestRank = v, i, rank
+	if len(cs) == 0 {
+		return best
+	}
+	sound, full := l.survey(cs)
+	var top estimate
+	for i := range cs {
+		v, e := l.estimate(&cs[i], sound)
+		if v < toQueue && (best.index < 0 || e.before(top)) {
+			best.verdict, best.index, top = v, i, e
 		}
 	}
 	switch {
 	case best.index < 0 && full:
 		best.verdict = toQueue
-	case best.verdict == toSend && l.soft > 0 && cs[best.index].inflight >= l.soft && !waking:
-		best.also = l.spare(cs)
+	case best.index >= 0:
+		best.index = l.leastLoaded(cs, best.index, top, sound, turn)
+		c := &cs[best.index]
+		if best.verdict == toSend && l.soft > 0 && c.inflight >= l.soft {
+			best.also = l.spare(cs, c.rtt, sound)
+		}
 	}
 	return best
 }
 
-// Ranks: the lower, the better. The load is added to them, so that they must be far apart.
-const (
-	rankWanted    = 0
-	rankLocal     = 1 << 32
-	rankRemote    = 2 << 32
-	rankOverSoft  = 2 << 32 // added to local or remote
-	rankUnhealthy = 5 << 32
-	rankHeld      = 6 << 32
-	rankAsleep    = 7 << 32 // plus one for each temper
-	rankCrowded   = 8 << 32 // added to an asleep one that has its fill
-)
+// survey says whether a healthy machine runs and has room, and whether room may come.
+func (l limits) survey(cs []candidate) (sound, full bool) {
+	for i := range cs {
+		c := &cs[i]
+		v := l.verdict(c)
+		sound = sound || v == toSend && c.healthy && !c.down
+		full = full || v == toQueue
+	}
+	return sound, full
+}
 
-func (l limits) rank(c *candidate) (verdict, int) {
+func (l limits) verdict(c *candidate) verdict {
 	switch {
 	case c.tried || c.temper == unfit || c.temper > running && c.temper != coming && !l.wake:
-		return toNone, 0
+		return toNone
 	case l.hard > 0 && c.inflight >= l.hard:
-		return toQueue, 0
+		return toQueue
 	case c.held:
-		return toHold, rankHeld + c.inflight
+		return toHold
 	case c.temper != running:
-		return toWake, l.rankAsleep(c) + c.inflight
+		return toWake
 	}
-	return toSend, l.rankRunning(c) + c.inflight
+	return toSend
 }
 
-func (l limits) rankRunning(c *candidate) int {
-	rank := rankRemote
+// estimate is what a machine is chosen by: its class first, then the sum of wait and way.
+type estimate struct {
+	class     int
+	wait, way time.Duration
+}
+
+func (e estimate) before(o estimate) bool {
+	if e.class != o.class {
+		return e.class < o.class
+	}
+	return e.wait+e.way < o.wait+o.way
+}
+
+// like says that e stands as o does and is no farther but for noise: 2 ms, or a tenth.
+func (e estimate) like(o estimate) bool {
+	return e.class == o.class && e.wait == o.wait && e.way <= o.way+max(2*time.Millisecond, o.way/10)
+}
+
+// Classes: what no time makes up for. They add up.
+const (
+	classFavored = 1 // those that the client has no wish for
+	classSick    = 2
+	classDown    = 8
+	classWanted  = -4
+)
+
+// estimate judges a machine; sound says that a healthy one runs somewhere.
+func (l limits) estimate(c *candidate, sound bool) (verdict, estimate) {
+	e := estimate{way: c.rtt, class: classFavored}
+	if c.favored {
+		e.class = 0
+	}
+	if !c.local && c.rtt == 0 {
+		e.way = costElsewhere
+	}
+	v := l.verdict(c)
 	switch {
 	case c.wanted:
-		return rankWanted
-	case !c.healthy:
-		return rankUnhealthy
-	case c.local:
-		rank = rankLocal
+		e.class = classWanted
+	case v == toSend && sound && !c.healthy:
+		e.class += classSick
 	}
-	if l.soft > 0 && c.inflight >= l.soft {
-		rank += rankOverSoft
+	if c.down {
+		e.class += classDown
 	}
-	return rank
+	e.wait = l.wait(c, v)
+	return v, e
 }
 
-func (l limits) rankAsleep(c *candidate) int {
-	rank := rankAsleep + int(c.temper)<<32
-	if c.waking {
-		rank = rankAsleep
+func (l limits) wait(c *candidate, v verdict) time.Duration {
+	over := l.soft > 0 && c.inflight >= l.soft
+	d := [...]time.Duration{running: 0, paused: costPaused, suspended: costSuspended, coming: costComing, stopped: costStopped, unfit: 0}[c.temper]
+	switch {
+	case v == toHold:
+		d = costHeld
+	case v == toSend && over:
+		d = costSoft
+	case v == toWake && c.waking:
+		d = costWaking
 	}
-	if l.soft > 0 && c.inflight >= l.soft {
-		rank += rankCrowded
+	if v == toWake && over {
+		d += costCrowded
 	}
-	return rank
+	return d
 }
 
-// spare is the sleeping machine to wake besides, or -1.
-func (l limits) spare(cs []candidate) int {
-	best, bestRank := -1, 0
+// leastLoaded is the best of those that are like cs[best].
+func (l limits) leastLoaded(cs []candidate, best int, top estimate, sound bool, turn uint32) int {
+	start := int(turn % uint32(len(cs)))
+	found := -1
+	for k := range cs {
+		i := start + k
+		if i >= len(cs) {
+			i -= len(cs)
+		}
+		if v, e := l.estimate(&cs[i], sound); v >= toQueue || !e.like(top) {
+			continue
+		}
+		if found < 0 || lighter(&cs[i], &cs[found]) {
+			found = i
+		}
+	}
+	if found < 0 {
+		return best
+	}
+	return found
+}
+
+func lighter(a, b *candidate) bool {
+	if a.inflight != b.inflight {
+		return a.inflight < b.inflight
+	}
+	const step = 200 * time.Microsecond
+	return a.rtt/step < b.rtt/step
+}
+
+// spare is the sleeping machine to wake besides one at the distance rtt, or -1. It must be about as near, and none there
+// may be on its way up already.
+func (l limits) spare(cs []candidate, rtt time.Duration, sound bool) int {
+	best, top := -1, estimate{}
 	for i := range cs {
-		if v, rank := l.rank(&cs[i]); v == toWake && (best < 0 || rank < bestRank) {
-			best, bestRank = i, rank
+		c := &cs[i]
+		if c.down || (c.rtt-rtt).Abs() > costSoft {
+			continue
+		}
+		if c.waking {
+			return -1
+		}
+		if v, e := l.estimate(c, sound); v == toWake && (best < 0 || e.before(top)) {
+			best, top = i, e
 		}
 	}
 	return best

@@ -2,12 +2,14 @@ package router
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/perigee-run/perigee/router/http1"
@@ -17,8 +19,11 @@ var challengePath = []byte("/.well-known/acme-challenge/")
 
 // exchange serves the request whose head was just read, and says whether the connection may be used again.
 func (c *conn) exchange() bool {
+	if c.mesh {
+		return c.relay()
+	}
 	q := &c.req
-	c.ask = ask{port: c.port, secure: c.secure, force: q.Force, prefer: q.Prefer, host: normalHost(c.host[:0], q.Host)}
+	c.ask = ask{port: c.port, secure: c.secure, force: q.Force, prefer: q.Prefer, near: q.PreferRegion, cookie: q.Cookie, org: c.org, host: normalHost(c.host[:0], q.Host)}
 	c.identify()
 	if string(q.Method) == "CONNECT" {
 		q.Close = true
@@ -60,10 +65,18 @@ type exchange struct {
 	complete bool         // all of the request's body is in b.out
 	chunks   http1.Chunks // of the request's body
 	sender   *sender
-	bodyErr  error // why the body did not go out whole
-	cut      bool  // the client was at fault for that
-	head     bool  // the method is HEAD
-	overlong bool  // the machine took long, so that the client is watched
+	bodyErr  error  // why the body did not go out whole
+	cut      bool   // the client was at fault for that
+	kept     []byte // what of the body was read after b.in, as sent on, for as long as it can be sent again
+	lost     bool   // some of the body is in neither b.in nor kept
+	gate     chan struct{}
+	accepted atomic.Bool // another router has said that the request has its place
+	replays  int
+	cookie   string // to be set, of a sticky service
+	notes    []byte // header lines about replays
+	head     bool   // the method is HEAD
+	late     bool   // the sender was ended before it was done
+	overlong bool   // the machine took long, so that the client is watched
 }
 
 // run finds a machine and forwards; a request that a machine has certainly not begun on, or that may be repeated, is
@@ -76,17 +89,27 @@ func (x *exchange) run() bool {
 		x.slot, x.up, rf = x.r.reach(&x.trip)
 		x.unhold()
 		if rf != nil {
+			if x.fallBack(rf) {
+				continue
+			}
+			rf.code = cmp.Or(rf.code, codeSilent)
 			return x.refuse(rf)
 		}
-		if x.slot.target.port.H2Backend {
-			return x.throughH2()
+		if x.mesh {
+			if again, done := x.obey(); done {
+				return again
+			}
 		}
-		again, retry := x.attempt()
+		var again, retry bool
+		if x.slot.peer == nil && x.slot.target.port.H2Backend {
+			again, retry = x.throughH2()
+		} else {
+			again, retry = x.attempt()
+		}
 		x.slot.release()
 		if !retry {
 			return again
 		}
-		x.trip.fresh = true
 	}
 }
 
@@ -100,13 +123,19 @@ func (x *exchange) refuse(rf *refusal) bool {
 
 // attempt sends the request over the connection at hand and passes the answer back.
 func (x *exchange) attempt() (again, retry bool) {
-	if x.consumed == 0 {
-		if err := x.prepare(); err != nil {
-			x.dropUp()
-			return x.refuse(&refusal{status: http.StatusBadRequest, reason: err.Error()}), false
-		}
+	prepare := x.prepare
+	if x.consumed > 0 {
+		prepare = x.prepareAgain
+	}
+	if err := prepare(); err != nil {
+		x.dropUp()
+		return x.refuse(&refusal{status: http.StatusBadRequest, reason: err.Error()}), false
 	}
 	x.watch.upstream.Store(x.up)
+	if p := x.slot.peer; p != nil && x.req.Idempotent() && !x.lost {
+		p.await(x.up)
+		defer p.unawait(x.up)
+	}
 	_, err := x.up.Write(x.b.out)
 	if err == nil && !x.complete {
 		x.sender = x.startSender()
@@ -115,6 +144,45 @@ func (x *exchange) attempt() (again, retry bool) {
 	again, retry = x.answer(err)
 	x.watch.upstream.Store(nil)
 	return again, retry
+}
+
+// prepareAgain does what prepare has done once before, for another try.
+func (x *exchange) prepareAgain() error {
+	var q http1.Request
+	out, err := x.parse(x.b.out[:0], &q)
+	if err != nil {
+		return err
+	}
+	if err := x.absorb(); err != nil {
+		return err
+	}
+	out = x.appendAbout(out)
+	out = append(out, x.b.in[x.req.Len:x.consumed]...)
+	x.b.out = append(out, x.kept...)
+	return nil
+}
+
+// absorb moves what of the body has come meanwhile to what is kept of it.
+func (x *exchange) absorb() error {
+	if x.complete || x.n == x.consumed {
+		return nil
+	}
+	more := x.b.in[x.consumed:x.n]
+	if x.req.Chunked {
+		_, n, done, err := x.chunks.Feed(nil, more, false)
+		if err != nil {
+			return err
+		}
+		more, x.complete = more[:n], done
+	} else {
+		left := x.req.ContentLength - x.in
+		more = more[:min(int64(len(more)), left)]
+		x.complete = int64(len(more)) == left
+	}
+	x.kept = append(x.kept, more...)
+	x.in += int64(len(more))
+	x.n = x.consumed + copy(x.b.in[x.consumed:], x.b.in[x.consumed+len(more):x.n])
+	return nil
 }
 
 // prepare completes the head in b.out, and adds as much of the body as is here already.
@@ -141,12 +209,19 @@ func (x *exchange) prepare() error {
 // appendAbout appends what the machine is told about the client and the connection, and the blank line.
 func (x *exchange) appendAbout(out []byte) []byte {
 	q := &x.req
-	if len(q.ForwardedFor) > 0 && x.r.trusts(x.c) {
+	switch {
+	case x.mesh: // the other router has said it
+	case len(q.ForwardedFor) > 0 && x.r.trusts(x.c):
 		out = x.r.about(out, peerIP(x.c), q.ForwardedFor, x.port, x.secure)
-	} else {
+	default:
 		out = append(out, x.about...)
 	}
-	out = appendID(out, x.id)
+	if !x.mesh {
+		out = append(appendID(out, x.id), x.notes...)
+	}
+	if x.slot.peer != nil {
+		out = x.slot.order(&x.ask, q.Chunked || q.ContentLength > maxReplayBody).append(out)
+	}
 	switch {
 	case q.Upgrade != nil:
 		out = append(append(append(out, "Connection: Upgrade\r\nUpgrade: "...), q.Upgrade...), "\r\n"...)
@@ -165,12 +240,18 @@ type sender struct {
 	err    error // set before done is closed, as the others
 	client bool  // the client was at fault
 	sent   int64
+	all    bool   // the whole body was read
 	extra  []byte // bytes after the body, of the next request
 }
 
 func (x *exchange) startSender() *sender {
 	s := &sender{done: make(chan struct{})}
 	left := x.req.ContentLength - x.in
+	x.gate = make(chan struct{})
+	x.accepted.Store(x.slot.peer == nil)
+	if x.accepted.Load() {
+		close(x.gate)
+	}
 	x.r.goes.Go(func() {
 		defer close(s.done)
 		if x.req.Chunked {
@@ -188,15 +269,56 @@ func (x *exchange) startSender() *sender {
 const piece = 256 << 10 // must come within BodyTimeout
 
 func (x *exchange) sendLength(s *sender, left int64) {
+	whole := x.req.ContentLength <= maxReplayBody // can be sent again, if need be
 	for left > 0 && s.err == nil {
+		if !whole && !x.letGo(s) {
+			return
+		}
 		_ = x.c.SetReadDeadline(time.Now().Add(x.r.cfg.BodyTimeout))
-		n, err := passOn(x.up.Conn, x.c, min(left, piece))
+		var n int64
+		var err error
+		if whole {
+			n, err = x.passKeeping(left)
+		} else {
+			n, err = passOn(x.up.Conn, x.c, min(left, piece))
+		}
 		left -= n
 		s.sent += n
 		if s.err = err; errors.Is(err, io.EOF) {
 			s.client = true
 		}
 	}
+}
+
+var errNotTaken = errors.New("the request was not taken")
+
+// letGo makes sure that the request has its place before any of its body is sent that is not kept: whoever refuses it now
+// would be the end of it. It says whether to go on.
+func (x *exchange) letGo(s *sender) bool {
+	<-x.gate
+	if !x.accepted.Load() {
+		s.err = errNotTaken
+		return false
+	}
+	x.lost, x.kept = true, nil
+	return true
+}
+
+// passKeeping is passOn for a body that is kept.
+func (x *exchange) passKeeping(n int64) (int64, error) {
+	buf := bigBuffers.Get().(*[64 << 10]byte)
+	defer bigBuffers.Put(buf)
+	k, err := x.c.Read(buf[:min(n, int64(len(buf)))])
+	x.kept = append(x.kept, buf[:k]...)
+	if k > 0 {
+		if _, werr := x.up.Write(buf[:k]); werr != nil {
+			return int64(k), werr
+		}
+	}
+	if err != nil {
+		return int64(k), io.EOF
+	}
+	return int64(k), nil
 }
 
 // passOn copies n bytes, inside the kernel if both ends are plain. io.EOF says that src, and not dst, was at fault.
@@ -231,6 +353,9 @@ func (x *exchange) sendChunks(s *sender) {
 	buf := bigBuffers.Get().(*[64 << 10]byte)
 	defer bigBuffers.Put(buf)
 	for {
+		if !x.lost && len(x.kept)+len(buf) > maxReplayBody && !x.letGo(s) {
+			return
+		}
 		_ = x.c.SetReadDeadline(time.Now().Add(x.r.cfg.BodyTimeout))
 		k, err := x.c.Read(buf[:])
 		if k == 0 && err != nil {
@@ -243,11 +368,17 @@ func (x *exchange) sendChunks(s *sender) {
 			return
 		}
 		s.sent += int64(n)
+		if !x.lost {
+			x.kept = append(x.kept, buf[:n]...)
+		}
+		if done {
+			s.extra = append(s.extra, buf[n:k]...)
+			s.all = true
+		}
 		if _, s.err = x.up.Write(buf[:n]); s.err != nil {
 			return
 		}
 		if done {
-			s.extra = append(s.extra, buf[n:k]...)
 			return
 		}
 	}
@@ -276,18 +407,30 @@ func (x *exchange) endSender() {
 		return
 	}
 	late := !s.finished()
-	if late { // it may wait for the client or for the machine
+	if late { // it may wait for the client, for the machine or for another router
 		_ = x.up.SetWriteDeadline(time.Unix(1, 0))
+		x.openGate(false)
 	}
 	x.stopReader(s.done)
 	x.sender = nil
 	x.in += s.sent
-	x.complete = s.err == nil && !late
+	x.complete = s.err == nil && !late || s.all || !x.req.Chunked && x.in == x.req.ContentLength
+	x.late = late
 	if room := len(x.b.in) - x.n; room < len(s.extra) {
 		x.b.in = append(x.b.in[:x.n:x.n], make([]byte, len(s.extra)+bufferSize)...)
 	}
 	x.n += copy(x.b.in[x.n:], s.extra)
-	x.bodyErr, x.cut = s.err, s.client
+	x.bodyErr, x.cut = s.err, s.client && !late
+}
+
+// openGate lets the sender pass, if the request has its place, or ends it.
+func (x *exchange) openGate(accepted bool) {
+	select {
+	case <-x.gate:
+	default:
+		x.accepted.Store(accepted)
+		close(x.gate)
+	}
 }
 
 func (s *sender) finished() bool {

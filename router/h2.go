@@ -89,18 +89,18 @@ type webConn struct {
 
 type webKey struct{}
 
-func (r *Router) newWeb() (*http.Server, *handover) {
+func (r *Router) newWeb() *webServer {
 	protos := new(http.Protocols)
 	protos.SetHTTP2(true)
 	protos.SetUnencryptedHTTP2(true)
-	return &http.Server{
+	return &webServer{in: &handover{conns: make(chan net.Conn), done: make(chan struct{})}, srv: &http.Server{
 		Handler: http.HandlerFunc(r.serveWebRequest), Protocols: protos,
 		IdleTimeout: r.cfg.IdleTimeout, ReadHeaderTimeout: r.cfg.HeaderTimeout, MaxHeaderBytes: r.cfg.MaxHead,
 		HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: 250, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
 		ErrorLog:    log.New(io.Discard, "", 0), // it would log what clients do wrong
 		ConnContext: r.webContext,
 		ConnState:   r.webState,
-	}, &handover{conns: make(chan net.Conn), done: make(chan struct{})}
+	}}
 }
 
 func (r *Router) webContext(ctx context.Context, c net.Conn) context.Context {
@@ -126,8 +126,8 @@ func (r *Router) webState(_ net.Conn, s http.ConnState) {
 	}
 }
 
-func (r *Router) serveWeb() {
-	if err := r.web.Serve(r.webIn); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+func (r *Router) serveWeb(w *webServer) {
+	if err := w.srv.Serve(w.in); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 		r.log.Error("http/2 server ended", "err", err)
 	}
 }

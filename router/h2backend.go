@@ -1,8 +1,6 @@
 package router
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -84,7 +82,7 @@ func (b *h2backend) close() {
 
 // openFor is open; for an HTTP/2 backend it only makes sure that a machine just woken listens, and returns nil.
 func (r *Router) openFor(tr *trip, s *slot) (*upstream, error) {
-	if !s.target.port.H2Backend {
+	if s.peer != nil || !s.target.port.H2Backend {
 		return r.open(tr, s)
 	}
 	if s.woken.IsZero() {
@@ -176,39 +174,4 @@ func (x *web) stream(body io.Reader, flush func() error) error {
 			return err
 		}
 	}
-}
-
-// throughH2 serves an HTTP/1 client's request from an HTTP/2 backend. The connection ends with it: what is gained by
-// more is little, as such clients are rare.
-func (x *exchange) throughH2() bool {
-	defer x.slot.release()
-	in := io.MultiReader(bytes.NewReader(bytes.Clone(x.b.in[:x.n])), x.c)
-	req, err := http.ReadRequest(bufio.NewReader(in))
-	if err != nil {
-		return x.refuse(refuse(http.StatusBadRequest, "%v", err))
-	}
-	x.watch.upstream.Store(nil)
-	ctx, cancel := context.WithCancel(x.r.life)
-	defer cancel()
-	conn := &webConn{port: x.port, secure: x.secure, ip: peerIP(x.c), about: x.about}
-	y := &web{r: x.r, req: req.WithContext(ctx), conn: conn, id: x.id, slot: x.slot}
-	y.ask = x.ask
-	y.trip = trip{ask: &y.ask}
-	res, err := x.slot.seat.h2.get(x.r, x.slot).RoundTrip(y.outgoing())
-	if err != nil {
-		x.req.Close = true
-		return x.refuse(refuse(http.StatusBadGateway, "machine %q did not answer over http/2 (h2_backend): %v", x.slot.seat.door.id, err))
-	}
-	defer res.Body.Close()
-	x.status = res.StatusCode
-	res.Proto, res.ProtoMajor, res.ProtoMinor, res.Close = "HTTP/1.1", 1, 1, true
-	res.Header.Set("Fly-Request-Id", string(x.id))
-	if res.ContentLength < 0 || res.Trailer != nil {
-		res.ContentLength = -1
-		res.TransferEncoding = []string{"chunked"}
-	}
-	res.Request = req
-	_ = res.Write(x.c)
-	x.linger()
-	return false
 }

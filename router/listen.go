@@ -53,16 +53,20 @@ func (r *Router) listen(port int) error {
 	at := cmp.Or(r.cfg.Listen[port], ":"+strconv.Itoa(port))
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.listeners[port] != nil || at == "off" || r.draining.Load() {
+	if r.listeners[port] != nil || at == "off" || r.draining.Load() || r.leaving.Load() {
 		return nil
 	}
-	lc := net.ListenConfig{Control: r.onSocket, KeepAlive: -1}
-	l, err := lc.Listen(context.Background(), "tcp", at)
-	if err != nil {
-		return listenError(port, at, err)
+	l := r.cfg.Inherited[strconv.Itoa(port)]
+	if l == nil || r.inherited[port] {
+		lc := net.ListenConfig{Control: r.onSocket, KeepAlive: -1}
+		var err error
+		if l, err = lc.Listen(context.Background(), "tcp", at); err != nil {
+			return listenError(port, at, err)
+		}
 	}
+	r.inherited[port] = true // once only: a port that was closed is opened anew
 	r.listeners[port] = l
-	r.goes.Go(func() { r.accept(l, port) })
+	r.goes.Go(func() { r.acceptAll(l, strconv.Itoa(port), func(c net.Conn) { r.serve(c, port) }) })
 	return nil
 }
 
@@ -91,11 +95,11 @@ func (r *Router) onSocket(_, _ string, rc syscall.RawConn) (err error) {
 	return errors.Join(e, err)
 }
 
-func (r *Router) accept(l net.Listener, port int) {
+func (r *Router) acceptAll(l net.Listener, port string, serve func(net.Conn)) {
 	for {
 		c, err := l.Accept()
 		if err == nil {
-			r.goes.Go(func() { r.serve(c, port) })
+			r.goes.Go(func() { serve(c) })
 			continue
 		}
 		if errors.Is(err, net.ErrClosed) {
@@ -109,6 +113,20 @@ func (r *Router) accept(l net.Listener, port int) {
 }
 
 func (r *Router) closeListeners() {
+	r.closePublic()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.hostIn != nil {
+		_ = r.hostIn.Close()
+		r.hostIn = nil
+	}
+	for at, l := range r.private {
+		_ = l.Close()
+		delete(r.private, at)
+	}
+}
+
+func (r *Router) closePublic() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for port, l := range r.listeners {

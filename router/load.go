@@ -142,6 +142,7 @@ type seat struct {
 	retired atomic.Bool // gone from the table, or takes no new requests: the queue gets nothing from it
 	pool    pool
 	h2      h2backend
+	told    atomic.Pointer[load] // what its owner said last, if that is another node
 }
 
 // enter takes a place, if limit (0: none) and door let it.
@@ -168,6 +169,16 @@ type slot struct {
 	seat   *seat
 	addr   netip.AddrPort
 	woken  time.Time // when its wake began, if it was woken for this
+	peer   *peer     // the machine is on that node; nil: on ours
+	insist bool      // there it must be held as it would be here: nobody else is left
+}
+
+// kept is where connections like this one's are kept.
+func (s *slot) kept() *pool {
+	if s.peer != nil {
+		return &s.peer.pool
+	}
+	return &s.seat.pool
 }
 
 // release gives the place back, and then to who waits longest for one. It is given back first: who joins the queue looks

@@ -21,9 +21,15 @@ func (c *conn) page(rf *refusal) bool {
 		return c.redirect()
 	}
 	kind, body := pageBody(rf, string(q.Accept), c.id)
-	again := !q.Close && !q.HasBody() && q.Upgrade == nil && !c.r.draining.Load() && rf.status != http.StatusBadRequest
+	again := !q.Close && !q.HasBody() && q.Upgrade == nil && !c.ending() && rf.status != http.StatusBadRequest
 	out := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nCache-Control: no-store\r\nfly-request-id: %s\r\n",
 		rf.status, http.StatusText(rf.status), kind, len(body), c.id)
+	if c.mesh {
+		body = append(body[:0], rf.reason...)
+		again = again || c.bodyHere() > 0 && !q.Close && rf.status != http.StatusBadRequest
+		out = fmt.Appendf(out[:0], "HTTP/1.1 %d %s\r\nContent-Length: %d\r\n", rf.status, http.StatusText(rf.status), len(body))
+		out = c.report(out, rf.code)
+	}
 	if rf.retry > 0 {
 		out = fmt.Appendf(out, "Retry-After: %d\r\n", rf.retry)
 	}
@@ -49,7 +55,15 @@ func (c *conn) say(out, body []byte, again bool) bool {
 		c.linger()
 		return false
 	}
-	return c.skip(c.req.Len)
+	return c.skip(c.req.Len + c.bodyHere())
+}
+
+// bodyHere is the length of the request's body if all of it has been read together with the head; else 0.
+func (c *conn) bodyHere() int {
+	if n := c.req.ContentLength; n > 0 && int64(c.n-c.req.Len) >= n {
+		return int(n)
+	}
+	return 0
 }
 
 // pageBody is the text of an error, as JSON if the client would rather have that.
@@ -64,7 +78,7 @@ func pageBody(rf *refusal, accept string, id []byte) (kind string, body []byte) 
 func (c *conn) redirect() bool {
 	to := c.r.httpsURL(string(c.req.Host), string(c.req.Target))
 	out := fmt.Appendf(nil, "HTTP/1.1 301 Moved Permanently\r\nLocation: %s\r\nContent-Length: 0\r\nfly-request-id: %s\r\n", to, c.id)
-	return c.say(out, nil, !c.req.Close && !c.req.HasBody() && !c.r.draining.Load())
+	return c.say(out, nil, !c.req.Close && !c.req.HasBody() && !c.ending())
 }
 
 // httpsURL is where a plain request should have gone. A client that named a port came to where we really listen, and

@@ -30,13 +30,20 @@ type trip struct {
 	doubted bool // a machine said to run was woken all the same
 	fresh   bool // take no kept connection
 	careful bool // the request must not be sent twice: look at a kept connection before
+	tries   int  // sent to another node, or tried to
+	afar    bool // another node has refused it
+	insist  bool // refusals are no use any more: ask to be held
+
+	until    time.Time // a replay's timeout
+	fellBack bool      // a replay that found nobody is back with who asked for it
 }
 
 // refusal is a request that no machine gets. Its reason is shown to the visitor.
 type refusal struct {
 	status int
 	reason string
-	retry  int // seconds for Retry-After, or 0
+	retry  int    // seconds for Retry-After, or 0
+	code   string // for another router, one of the codes; empty: silent
 }
 
 const statusClientGone = 499 // for the log only
@@ -49,6 +56,9 @@ func refuse(status int, format string, args ...any) *refusal {
 // and others tried; if all of them fail, the request is held until one accepts or the time is up.
 func (r *Router) reach(tr *trip) (slot, *upstream, *refusal) {
 	for {
+		if !tr.until.IsZero() && time.Now().After(tr.until) {
+			return slot{}, nil, refuse(http.StatusGatewayTimeout, "nobody took the replayed request in time: %v", tr.cause)
+		}
 		s, rf := r.admit(tr)
 		if rf != nil {
 			return s, nil, rf
@@ -60,6 +70,9 @@ func (r *Router) reach(tr *trip) (slot, *upstream, *refusal) {
 		s.release()
 		tr.fail(s.seat, err)
 		tr.refused = tr.refused || s.woken.IsZero()
+		if tr.brief() {
+			return slot{target: s.target}, nil, &refusal{status: http.StatusServiceUnavailable, reason: err.Error(), code: codeSilent}
+		}
 	}
 }
 
@@ -68,6 +81,9 @@ func (tr *trip) fail(s *seat, err error) {
 	tr.cause = err
 	tr.start()
 }
+
+// brief says that another router asks, which would rather try elsewhere than have its request held here.
+func (tr *trip) brief() bool { return tr.ask.order != nil && tr.ask.order.flags&insist == 0 }
 
 func (tr *trip) start() {
 	if tr.began.IsZero() {
@@ -107,11 +123,31 @@ func (r *Router) seize(tg *target, tr *trip) (s slot, ch choice, ok bool) {
 		if !sp.seat.enter(tg.limits.hard) {
 			continue // someone was quicker
 		}
-		if ch.also >= 0 {
-			r.wakeBesides(tg, &tg.spots[ch.also])
+		if ch.also >= 0 && !tr.brief() {
+			r.wakeAlso(tg, &tg.spots[ch.also])
 		}
-		return slot{target: tg, seat: sp.seat, addr: sp.address()}, ch, true
+		s = sp.slot(tg)
+		if sp.peer != nil { // its own router does the rest
+			ch.verdict = toSend
+			s.insist = tr.insist || tg.limits.alone(cs)
+		}
+		return s, ch, true
 	}
+}
+
+func (sp *spot) slot(tg *target) slot {
+	return slot{target: tg, seat: sp.seat, addr: sp.address(), peer: sp.peer}
+}
+
+// alone says that there is only one machine to try.
+func (l limits) alone(cs []candidate) bool {
+	n := 0
+	for i := range cs {
+		if v := l.verdict(&cs[i]); v != toNone && !cs[i].down {
+			n++
+		}
+	}
+	return n <= 1
 }
 
 // address is where the machine listens: as it told when it was woken, else as the table says.
@@ -131,6 +167,9 @@ func (tr *trip) view(cs []candidate, tg *target) []candidate {
 			temper: sp.temper, healthy: sp.healthy, local: sp.local, held: d.word.Load() >= doorShut,
 			waking: d.rising.Load(), inflight: int(sp.seat.n.Load()),
 		}
+		if sp.peer != nil {
+			c.locate(sp, tg.limits.hard)
+		}
 		if b := d.belief.Load(); b != nil && c.temper != unfit {
 			c.believe(b)
 		}
@@ -138,10 +177,24 @@ func (tr *trip) view(cs []candidate, tg *target) []candidate {
 			c.temper = unfit
 		}
 		c.wanted = len(tr.ask.prefer) > 0 && sp.id == string(tr.ask.prefer)
+		c.favored = len(tr.ask.near) > 0 && sp.region == string(tr.ask.near)
+		if tr.ask.replay != nil {
+			tr.ask.replay.judge(sp, &c)
+		}
 		c.tried = len(tr.failed) > 0 && slices.Contains(tr.failed, sp.seat)
 		cs = append(cs, c)
 	}
 	return cs
+}
+
+// locate adds what only machines of other nodes have.
+func (c *candidate) locate(sp *spot, hard int) {
+	c.rtt = time.Duration(sp.peer.rtt.Load())
+	if c.rtt == 0 {
+		c.rtt = sp.guess
+	}
+	c.down = sp.peer.gone()
+	c.inflight += sp.seat.others(hard)
 }
 
 func (c *candidate) believe(b *belief) {
@@ -164,9 +217,28 @@ func (r *Router) linger(tr *trip, tg *target, s slot, ch choice) (slot, *refusal
 	case toHold:
 		return slot{}, r.waitHold(tr, tg.spots[ch.index].seat.door)
 	case toQueue:
+		if tr.brief() {
+			return slot{}, &refusal{status: http.StatusServiceUnavailable, reason: "all machines are at their limit", retry: 1, code: codeFull}
+		}
+		if tg.places == placedAfar {
+			return r.queueAfar(tr, tg)
+		}
 		return r.waitTurn(tr, tg)
 	}
 	return slot{}, r.waitAgain(tr, tg)
+}
+
+// queueAfar sends a request to wait where the machine is that would be best if it had room: only its own router sees room
+// come, whoever leaves it.
+func (r *Router) queueAfar(tr *trip, tg *target) (slot, *refusal) {
+	free := limits{wake: tg.limits.wake}
+	ch := choose(free, tr.view(nil, tg), r.turn.Add(1))
+	if ch.index < 0 || !tg.spots[ch.index].seat.enter(0) {
+		return slot{}, &refusal{status: http.StatusServiceUnavailable, reason: "all machines are at their limit", retry: 1}
+	}
+	s := tg.spots[ch.index].slot(tg)
+	s.insist = true
+	return s, nil
 }
 
 // waitHold waits until it is decided whether a machine goes to sleep.
@@ -184,7 +256,7 @@ func (r *Router) waitHold(tr *trip, d *door) *refusal {
 	case <-ctx.Done():
 		return gone(ctx)
 	case <-timer.C:
-		return &refusal{http.StatusServiceUnavailable, "the machine neither went to sleep nor came back in time", 1}
+		return &refusal{status: http.StatusServiceUnavailable, reason: "the machine neither went to sleep nor came back in time", retry: 1}
 	}
 }
 
@@ -192,7 +264,7 @@ func (r *Router) waitHold(tr *trip, d *door) *refusal {
 func (r *Router) waitTurn(tr *trip, tg *target) (slot, *refusal) {
 	w := tg.queue.join(r.cfg.QueueLength)
 	if w == nil {
-		return slot{}, &refusal{http.StatusServiceUnavailable, "all machines are at their limit, and the queue is full", 1}
+		return slot{}, &refusal{status: http.StatusServiceUnavailable, reason: "all machines are at their limit, and the queue is full", retry: 1}
 	}
 	s, ok, rf := r.queued(tr, tg, w)
 	if given := tg.queue.quit(w); given != nil { // too late, or not needed
@@ -214,15 +286,33 @@ func (r *Router) queued(tr *trip, tg *target, w *waiter) (slot, bool, *refusal) 
 		return s, s.seat != nil, rf
 	}
 	ctx := tr.client.hold()
-	timer := time.NewTimer(r.cfg.QueueTimeout - time.Since(tr.began))
+	limit := r.cfg.QueueTimeout - time.Since(tr.began)
+	if !tr.until.IsZero() {
+		limit = min(limit, time.Until(tr.until))
+	}
+	timer := time.NewTimer(limit)
 	defer timer.Stop()
-	select {
-	case seat := <-w.got:
-		return r.handed(tr, tg, seat)
-	case <-ctx.Done():
-		return slot{}, false, gone(ctx)
-	case <-timer.C:
-		return slot{}, false, &refusal{http.StatusServiceUnavailable, "all machines stayed at their limit", 1}
+	var look <-chan time.Time // room on other nodes comes unseen
+	if tg.places&placedAfar != 0 {
+		again := time.NewTicker(believedFull)
+		defer again.Stop()
+		look = again.C
+	}
+	for {
+		select {
+		case seat := <-w.got:
+			return r.handed(tr, tg, seat)
+		case <-ctx.Done():
+			return slot{}, false, gone(ctx)
+		case <-timer.C:
+			return slot{}, false, &refusal{status: http.StatusServiceUnavailable, reason: "all machines stayed at their limit", retry: 1, code: codeFull}
+		case <-look:
+			if s, ch, ok := r.seize(tg, tr); ok && ch.verdict == toSend {
+				return s, true, nil
+			} else if ok {
+				s.release()
+			}
+		}
 	}
 }
 
@@ -234,7 +324,7 @@ func (r *Router) handed(tr *trip, tg *target, given *seat) (slot, bool, *refusal
 	for i := range tg.spots {
 		sp := &tg.spots[i]
 		if sp.seat == given && (len(tr.ask.force) == 0 || sp.id == string(tr.ask.force)) && !slices.Contains(tr.failed, given) {
-			return slot{target: tg, seat: given, addr: sp.address()}, true, nil
+			return sp.slot(tg), true, nil
 		}
 	}
 	back := slot{target: tg, seat: given}
@@ -248,14 +338,19 @@ func (r *Router) waitAgain(tr *trip, tg *target) *refusal {
 	switch {
 	case len(tr.failed) == 0:
 		return nobody(tr, tg)
+	case tr.brief():
+		return &refusal{status: http.StatusServiceUnavailable, reason: fmt.Sprint(tr.cause), code: tr.code()}
+	case tr.afar && !tr.insist:
+		tr.insist, tr.failed = true, tr.failed[:0]
+		return nil
 	case tr.wakeErr != nil && !tr.refused:
-		return &refusal{http.StatusServiceUnavailable, "no machine could be woken: " + tr.wakeErr.Error(), 5}
+		return &refusal{status: http.StatusServiceUnavailable, reason: "no machine could be woken: " + tr.wakeErr.Error(), retry: 5}
 	case time.Since(tr.began) > r.cfg.ConnectTimeout:
 		return refuse(http.StatusBadGateway, "no machine of app %q accepts connections: %v; does the app listen on 0.0.0.0, and on the configured internal port?",
 			tg.app.name, tr.cause)
 	}
 	silent := errors.Is(tr.cause, os.ErrDeadlineExceeded) || errors.Is(tr.cause, context.DeadlineExceeded)
-	if tr.rounds++; (tr.rounds > 1 || silent) && tg.limits.wake && !tr.doubted {
+	if tr.rounds++; (tr.rounds > 1 || silent) && tg.limits.wake && tg.places&placedHere != 0 && !tr.doubted {
 		tr.doubt()
 	}
 	tr.failed, tr.refused = tr.failed[:0], false
@@ -263,7 +358,17 @@ func (r *Router) waitAgain(tr *trip, tg *target) *refusal {
 	if !pause(ctx, backoff(tr.rounds)) {
 		return gone(ctx)
 	}
+	if !tr.until.IsZero() && time.Now().After(tr.until) {
+		return refuse(http.StatusGatewayTimeout, "nobody took the replayed request in time: %v", tr.cause)
+	}
 	return nil
+}
+
+func (tr *trip) code() string {
+	if tr.wakeErr != nil {
+		return codeFailed
+	}
+	return codeSilent
 }
 
 // doubt makes the next choice ask the waker for machines that are said to run and do not answer: they may sleep.
@@ -295,7 +400,7 @@ var errShutdown = errors.New("the router is shutting down")
 // gone is for a request that was given up while it waited.
 func gone(ctx context.Context) *refusal {
 	if errors.Is(context.Cause(ctx), errShutdown) {
-		return &refusal{http.StatusServiceUnavailable, errShutdown.Error(), 1}
+		return &refusal{status: http.StatusServiceUnavailable, reason: errShutdown.Error(), retry: 1}
 	}
 	return refuse(statusClientGone, "the client went away")
 }
@@ -305,7 +410,7 @@ func nobody(tr *trip, tg *target) *refusal {
 		return refuse(http.StatusServiceUnavailable, "app %q has no machine %q that takes requests", tg.app.name, tr.ask.force)
 	}
 	if len(tg.spots) == 0 {
-		return &refusal{http.StatusServiceUnavailable, fmt.Sprintf("app %q has no machines", tg.app.name), 5}
+		return &refusal{status: http.StatusServiceUnavailable, reason: fmt.Sprintf("app %q has no machines", tg.app.name), retry: 5}
 	}
 	var states []string
 	for i := range tg.spots {
@@ -317,12 +422,14 @@ func nobody(tr *trip, tg *target) *refusal {
 	if !tg.limits.wake {
 		why = ", and auto_start is off"
 	}
-	return &refusal{http.StatusServiceUnavailable,
-		fmt.Sprintf("no machine of app %q takes requests: they are %s%s", tg.app.name, strings.Join(states, ", "), why), 5}
+	return &refusal{status: http.StatusServiceUnavailable, retry: 5, code: codeGone,
+		reason: fmt.Sprintf("no machine of app %q takes requests: they are %s%s", tg.app.name, strings.Join(states, ", "), why)}
 }
 
 func (r *Router) notFound(a *ask, v verdict) *refusal {
 	switch v {
+	case toGone:
+		return &refusal{status: http.StatusServiceUnavailable, reason: fmt.Sprintf("machine %q is not here", a.order.machine), code: codeGone}
 	case toHTTPS:
 		return refuse(http.StatusMovedPermanently, "https only")
 	case toNoPort:

@@ -135,6 +135,9 @@ func (p *pool) sweep(now time.Time) {
 
 // open gets a connection for a place taken: a kept one, or a new one.
 func (r *Router) open(tr *trip, s *slot) (*upstream, error) {
+	if s.peer != nil {
+		return r.openPeer(tr, s)
+	}
 	for !tr.fresh {
 		u := s.seat.pool.get(s.addr)
 		if u == nil {
@@ -179,7 +182,7 @@ func (r *Router) keep(s *slot, u *upstream, lifetime time.Duration) {
 		return
 	}
 	u.used, u.until = true, time.Now().Add(limit)
-	s.seat.pool.put(s.addr, u)
+	s.kept().put(u.addr, u)
 }
 
 // quiet says that the machine has neither closed the connection nor sent anything on it. It costs one system call,

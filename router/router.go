@@ -2,10 +2,9 @@ package router
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -18,15 +17,15 @@ type Router struct {
 	log      *slog.Logger
 	routes   atomic.Pointer[routes]
 	turn     atomic.Uint32
-	tls      *tlsConfigs  // nil without certificates
-	tlsPorts sync.Map     // port → *tls.Config
-	web      *http.Server // HTTP/2 alone
-	webIn    *handover
-	lost     *appStats // requests for nobody's host
+	tls      *tlsConfigs               // nil without certificates
+	tlsPorts sync.Map                  // port → *tls.Config
+	web      atomic.Pointer[webServer] // HTTP/2 alone
+	lost     *appStats                 // requests for nobody's host
 
 	life     context.Context // ends when nothing may go on any more
 	end      context.CancelCauseFunc
 	draining atomic.Bool
+	leaving  atomic.Bool    // no visitors any more, but other nodes' routers
 	goes     sync.WaitGroup // every goroutine of the router
 	ready    chan struct{}
 	changed  chan struct{} // the table has changed: look after the listeners
@@ -37,10 +36,15 @@ type Router struct {
 	doors     map[string]*door
 	seats     map[seatKey]*seat
 	queues    map[queueKey]*queue
+	peers     map[netip.AddrPort]*peer
+	distances map[string]Distance
 	stats     map[string]*appStats
 	listeners map[int]net.Listener
-	deaf      []Problem // ports that could not be opened
-	told      string    // the problems as last told
+	hostIn    net.Listener // of other routers
+	private   map[string]net.Listener
+	inherited map[int]bool // ports whose listener of Config.Inherited was taken
+	deaf      []Problem    // ports that could not be opened
+	told      string       // the problems as last told
 	live      map[visitor]struct{}
 	fates     map[*seat]fate // what the present table is sure of
 	severing  bool           // severLater has been called
@@ -67,14 +71,14 @@ func New(cfg Config) *Router {
 	r := &Router{
 		cfg:   cfg.withDefaults(),
 		ready: make(chan struct{}), changed: make(chan struct{}, 1),
-		doors: map[string]*door{}, seats: map[seatKey]*seat{}, queues: map[queueKey]*queue{},
+		doors: map[string]*door{}, seats: map[seatKey]*seat{}, queues: map[queueKey]*queue{}, peers: map[netip.AddrPort]*peer{}, inherited: map[int]bool{}, private: map[string]net.Listener{},
 		stats: map[string]*appStats{}, listeners: map[int]net.Listener{}, live: map[visitor]struct{}{},
 	}
 	r.log = r.cfg.Logger
 	r.life, r.end = context.WithCancelCause(context.Background())
 	r.lost = r.statsFor("")
 	r.tls = newTLS(r.cfg.Certificates)
-	r.web, r.webIn = r.newWeb()
+	r.web.Store(r.newWeb())
 	r.routes.Store(r.compile(Table{}, &routes{}))
 	return r
 }
@@ -87,7 +91,12 @@ func (r *Router) Run(ctx context.Context) error {
 		r.closeListeners()
 		return err
 	}
-	r.goes.Go(r.serveWeb)
+	if err := errors.Join(r.listenHost(), r.listenPrivate()); err != nil {
+		r.closeListeners()
+		return err
+	}
+	web := r.web.Load()
+	r.goes.Go(func() { r.serveWeb(web) })
 	close(r.ready)
 	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
@@ -118,36 +127,22 @@ func (r *Router) Shutdown(ctx context.Context) error {
 	r.poke()
 	r.closeListeners()
 	web := make(chan error, 1)
-	go func() { web <- r.web.Shutdown(ctx) }()
-	err := r.drain(ctx)
+	server := r.web.Load()
+	go func() { web <- server.srv.Shutdown(ctx) }()
+	err := r.wait(ctx, func(visitor) bool { return true })
 	if e := <-web; err == nil {
 		err = e
 	}
-	_ = r.web.Close()
+	_ = server.srv.Close()
+	r.closeInherited()
 	r.end(errShutdown)
-	r.closeLive(visitor.Close)
+	r.eachLive(func(v visitor) { _ = v.Close() })
 	r.closePools()
 	r.goes.Wait()
 	return err
 }
 
-// drain waits until no visitor is left.
-func (r *Router) drain(ctx context.Context) error {
-	for {
-		r.closeLive(func(v visitor) error { v.closeIdle(); return nil })
-		r.mu.Lock()
-		n := len(r.live)
-		r.mu.Unlock()
-		if n == 0 {
-			return nil
-		}
-		if !pause(ctx, 5*time.Millisecond) {
-			return fmt.Errorf("cannot finish %d connections in time: closing them", n)
-		}
-	}
-}
-
-func (r *Router) closeLive(fn func(visitor) error) {
+func (r *Router) eachLive(fn func(visitor)) {
 	r.mu.Lock()
 	live := make([]visitor, 0, len(r.live))
 	for v := range r.live {
@@ -155,7 +150,7 @@ func (r *Router) closeLive(fn func(visitor) error) {
 	}
 	r.mu.Unlock()
 	for _, v := range live {
-		_ = fn(v)
+		fn(v)
 	}
 }
 
@@ -164,6 +159,9 @@ func (r *Router) closePools() {
 	defer r.mu.Unlock()
 	for _, s := range r.seats {
 		s.disconnect()
+	}
+	for _, p := range r.peers {
+		p.pool.close()
 	}
 }
 
@@ -217,15 +215,20 @@ func (r *Router) poke() {
 // settle brings what outlives a table in line with the next one; r.mu is held.
 func (r *Router) settle(next *routes) {
 	used := map[*seat]temper{}
+	peers := map[*peer]bool{}
 	fates, now := map[*seat]fate{}, time.Now()
 	for tg := range next.targets() {
 		for i := range tg.spots {
 			sp := &tg.spots[i]
 			used[sp.seat] = sp.temper
+			sp.seat.door.see(sp.temper)
+			if sp.peer != nil {
+				peers[sp.peer] = true
+				continue
+			}
 			if f, sure := sp.fate(now); sure {
 				fates[sp.seat] = f
 			}
-			sp.seat.door.see(sp.temper)
 		}
 	}
 	for key, s := range r.seats {
@@ -247,6 +250,7 @@ func (r *Router) settle(next *routes) {
 	}
 	r.fates = fates
 	r.sweepDoors()
+	r.sweepPeers(peers)
 	r.severLater()
 }
 
@@ -304,6 +308,9 @@ func (r *Router) sweepDoors() {
 
 func (t *routes) targets() map[*target]bool {
 	out := map[*target]bool{}
+	for _, h := range t.hosted {
+		out[h.plain] = true
+	}
 	for _, p := range t.ports {
 		if p.owner != nil {
 			out[p.owner] = true
@@ -325,6 +332,9 @@ func (r *Router) sweep(now time.Time) {
 	defer r.mu.Unlock()
 	for _, s := range r.seats {
 		s.pool.sweep(now)
+	}
+	for _, p := range r.peers {
+		p.pool.sweep(now)
 	}
 }
 

@@ -29,13 +29,20 @@ type routes struct {
 	exact    map[string]*appRoute
 	wild     map[string]*appRoute // by ".example.com"
 	ports    map[int]*portRoute
+	apps     map[string]*appRoute
+	hosted   map[seatKey]*hosted // what other routers may send here
 	problems []Problem
 }
 
+// hosted is a service as other routers reach it on this node: the machines here alone, whatever the public port.
+type hosted struct{ plain, h2 *target }
+
 type appRoute struct {
 	name  string
+	org   string
 	hosts []string // those it got
 	ports map[int]*target
+	web   *target // the first of its services that takes HTTP
 	stats *appStats
 }
 
@@ -55,17 +62,32 @@ type target struct {
 	limits limits
 	spots  []spot
 	queue  *queue
+	places places         // where the machines are
+	tokens map[string]int // of a sticky service: the spot by cookie
 }
+
+// places says on whose nodes a service's machines are.
+type places byte
+
+const (
+	placedHere places = 1 << iota
+	placedAfar
+)
 
 // spot is a machine's place in a target.
 type spot struct {
-	id      string
-	addr    netip.AddrPort
-	temper  temper
-	healthy bool
-	state   string
-	local   bool
-	seat    *seat
+	id               string
+	addr             netip.AddrPort
+	temper           temper
+	healthy          bool
+	state            string
+	local            bool
+	seat             *seat
+	region           string
+	cordoned, asleep bool          // why it may be unfit
+	peer             *peer         // of another node; nil: it is here
+	guess            time.Duration // the round trip there while nobody has measured it
+	token            string        // the cookie that leads here, of a sticky service
 }
 
 // compiler turns a Table into routes. What an app held in the table before it keeps: a newcomer never takes it away.
@@ -78,6 +100,7 @@ type compiler struct {
 func (r *Router) compile(t Table, prev *routes) *routes {
 	c := &compiler{prev: prev, r: r, out: &routes{
 		exact: map[string]*appRoute{}, wild: map[string]*appRoute{}, ports: map[int]*portRoute{},
+		apps: map[string]*appRoute{}, hosted: map[seatKey]*hosted{},
 	}}
 	c.reserve(80, kindHTTP)
 	if r.cfg.Certificates != nil {
@@ -85,7 +108,9 @@ func (r *Router) compile(t Table, prev *routes) *routes {
 	}
 	apps := make([]*appRoute, len(t.Apps))
 	for i, a := range t.Apps {
-		apps[i] = &appRoute{name: a.Name, ports: map[int]*target{}, stats: r.statsFor(a.Name)}
+		apps[i] = &appRoute{name: a.Name, org: a.Org, ports: map[int]*target{}, stats: r.statsFor(a.Name)}
+		c.out.apps[a.Name] = apps[i]
+		c.host(apps[i], t.Apps[i].Services)
 	}
 	for _, old := range []bool{true, false} {
 		for i := range t.Apps {
@@ -162,6 +187,9 @@ func (c *compiler) ports(app *appRoute, s *Service, p Port, old bool) {
 		}
 		if err == nil && tg == nil {
 			tg = c.target(app, s, p, kind, isHTTP)
+			if isHTTP && app.web == nil {
+				app.web = tg
+			}
 		}
 		c.port(app, n, tg, err)
 	}
@@ -232,16 +260,56 @@ func (p Port) kind() (k portKind, isHTTP bool, err error) {
 func (c *compiler) target(app *appRoute, s *Service, p Port, kind portKind, isHTTP bool) *target {
 	tg := &target{app: app, port: p, kind: kind, http: isHTTP, queue: c.r.queueFor(app.name, s.InternalPort)}
 	canWake := c.r.cfg.Waker != nil
-	tg.limits = limits{soft: s.Concurrency.Soft, hard: s.Concurrency.Hard, wake: s.AutoStart && canWake}
-	for _, m := range s.Machines {
-		port := cmp.Or(m.Port, s.InternalPort)
-		tg.spots = append(tg.spots, spot{
-			id: m.ID, addr: netip.AddrPortFrom(m.Addr, uint16(port)), temper: m.temper(canWake), healthy: m.Healthy, state: m.State,
-			local: m.Region == c.r.cfg.Region || m.Region == "" || c.r.cfg.Region == "",
-			seat:  c.r.seatFor(m.ID, port),
-		})
+	tg.spots = make([]spot, len(s.Machines))
+	for i := range s.Machines {
+		tg.spots[i] = c.spot(&s.Machines[i], s, canWake)
+		if tg.spots[i].peer != nil {
+			tg.places |= placedAfar
+		} else {
+			tg.places |= placedHere
+		}
+	}
+	tg.limits = limits{soft: s.Concurrency.Soft, hard: s.Concurrency.Hard, wake: s.AutoStart && (canWake || tg.places&placedAfar != 0)}
+	if p.Sticky && isHTTP {
+		c.r.giveTokens(tg)
 	}
 	return tg
+}
+
+func (c *compiler) spot(m *Machine, s *Service, canWake bool) spot {
+	port := cmp.Or(m.Port, s.InternalPort)
+	here := c.r.cfg.Region
+	sp := spot{
+		id: m.ID, addr: netip.AddrPortFrom(m.Addr, uint16(port)), temper: m.temper(canWake), healthy: m.Healthy, state: m.State,
+		local: m.Region == here || m.Region == "" || here == "", region: m.Region,
+		seat: c.r.seatFor(m.ID, port), peer: c.r.peerFor(m),
+	}
+	sp.cordoned, sp.asleep = m.Cordoned, m.awakeness() != running && m.awakeness() != unfit
+	if sp.peer != nil {
+		sp.addr, sp.guess = m.Via, guess(here, m.Region)
+	}
+	return sp
+}
+
+// host makes an app's services reachable for other routers, whether or not their public ports could be opened here.
+func (c *compiler) host(app *appRoute, services []Service) {
+	if c.r.cfg.HostListen == "" {
+		return
+	}
+	for i := range services {
+		s := services[i]
+		s.Machines = slices.DeleteFunc(slices.Clone(s.Machines), func(m Machine) bool { return !m.local() })
+		if len(s.Machines) == 0 || s.Protocol != "" && s.Protocol != "tcp" {
+			continue
+		}
+		h := &hosted{plain: c.target(app, &s, Port{}, kindHTTP, true)}
+		h2 := *h.plain
+		h2.port.H2Backend = true
+		h.h2 = &h2
+		for j := range h.plain.spots {
+			c.out.hosted[seatKey{s.Machines[j].ID, s.InternalPort}] = h
+		}
+	}
 }
 
 // fate is what the table says of the machine. It is not sure of one that is on its way from one state to another, or
@@ -257,18 +325,18 @@ func (sp *spot) fate(now time.Time) (f fate, sure bool) {
 }
 
 // temper reads the state. Who is on the way up is waited for by asking the waker, and is unfit where there is none.
-func (m Machine) temper(canWake bool) temper {
+func (m *Machine) temper(canWake bool) temper {
 	t := m.awakeness()
-	if m.Cordoned || t == coming && !canWake {
+	if m.Cordoned || m.local() && t != running && t != unfit && !canWake {
 		return unfit
 	}
 	return t
 }
 
-func (m Machine) awakeness() temper {
+func (m *Machine) awakeness() temper {
 	switch m.State {
 	case StateStarted:
-		if m.Addr.IsValid() {
+		if m.Addr.IsValid() || !m.local() {
 			return running
 		}
 		return coming

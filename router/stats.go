@@ -28,10 +28,12 @@ type appStats struct {
 	wakes, wakeErrors     atomic.Uint64
 	woken                 atomic.Uint64
 	wokenTime, wokenMax   atomic.Int64
+	retries               retries
 }
 
 func (s *appStats) answered(status int) {
 	s.requests.Add(1)
+	s.retries.earn()
 	class := status / 100
 	if class > 5 || status == statusClientGone {
 		class = 0

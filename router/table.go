@@ -18,6 +18,9 @@ type App struct {
 	// Hosts are the names the app answers to: "<app>.<domain>" and custom names. "*.example.com" stands for exactly one
 	// label in place of the star, as in certificates; an exact name wins over a star.
 	Hosts []string
+	// Org is the organization that the app belongs to. Requests are replayed to other apps of the same one only, and
+	// reach private services from the same one only.
+	Org string
 	// Services are the sets of ports the app offers.
 	Services []Service
 }
@@ -56,6 +59,9 @@ type Port struct {
 	ForceHTTPS bool
 	// H2Backend speaks HTTP/2 without TLS to the machine, as gRPC servers want it.
 	H2Backend bool
+	// Sticky sends a visitor's HTTP requests to the machine that answered the first one, as long as it can take them. The
+	// visitor keeps a cookie for it.
+	Sticky bool
 	// ProxyProtoVersion is 1 or 2; 0 means 1. It counts only with HandlerProxyProto.
 	ProxyProtoVersion int
 	// IdleTimeout ends a connection or a request after so long a silence in both directions; 0 means never for
@@ -93,6 +99,11 @@ type Machine struct {
 	ID string
 	// Region is where it runs.
 	Region string
+	// Node is the name of the node that owns it, the key of [Router.SetDistances]. Empty: this node.
+	Node string
+	// Via is where the router of that node takes what is for its machines: its address in the mesh, port 4284. The zero
+	// value says that the machine is on this node.
+	Via netip.AddrPort
 	// Addr is its private address as this host sees it; it may be missing while the machine sleeps.
 	Addr netip.Addr
 	// State is one of the State names.
@@ -104,6 +115,8 @@ type Machine struct {
 	// Port overrides Service.InternalPort for this machine; 0 means it does not.
 	Port int
 }
+
+func (m *Machine) local() bool { return !m.Via.IsValid() }
 
 // Problem is something in the table that the router cannot do. It concerns only what it names; the rest is served.
 type Problem struct {

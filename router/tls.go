@@ -94,7 +94,7 @@ func (r *Router) serveTLS(raw net.Conn, port int) {
 	case v == toService && !tg.http:
 		r.serveRaw(c, a)
 	case state.NegotiatedProtocol == "h2":
-		if !r.webIn.give(c) {
+		if !r.web.Load().in.give(c) {
 			_ = c.Close()
 		}
 	case state.NegotiatedProtocol == acmeALPN:

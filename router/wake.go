@@ -86,6 +86,15 @@ func (r *Router) callWaker(ctx context.Context, machine string) (netip.Addr, err
 	return addr, err
 }
 
+// wakeAlso wakes one more machine, wherever it is.
+func (r *Router) wakeAlso(tg *target, sp *spot) {
+	if sp.peer != nil {
+		r.wakeAfar(tg, sp)
+		return
+	}
+	r.wakeBesides(tg, sp)
+}
+
 // wakeBesides wakes one more machine for the requests to come, and waits for its port.
 func (r *Router) wakeBesides(tg *target, sp *spot) {
 	if sp.seat.door.rising.Load() || !sp.seat.enter(tg.limits.hard) {

@@ -25,9 +25,15 @@ type Request struct {
 	// Trailers says that the client takes trailers (TE: trailers).
 	Trailers bool
 	// RequestID, ForwardedFor, Force, Prefer and Accept are the values of X-Request-Id, X-Forwarded-For,
-	// Fly-Force-Instance-Id, Fly-Prefer-Instance-Id and Accept; nil for none.
+	// Fly-Force-Instance-Id, Fly-Prefer-Instance-Id (or the same with Perigee- for Fly-) and Accept; nil for none.
 	RequestID, ForwardedFor, Force, Prefer, Accept []byte
+	// PreferRegion and Cookie are the values of Fly-Prefer-Region and of the first Cookie line.
+	PreferRegion, Cookie []byte
+	// Route is the value of Perigee-Route, by which one router of ours tells another where a request goes. It means
+	// nothing unless [AppendRelayed] read it.
+	Route []byte
 
+	relayed bool
 	conn    connection
 	upgrade []byte
 	te      int
@@ -52,7 +58,17 @@ func (q *Request) Idempotent() bool {
 //
 // Errors are ErrMore, ErrTooLarge, ErrVersion, ErrCoding and BadError.
 func AppendRequest(dst, buf []byte, limit int, q *Request) ([]byte, error) {
-	*q = Request{ContentLength: -1}
+	return appendRequest(dst, buf, limit, q, false)
+}
+
+// AppendRelayed is AppendRequest for a request that another router of ours sends on: what that one says about the client
+// stays, and Route, which is left out, says where the request goes.
+func AppendRelayed(dst, buf []byte, limit int, q *Request) ([]byte, error) {
+	return appendRequest(dst, buf, limit, q, true)
+}
+
+func appendRequest(dst, buf []byte, limit int, q *Request, relayed bool) ([]byte, error) {
+	*q = Request{ContentLength: -1, relayed: relayed}
 	start := 0
 	if len(buf) >= 2 && buf[0] == '\r' && buf[1] == '\n' {
 		start = 2 // RFC 9112, 2.2: one stray empty line between requests is forgiven
@@ -170,6 +186,10 @@ func (q *Request) field(name, value []byte, absolute bool, hosts *int) (bool, er
 	case 6:
 		if fold(name, "accept") {
 			q.Accept = trim(value)
+		} else if fold(name, "cookie") {
+			if q.Cookie == nil {
+				q.Cookie = trim(value)
+			}
 		} else if fold(name, "expect") {
 			q.Continue = fold(trim(value), "100-continue")
 		}
@@ -186,6 +206,10 @@ func (q *Request) field(name, value []byte, absolute bool, hosts *int) (bool, er
 		if fold(name, "x-request-id") {
 			q.RequestID = trim(value)
 		}
+	case 13:
+		if fold(name, "perigee-route") {
+			q.Route = trim(value)
+		}
 	case 14:
 		if foldLoose(name, "content-length") {
 			return q.length(name, value)
@@ -198,16 +222,47 @@ func (q *Request) field(name, value []byte, absolute bool, hosts *int) (bool, er
 		if foldLoose(name, "transfer-encoding") {
 			return false, q.coding(name, value)
 		}
+		if fold(name, "fly-prefer-region") {
+			q.PreferRegion = trim(value)
+		}
 	case 21:
 		if fold(name, "fly-force-instance-id") {
 			q.Force = trim(value)
+		} else if fold(name, "perigee-prefer-region") {
+			q.PreferRegion = trim(value)
 		}
 	case 22:
 		if fold(name, "fly-prefer-instance-id") {
 			q.Prefer = trim(value)
 		}
+	case 25:
+		if fold(name, "perigee-force-instance-id") {
+			q.Force = trim(value)
+		}
+	case 26:
+		if fold(name, "perigee-prefer-instance-id") {
+			q.Prefer = trim(value)
+		}
+	}
+	if q.relayed {
+		return !hopOnly(name), nil
 	}
 	return !Private(name), nil
+}
+
+// hopOnly says that a request header of one router of ours to another does not go further.
+func hopOnly(name []byte) bool {
+	switch len(name) {
+	case 10:
+		return fold(name, "keep-alive")
+	case 13:
+		return foldLoose(name, "perigee-route")
+	case 16:
+		return fold(name, "proxy-connection")
+	case 19:
+		return fold(name, "proxy-authorization")
+	}
+	return false
 }
 
 // Private says that a request header ends at this hop, or is one that only the router may set.
@@ -220,15 +275,15 @@ func Private(name []byte) bool {
 	case 12:
 		return foldLoose(name, "x-request-id")
 	case 13:
-		return foldLoose(name, "fly-client-ip")
+		return foldLoose(name, "fly-client-ip") || foldLoose(name, "perigee-route")
 	case 14:
-		return foldLoose(name, "fly-request-id")
+		return foldLoose(name, "fly-request-id") || foldLoose(name, "fly-replay-src")
 	case 15:
 		return foldLoose(name, "x-forwarded-for") || foldLoose(name, "x-forwarded-ssl")
 	case 16:
 		return fold(name, "proxy-connection") || foldLoose(name, "x-forwarded-port") || foldLoose(name, "x-forwarded-host")
 	case 17:
-		return foldLoose(name, "x-forwarded-proto") || foldLoose(name, "fly-forwarded-ssl")
+		return foldLoose(name, "x-forwarded-proto") || foldLoose(name, "fly-forwarded-ssl") || foldLoose(name, "fly-replay-failed")
 	case 18:
 		return foldLoose(name, "fly-forwarded-port")
 	case 19:

@@ -19,6 +19,11 @@ type Response struct {
 	Upgrade []byte
 	// KeepAlive is how many seconds the server says it keeps the connection; 0 if it does not say.
 	KeepAlive int
+	// Host is the value of Perigee-Host, by which a router of ours tells another how a request fared; never passed on.
+	Host []byte
+	// Replay is the value of fly-replay; nil for none. ReplayBody says that the body is such a request, in JSON.
+	Replay     []byte
+	ReplayBody bool
 
 	conn    connection
 	upgrade []byte
@@ -95,6 +100,16 @@ func (s *Response) field(name, value []byte) (bool, error) {
 		}
 		if fold(name, "keep-alive") {
 			s.KeepAlive = keepAlive(value)
+		} else if fold(name, "fly-replay") {
+			s.Replay = trim(value)
+		}
+	case 12:
+		if fold(name, "perigee-host") {
+			s.Host = trim(value)
+			return false, nil
+		}
+		if fold(name, "content-type") {
+			s.ReplayBody = replayType(trim(value))
 		}
 	case 14:
 		if fold(name, "content-length") {
@@ -111,6 +126,13 @@ func (s *Response) field(name, value []byte) (bool, error) {
 		}
 	}
 	return !responsePrivate(name), nil
+}
+
+// ReplayType is the media type of an answer whose body asks to replay the request elsewhere.
+const ReplayType = "application/vnd.fly.replay+json"
+
+func replayType(v []byte) bool {
+	return len(v) >= len(ReplayType) && fold(v[:len(ReplayType)], ReplayType) && (len(v) == len(ReplayType) || v[len(ReplayType)] == ';')
 }
 
 // responsePrivate says that a header of an answer ends at this hop, or is one that only the router may set.

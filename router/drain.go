@@ -1,0 +1,117 @@
+package router
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+)
+
+// Drain stops accepting visitors at the public ports and waits until those there are have got their answers, or ctx ends; idle connections
+// are closed, and busy ones after the request that is under way (HTTP/2: GOAWAY). Other nodes' routers and machines at
+// private addresses are served on: theirs are for this node. [Router.Resume] undoes it; [Router.Shutdown] may follow.
+func (r *Router) Drain(ctx context.Context) error {
+	r.leaving.Store(true)
+	r.closePublic()
+	old := r.web.Load()
+	web := make(chan error, 1)
+	go func() { web <- old.srv.Shutdown(ctx) }()
+	err := r.wait(ctx, func(v visitor) bool { return !isMesh(v) })
+	if e := <-web; err == nil {
+		err = e
+	}
+	return err
+}
+
+// Resume opens the ports again after [Router.Drain].
+func (r *Router) Resume() {
+	if r.leaving.Swap(false) && !r.draining.Load() {
+		w := r.newWeb()
+		r.web.Store(w)
+		r.goes.Go(func() { r.serveWeb(w) })
+		r.poke()
+	}
+}
+
+// isMesh says that a connection is of another node's router, or of a machine.
+func isMesh(v visitor) bool {
+	c, ok := v.(*conn)
+	return ok && (c.mesh || c.org != "")
+}
+
+// ending says that the connection should end after the request under way.
+func (c *conn) ending() bool { return c.r.draining.Load() || !isMesh(c) && c.r.leaving.Load() }
+
+// wait waits until no visitor is left for whom counts says so, and closes those that are idle.
+func (r *Router) wait(ctx context.Context, counts func(visitor) bool) error {
+	for {
+		n := 0
+		r.eachLive(func(v visitor) {
+			if counts(v) {
+				n++
+				v.closeIdle()
+			}
+		})
+		if n == 0 {
+			return nil
+		}
+		if !pause(ctx, 5*time.Millisecond) {
+			return fmt.Errorf("cannot finish %d connections in time", n)
+		}
+	}
+}
+
+// Files are duplicates of the open listeners, by public port ("80"; "host" for Config.HostListen; those of Config.Private
+// by themselves), for a process that
+// takes over: it makes them Config.Inherited (net.FileListener) and serves the same sockets, so that no connection is
+// refused in between. The caller closes them. Then this router should drain.
+func (r *Router) Files() (map[string]*os.File, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := map[string]net.Listener{}
+	for port, l := range r.listeners {
+		all[strconv.Itoa(port)] = l
+	}
+	for at, l := range r.private {
+		all[at] = l
+	}
+	if r.hostIn != nil {
+		all[hostPort] = r.hostIn
+	}
+	out := map[string]*os.File{}
+	for port, l := range all {
+		t, ok := l.(interface{ File() (*os.File, error) })
+		if !ok {
+			continue
+		}
+		f, err := t.File()
+		if err != nil {
+			for _, f := range out {
+				_ = f.Close()
+			}
+			return nil, fmt.Errorf("cannot hand port %s over: %w", port, err)
+		}
+		out[port] = f
+	}
+	return out, nil
+}
+
+// closeInherited closes the listeners that nobody has taken.
+func (r *Router) closeInherited() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for port, l := range r.cfg.Inherited {
+		if n, err := strconv.Atoi(port); err == nil && !r.inherited[n] {
+			_ = l.Close()
+		}
+	}
+}
+
+// webServer is the HTTP/2 server with the listener that feeds it.
+type webServer struct {
+	srv *http.Server
+	in  *handover
+}
