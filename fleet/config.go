@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"time"
 
 	"github.com/perigee-run/perigee/api"
@@ -30,8 +29,6 @@ type Config struct {
 	// Forget drops what this node keeps of an app that was destroyed, such as
 	// its logs. Default: nothing.
 	Forget func(ctx context.Context, app string) error
-	// Dial reaches this node's own machines. Default: net.Dialer.
-	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Patience is how long a node that says nothing is waited for. Default 2.5 s.
 	Patience time.Duration
 	// Logger defaults to slog.Default().
@@ -58,6 +55,7 @@ type Looker interface {
 	Processes(ctx context.Context, id string) ([]api.ProcessStat, error)
 	Wait(ctx context.Context, id string, q machine.WaitQuery) (api.WaitResponse, error)
 	WaitHealthy(ctx context.Context, id string) error
+	WaitPorts(ctx context.Context, id string) error
 	Metadata(ctx context.Context, id string) (map[string]string, error)
 	GetLease(ctx context.Context, id string) (api.Lease, error)
 }
@@ -139,9 +137,6 @@ func (c Config) check() (Config, error) {
 	}
 	if c.Forget == nil {
 		c.Forget = func(context.Context, string) error { return nil }
-	}
-	if c.Dial == nil {
-		c.Dial = new(net.Dialer).DialContext
 	}
 	if c.Patience <= 0 {
 		c.Patience = 2500 * time.Millisecond

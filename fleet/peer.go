@@ -3,10 +3,8 @@ package fleet
 import (
 	"context"
 	"encoding/json"
-	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 
 	"github.com/perigee-run/perigee/api"
@@ -19,7 +17,7 @@ const (
 	healthyPath = "/peer/v1/healthy" // ?machine
 	drainedPath = "/peer/v1/drained" // ?machine
 	routedPath  = "/peer/v1/routed"  // ?machine
-	knockPath   = "/peer/v1/knock"   // ?machine&port
+	portsPath   = "/peer/v1/ports"   // ?machine
 	forgetPath  = "/peer/v1/forget"  // ?app
 )
 
@@ -43,8 +41,8 @@ func (f *Fleet) PeerHandler() http.Handler {
 	})
 	serve("GET "+drainedPath, func(ctx context.Context, q url.Values) error { return f.drained(ctx, q.Get("machine")) })
 	serve("GET "+routedPath, func(ctx context.Context, q url.Values) error { return f.routed(ctx, q.Get("machine")) })
-	serve("GET "+knockPath, func(ctx context.Context, q url.Values) error {
-		return f.knockHere(ctx, q.Get("machine"), q.Get("port"))
+	serve("GET "+portsPath, func(ctx context.Context, q url.Values) error {
+		return late(ctx, f.cfg.Local.WaitPorts(ctx, q.Get("machine")))
 	})
 	serve("POST "+forgetPath, func(ctx context.Context, q url.Values) error { return f.cfg.Forget(ctx, q.Get("app")) })
 	return mux
@@ -95,36 +93,15 @@ func (f *Fleet) poll(ctx context.Context, node, what, path string, q url.Values)
 	}
 }
 
-// Knock tries once whether a machine accepts connections on a port. Its owner
-// does it, for it alone reaches the machine whatever the network between.
-func (f *Fleet) Knock(ctx context.Context, id string, port int) error {
+// WaitPorts returns when the machine accepts connections on its services' ports.
+// Its owner does the dialling, for it alone reaches the machine whatever the
+// network between. ctx bounds it.
+func (f *Fleet) WaitPorts(ctx context.Context, id string) error {
 	p, remote := f.find(ctx, id)
 	if !remote {
-		return f.knockHere(ctx, id, strconv.Itoa(port))
+		return f.cfg.Local.WaitPorts(ctx, id)
 	}
-	q := url.Values{"machine": {id}, "port": {strconv.Itoa(port)}}
-	return f.askAgain(ctx, p.node, "machine \""+id+"\"", func(ctx context.Context, c *api.Client) error {
-		return c.Do(ctx, http.MethodGet, knockPath, q, nil, nil)
-	})
-}
-
-func (f *Fleet) knockHere(ctx context.Context, id, port string) error {
-	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 {
-		return api.Errorf(api.CodeInvalid, "port %q is not a port", port).WithField("port")
-	}
-	s, ok := f.cfg.Local.Status(id)
-	if !ok {
-		return api.Errorf(api.CodeNotFound, "machine %q is not on this node", id)
-	}
-	if !s.Addr.IsValid() {
-		return api.Errorf(api.CodePrecondition, "machine %q is %s", id, s.State)
-	}
-	c, err := f.cfg.Dial(ctx, "tcp", net.JoinHostPort(s.Addr.String(), port))
-	if err != nil {
-		return api.Errorf(api.CodePrecondition, "machine %q accepts no connections on port %s: %v", id, port, err)
-	}
-	return c.Close()
+	return f.poll(ctx, p.node, "machine \""+id+"\"", portsPath, url.Values{"machine": {id}})
 }
 
 func (f *Fleet) forgetThere(ctx context.Context, node, app string) {

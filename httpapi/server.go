@@ -27,6 +27,9 @@ type Config struct {
 	Node     Node
 	// Regions knows the regions of the cloud. Default: the node's own is all.
 	Regions Regions
+	// Cluster is the nodes of the cloud. Default: calls about them are refused in
+	// words.
+	Cluster Cluster
 	// Builder builds Dockerfiles. Default: builds are refused in words.
 	Builder Builder
 	// Logs reads what machines said. Default: nothing.

@@ -155,18 +155,18 @@ func (n *Node) keepCluster(ctx context.Context) error {
 			}
 		case <-tick.C:
 		}
-		n.followCluster()
+		n.followCluster(ctx)
 	}
 }
 
-func (n *Node) followCluster() {
+func (n *Node) followCluster(ctx context.Context) {
 	if n.cfg.Alone {
 		return
 	}
 	if err := n.catalog.SetMembers(n.members()); err != nil && len(n.cfg.NATSServers) == 0 {
 		n.log.Error("cannot follow the members of the state", "err", err)
 	}
-	n.setPeers()
+	n.setPeers(ctx)
 	n.pokeTable()
 }
 

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/perigee-run/perigee/api"
-	"github.com/perigee-run/perigee/machine"
 	"github.com/perigee-run/perigee/router"
 )
 
@@ -72,8 +71,9 @@ func TestSecretFileIsMadeOnce(t *testing.T) {
 	}
 }
 
-func status(id, group string, release int, healthy bool, services ...api.Service) machine.Status {
-	return machine.Status{ID: id, App: "shop", Group: group, State: api.StateStarted, Release: release, Healthy: healthy, Config: &api.MachineConfig{Services: services}}
+func offered(id, group string, release int, healthy bool, services ...api.Service) offer {
+	m := router.Machine{ID: id, Region: "fra", State: api.StateStarted, Healthy: healthy}
+	return offer{Machine: m, App: "shop", Group: group, Release: release, Config: &api.MachineConfig{Services: services}}
 }
 
 func web(soft int) api.Service {
@@ -81,13 +81,13 @@ func web(soft int) api.Service {
 }
 
 func TestServices(t *testing.T) {
-	got := services([]machine.Status{
-		status("a", "app", 1, true, web(10)),
-		status("b", "app", 2, true, web(20)),
-		status("c", "app", 3, false, web(30)),
-		status("d", "admin", 1, true, web(40)),
-		status("e", "app", 1, true, api.Service{Protocol: "udp", InternalPort: 53}),
-	}, "fra")
+	got := services([]offer{
+		offered("a", "app", 1, true, web(10)),
+		offered("b", "app", 2, true, web(20)),
+		offered("c", "app", 3, false, web(30)),
+		offered("d", "admin", 1, true, web(40)),
+		offered("e", "app", 1, true, api.Service{Protocol: "udp", InternalPort: 53}),
+	})
 	if len(got) != 2 {
 		t.Fatalf("%d services, want one of each group", len(got))
 	}
@@ -104,7 +104,7 @@ func TestServices(t *testing.T) {
 
 func TestServicesOfOneInternalPortAreOne(t *testing.T) {
 	plain := api.Service{Protocol: "tcp", InternalPort: 8080, Ports: []api.Port{{Port: 80, Handlers: []string{"http"}}}}
-	got := services([]machine.Status{status("a", "app", 1, true, web(10), plain)}, "fra")
+	got := services([]offer{offered("a", "app", 1, true, web(10), plain)})
 	if len(got) != 1 || len(got[0].Ports) != 2 || len(got[0].Machines) != 1 {
 		t.Fatalf("got %+v", got)
 	}

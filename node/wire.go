@@ -88,8 +88,11 @@ func (n *Node) probed() []distance.Peer {
 	return out
 }
 
-// busyTo reports whether requests of ours are on their way to a node.
-func (n *Node) busyTo(node string) bool { return n.router != nil && n.router.BusyTo(node) }
+// watchful is up to how many nodes each is asked twice a second, so that one
+// that goes away is found out sooner.
+const watchful = 50
+
+func (n *Node) busyTo(string) bool { return len(n.others()) <= watchful }
 
 // distances are those of all other nodes, as last measured.
 func (n *Node) distances() map[string]distance.Distance {
@@ -116,7 +119,7 @@ func (n *Node) keepDistances(ctx context.Context) error {
 }
 
 // setPeers gives the device the nodes and laptops of now.
-func (n *Node) setPeers() {
+func (n *Node) setPeers(ctx context.Context) {
 	if n.wire == nil {
 		return
 	}
@@ -129,7 +132,7 @@ func (n *Node) setPeers() {
 		}
 		all = append(all, p)
 	}
-	if err := n.wire.SetPeers(append(all, n.peers.WirePeers()...)); err != nil {
+	if err := n.wire.SetPeers(ctx, append(all, n.peers.WirePeers()...)); err != nil {
 		n.log.Error("cannot change the mesh", "err", err)
 	}
 }
@@ -148,7 +151,7 @@ func (n *Node) keepLaptops(ctx context.Context) error {
 		if err := n.network.SetPeers(n.peers.MeshPeers()); err != nil {
 			n.log.Error("cannot change who enters the private network", "err", err)
 		}
-		n.setPeers()
+		n.setPeers(ctx)
 	})
 }
 
