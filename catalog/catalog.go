@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +25,8 @@ const (
 	// that were cut off. One that was away for longer compares itself with the
 	// whole table when it comes back, so nothing depends on this being long.
 	markerTTL = time.Hour
+	// firstLimit is how long a node that never knew the state waits for it.
+	firstLimit = 15 * time.Second
 	// SyncInterval is how often the embedded server fsyncs those streams that
 	// opted out of syncing every message. A room that frees its own copy of what
 	// it has written to such a stream waits at least this long.
@@ -94,32 +97,41 @@ type Config struct {
 type Catalog struct {
 	node string
 	log  *slog.Logger
-	srv  *embedded // nil with an outside cluster
-	disk *disk     // nil with an outside cluster
-	conn *nats.Conn
-	js   jetstream.JetStream
-	kv   jetstream.KeyValue
 	ttl  string // of delete markers
 
-	ctx    context.Context // ends at Close; every follower lives under it
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	local   *embedded // what this node keeps for itself; nil with an outside cluster and no directory
+	cloud   *cloud    // nil for a node alone and with an outside cluster
+	outside []string
+	conn    *nats.Conn // to the state
+	ownConn *nats.Conn // to local; the same as conn for a node alone
 
-	mu       sync.Mutex    // guards what follows
-	resync   chan struct{} // closed and replaced at each reconnect
+	stateJS, ownJS jetstream.JetStream
+	own            *bucket // nil without a directory
+	state          *bucket // the same as own for a node alone
+	said           *bucket // what nodes say of themselves; nil for a node alone
+
+	ctx     context.Context // ends at Close; every follower lives under it
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	opened  time.Time
+	lookNow chan struct{} // holds a token when the state must be looked at
+
+	mu       sync.Mutex // guards what follows
 	tables   map[string]bool
+	stands   StateStatus // without a cloud
 	isClosed bool
 }
 
-// Open starts the embedded server, or connects to the outside one, and opens
-// the bucket. It returns ErrInUse, ErrForeign or ErrDamaged for a directory it
-// will not touch, and an error if the outside cluster does not answer.
+// Open starts the embedded servers, or connects to the outside cluster. It
+// returns ErrInUse, ErrForeign or ErrDamaged for a directory it will not touch.
+// That other members or the outside cluster are away is no error for a node with
+// a directory, which knows what was last true; without one it is.
 func Open(ctx context.Context, cfg Config) (*Catalog, error) {
 	cfg, err := cfg.check()
 	if err != nil {
 		return nil, err
 	}
-	c := &Catalog{node: cfg.Node, log: cfg.Logger, resync: make(chan struct{}), tables: map[string]bool{}, ttl: cfg.markerTTL.String()}
+	c := &Catalog{node: cfg.Node, log: cfg.Logger, tables: map[string]bool{}, ttl: cfg.markerTTL.String(), lookNow: make(chan struct{}, 1)}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if err := c.open(ctx, cfg); err != nil {
 		c.Close()
@@ -145,74 +157,201 @@ func (cfg Config) check() (Config, error) {
 }
 
 func (c *Catalog) open(ctx context.Context, cfg Config) error {
-	var err error
-	if len(cfg.Servers) == 0 {
-		c.disk = newDisk(cfg.Dir, cfg.measure)
-		if c.srv, err = startEmbedded(ctx, cfg, c.disk.failed); err != nil {
+	if cfg.Dir != "" {
+		if err := c.openOwn(ctx, cfg); err != nil {
 			return err
 		}
 	}
-	if err := c.connect(cfg); err != nil {
+	if err := c.openState(ctx, cfg); err != nil {
 		return err
 	}
-	if err := c.openBucket(ctx, cfg); err != nil {
+	c.opened = time.Now()
+	c.start()
+	return nil
+}
+
+// openOwn opens what this node keeps for itself.
+func (c *Catalog) openOwn(ctx context.Context, cfg Config) (err error) {
+	if c.local, err = startLocal(ctx, cfg); err != nil {
 		return err
 	}
-	if c.srv != nil && c.begin() {
-		go c.keepStore(cfg)
+	c.ownConn, err = nats.Connect("", append(c.connOptions(cfg, nil), nats.InProcessServer(c.local), nats.Token(cfg.Token))...)
+	if err != nil {
+		return fmt.Errorf("cannot connect to NATS at the embedded server: %w", err)
+	}
+	if c.ownJS, err = jetstream.New(c.ownConn); err != nil {
+		return fmt.Errorf("cannot use JetStream of the embedded server: %w", err)
+	}
+	c.own = &bucket{name: bucketName, log: c.log, conn: c.ownConn, js: c.ownJS, disk: func() *disk { return c.local.disk }}
+	c.own.feed = newFeed(c.own)
+	return c.openBucket(ctx, cfg)
+}
+
+// openState opens what all nodes share: the same as their own for a node alone.
+func (c *Catalog) openState(ctx context.Context, cfg Config) error {
+	switch {
+	case len(cfg.Servers) > 0:
+		return c.openOutside(ctx, cfg)
+	case cfg.RouteListen != "" || cfg.ClientListen != "":
+		return c.openCloud(ctx, cfg)
+	}
+	c.conn, c.stateJS, c.state = c.ownConn, c.ownJS, c.own
+	c.stands = StateStatus{Connected: true, To: c.node, Leader: c.node, Quorum: true, Member: true, Replicas: 1, Current: true}
+	return nil
+}
+
+func (c *Catalog) openCloud(ctx context.Context, cfg Config) (err error) {
+	if c.cloud, err = openCloud(ctx, c, cfg); err != nil {
+		return err
+	}
+	opts := append(c.connOptions(cfg, c.reconnected), stateOptions()...)
+	if c.conn, err = nats.Connect("", append(opts, nats.InProcessServer(c.cloud.link))...); err != nil {
+		return fmt.Errorf("cannot connect to the state: %w", err)
+	}
+	c.cloud.link.conn = c.conn
+	return c.openShared(ctx, cfg, 1, c.cloud.make)
+}
+
+func (c *Catalog) openOutside(ctx context.Context, cfg Config) (err error) {
+	c.outside = cfg.Servers
+	opts := append(c.connOptions(cfg, c.reconnected), stateOptions()...)
+	if cfg.Credentials != "" {
+		opts = append(opts, nats.UserCredentials(cfg.Credentials))
+	}
+	if cfg.Dir == "" { // nothing to begin with
+		opts = append(opts, nats.RetryOnFailedConnect(false))
+	}
+	if c.conn, err = nats.Connect(strings.Join(cfg.Servers, ","), opts...); err != nil {
+		return fmt.Errorf("cannot connect to NATS at %s: %w", cfg.Servers, err)
+	}
+	return c.openShared(ctx, cfg, max(cfg.Replicas, 1), func(kc jetstream.KeyValueConfig) func(context.Context) (jetstream.KeyValue, error) {
+		return func(ctx context.Context) (jetstream.KeyValue, error) { return c.stateJS.CreateKeyValue(ctx, kc) }
+	})
+}
+
+// openShared is the rest of openCloud and openOutside.
+func (c *Catalog) openShared(ctx context.Context, cfg Config, replicas int, make func(jetstream.KeyValueConfig) func(context.Context) (jetstream.KeyValue, error)) (err error) {
+	if c.stateJS, err = jetstream.New(c.conn); err != nil {
+		return fmt.Errorf("cannot use JetStream of the state: %w", err)
+	}
+	c.state = c.shared(make(bucketConfig(cfg, bucketName, replicas)), bucketName)
+	c.said = c.shared(make(bucketConfig(cfg, publishedName, replicas)), publishedName)
+	if c.own != nil {
+		return c.openCopies(ctx)
 	}
 	return nil
 }
 
-func (c *Catalog) connect(cfg Config) error {
-	opts := []nats.Option{
-		nats.Name(cfg.Node), nats.MaxReconnects(-1), nats.ReconnectWait(250 * time.Millisecond),
-		nats.ReconnectHandler(func(*nats.Conn) { c.reconnected() }),
+func (c *Catalog) openCopies(ctx context.Context) (err error) {
+	if c.state.feed.copy, err = openCopy(ctx, c.ownJS, "copy", copyDelay, c.log); err != nil {
+		return err
+	}
+	c.said.feed.copy, err = openCopy(ctx, c.ownJS, "copy-published", copyLazy, c.log)
+	return err
+}
+
+func (c *Catalog) shared(make func(context.Context) (jetstream.KeyValue, error), name string) *bucket {
+	b := &bucket{name: name, log: c.log, conn: c.conn, js: c.stateJS, make: make, unreachable: c.unreachable, disk: func() *disk { return nil }}
+	if c.cloud != nil {
+		b.disk = c.cloud.disk
+	}
+	b.feed = newFeed(b)
+	return b
+}
+
+func (c *Catalog) unreachable(cause error) error {
+	select {
+	case c.lookNow <- struct{}{}:
+	default:
+	}
+	if c.cloud != nil {
+		return c.cloud.unreachable(cause)
+	}
+	return fmt.Errorf("%w: the NATS servers %s do not take the write; reads go on: %w", ErrNoQuorum, c.outside, cause)
+}
+
+func bucketConfig(cfg Config, name string, replicas int) jetstream.KeyValueConfig {
+	kc := jetstream.KeyValueConfig{Bucket: name, History: 1, Storage: jetstream.FileStorage, Replicas: replicas, LimitMarkerTTL: cfg.markerTTL,
+		Description: "Perigee: who owns what, where it runs"}
+	if name == publishedName {
+		kc.Description = "Perigee: what nodes say of themselves"
+	}
+	return kc
+}
+
+// connOptions are for all connections.
+func (c *Catalog) connOptions(cfg Config, again func()) []nats.Option {
+	if again == nil {
+		again = c.ownAgain
+	}
+	return []nats.Option{
+		nats.Name(cfg.Node), nats.MaxReconnects(-1), nats.ReconnectWait(100 * time.Millisecond), nats.ReconnectJitter(0, 0),
+		nats.ReconnectHandler(func(*nats.Conn) { again() }), nats.ConnectHandler(func(*nats.Conn) { again() }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { c.disconnected(err) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { c.log.Warn("nats", "error", err) }),
 	}
-	where := "the embedded server"
-	if c.srv != nil {
-		opts = append(opts, nats.InProcessServer(c.srv), nats.Token(cfg.Token))
-	} else {
-		where = fmt.Sprint(cfg.Servers)
-		if cfg.Credentials != "" {
-			opts = append(opts, nats.UserCredentials(cfg.Credentials))
-		}
-	}
-	return c.dial(cfg, where, opts)
 }
 
-func (c *Catalog) dial(cfg Config, where string, opts []nats.Option) (err error) {
-	urls := ""
-	for i, s := range cfg.Servers {
-		if i > 0 {
-			urls += ","
+// stateOptions find a dead connection within three seconds, and have nothing be
+// sent later that failed before.
+func stateOptions() []nats.Option {
+	return []nats.Option{
+		nats.RetryOnFailedConnect(true), nats.PingInterval(time.Second), nats.MaxPingsOutstanding(2), nats.ReconnectBufSize(-1),
+		nats.Timeout(dialLimit), nats.IgnoreDiscoveredServers(),
+	}
+}
+
+// start begins all that runs until Close.
+func (c *Catalog) start() {
+	if c.own != nil {
+		c.goOn(c.own.feed.run)
+		c.goOn(func(ctx context.Context) { c.local.keepStore(ctx, c.ownReconnect) })
+	}
+	if c.state == c.own {
+		return
+	}
+	for _, b := range []*bucket{c.state, c.said} {
+		c.goOn(b.feed.run)
+		if b.feed.copy != nil {
+			c.goOn(b.feed.copy.run)
 		}
-		urls += s
 	}
-	if c.conn, err = nats.Connect(urls, opts...); err != nil {
-		return fmt.Errorf("cannot connect to NATS at %s: %w", where, err)
+	if c.cloud != nil {
+		c.goOn(c.cloud.run)
+	} else {
+		c.goOn(func(ctx context.Context) { c.watchState(ctx, nil) })
 	}
-	if c.js, err = jetstream.New(c.conn); err != nil {
-		return fmt.Errorf("cannot use JetStream at %s: %w", where, err)
+}
+
+func (c *Catalog) goOn(run func(context.Context)) {
+	if !c.begin() {
+		return
 	}
-	return nil
+	go func() {
+		defer c.wg.Done()
+		run(c.ctx)
+	}()
+}
+
+func (c *Catalog) ownReconnect() {
+	if err := c.ownConn.ForceReconnect(); err != nil {
+		c.log.Warn("cannot connect to the catalog's store at once", "error", err)
+	}
 }
 
 // openBucket finds the bucket or makes it. One that was made before and is gone
 // is reported, never silently made anew over lost records.
 func (c *Catalog) openBucket(ctx context.Context, cfg Config) error {
-	kv, err := c.js.KeyValue(ctx, bucketName)
+	kv, err := c.ownJS.KeyValue(ctx, bucketName)
 	switch {
 	case err == nil:
-		c.kv = kv
+		c.own.kv = kv
 		return errors.Join(c.markBucket(), c.warnLost(ctx))
 	case !errors.Is(err, jetstream.ErrBucketNotFound):
 		return fmt.Errorf("cannot open the catalog's bucket: %w", err)
-	case c.srv != nil && c.srv.mark.Bucket:
+	case c.local.mark.Bucket:
 		return fmt.Errorf("cannot open catalog in %q: %w: the bucket that was there cannot be read; "+
-			"restore the directory from a backup, or move it away to start empty", c.srv.dir, ErrDamaged)
+			"restore the directory from a backup, or move it away to start empty", c.local.dir, ErrDamaged)
 	}
 	return c.makeBucket(ctx, cfg)
 }
@@ -221,28 +360,25 @@ func (c *Catalog) makeBucket(ctx context.Context, cfg Config) error {
 	if err := c.Room(Reserve); err != nil {
 		return fmt.Errorf("cannot create the catalog's bucket: %w", err)
 	}
-	kv, err := c.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: bucketName, Description: "Perigee: who owns what, where it runs",
-		History: 1, Storage: jetstream.FileStorage, Replicas: max(cfg.Replicas, 1), LimitMarkerTTL: cfg.markerTTL,
-	})
+	kv, err := c.ownJS.CreateKeyValue(ctx, bucketConfig(cfg, bucketName, 1))
 	if err != nil {
 		return fmt.Errorf("cannot create the catalog's bucket: %w", err)
 	}
-	c.kv = kv
+	c.own.kv = kv
 	return c.markBucket()
 }
 
 func (c *Catalog) markBucket() error {
-	if c.srv == nil || c.srv.mark.Bucket {
+	if c.local.mark.Bucket {
 		return nil
 	}
-	return c.srv.markBucket()
+	return c.local.markBucket()
 }
 
 // warnLost says so when the store had to leave records out while recovering. A
 // torn last write after a crash is normal and was never acknowledged.
 func (c *Catalog) warnLost(ctx context.Context) error {
-	s, err := c.js.Stream(ctx, "KV_"+bucketName)
+	s, err := c.ownJS.Stream(ctx, "KV_"+bucketName)
 	if err != nil {
 		return fmt.Errorf("cannot inspect the catalog's bucket: %w", err)
 	}
@@ -261,41 +397,111 @@ func (c *Catalog) disconnected(err error) {
 // reconnected makes every table compare itself with the store: what was deleted
 // while the connection was down may have left no trace to watch.
 func (c *Catalog) reconnected() {
-	c.log.Info("catalog is connected to NATS again")
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	close(c.resync)
-	c.resync = make(chan struct{})
+	if c.state == nil || c.said == nil {
+		return // still opening
+	}
+	c.log.Info("catalog is connected to the state", "member", c.StateStatus().To)
+	c.state.feed.resync()
+	c.said.feed.resync()
 }
 
-func (c *Catalog) resyncSignal() <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.resync
+func (c *Catalog) ownAgain() {
+	if c.own != nil {
+		c.own.feed.resync()
+	}
+}
+
+// await returns when the feed has read its bucket. If that takes too long and
+// there is something to begin with, fallback is called instead.
+func (c *Catalog) await(f *feed, fallback func()) error {
+	for {
+		if f.isLoaded() {
+			return nil
+		}
+		err := f.failed()
+		if f == c.ownFeed() {
+			if err != nil {
+				return err
+			}
+		} else if known := f.copy != nil && f.copy.isWhole(); known && (time.Since(c.opened) > askLimit || !c.conn.IsConnected()) {
+			c.log.Warn("the state cannot be reached; this node goes on with what it last knew", "error", err)
+			fallback()
+			return nil
+		} else if !known && time.Since(c.opened) > firstLimit {
+			return c.unreachable(errors.Join(errors.New("this node has never known it"), err))
+		}
+		if !pause(c.ctx, 5*time.Millisecond) {
+			return ErrClosed
+		}
+	}
+}
+
+func (c *Catalog) ownFeed() *feed {
+	if c.own == nil {
+		return nil
+	}
+	return c.own.feed
+}
+
+// moveToState takes what a node that was alone has under the table's name to the
+// cloud that it began.
+func (c *Catalog) moveToState(table string, into sink) error {
+	if c.cloud == nil || !c.cloud.began {
+		return nil
+	}
+	if err := c.await(c.own.feed, nil); err != nil {
+		return err
+	}
+	for key, r := range c.own.feed.takeEarly(table) {
+		if r.deleted {
+			continue
+		}
+		full := table + "." + key
+		rev, err := c.state.write(c.ctx, create(full, r.data))
+		if err != nil && !errors.Is(err, ErrExists) {
+			return fmt.Errorf("cannot move record %q to the state: %w", key, err)
+		}
+		if err == nil {
+			into.change(record{table: table, key: key, rev: rev, data: r.data})
+		}
+		if _, err := c.own.write(c.ctx, c.own.remove(full, c.ttl, nil)); err != nil {
+			return fmt.Errorf("cannot move record %q to the state: %w", key, err)
+		}
+	}
+	return nil
 }
 
 // SetMembers says who keeps the replicated state, the nearest first. The node
 // remembers it, connects to the first that answers, and starts or ends its own
-// part when it becomes or ceases to be one.
-func (c *Catalog) SetMembers(members []Member) error { return nil }
-
-// StateStatus tells how the replicated state is reached. It does not wait.
-func (c *Catalog) StateStatus() StateStatus {
-	return StateStatus{Connected: c.conn.IsConnected(), To: c.node, Leader: c.node, Quorum: true, Member: true, Replicas: 1, Current: true}
-}
-
-// JetStream is for rooms that keep streams of their own beside the catalog.
-func (c *Catalog) JetStream() jetstream.JetStream { return c.js }
-
-// Conn is the connection under it. It is closed by Close.
-func (c *Catalog) Conn() *nats.Conn { return c.conn }
-
-// Server is the embedded NATS server, nil with an outside cluster.
-func (c *Catalog) Server() *server.Server {
-	if c.srv == nil {
+// part when it becomes or ceases to be one. It does nothing for a node alone and
+// with an outside cluster.
+func (c *Catalog) SetMembers(members []Member) error {
+	if c.cloud == nil {
 		return nil
 	}
-	return c.srv.ns.Load()
+	return c.cloud.setMembers(members)
+}
+
+// JetStream is for rooms that keep streams of their own on this node. With an
+// outside cluster and no directory, the streams are there.
+func (c *Catalog) JetStream() jetstream.JetStream {
+	if c.own == nil {
+		return c.stateJS
+	}
+	return c.ownJS
+}
+
+// Conn is the connection to the state, which reaches all nodes. It is closed by
+// Close.
+func (c *Catalog) Conn() *nats.Conn { return c.conn }
+
+// Server is the embedded NATS server of what this node keeps for itself; nil if
+// there is none.
+func (c *Catalog) Server() *server.Server {
+	if c.local == nil {
+		return nil
+	}
+	return c.local.ns.Load()
 }
 
 // Close ends all watches, flushes and closes the store, and lets go of the
@@ -311,11 +517,17 @@ func (c *Catalog) Close() error {
 	}
 	c.cancel()
 	c.wg.Wait()
-	if c.conn != nil {
-		c.conn.Close()
+	for _, nc := range []*nats.Conn{c.conn, c.ownConn} {
+		if nc != nil {
+			nc.Close()
+		}
 	}
-	if c.srv != nil {
-		return c.srv.stop()
+	var err error
+	if c.cloud != nil {
+		err = c.cloud.close()
 	}
-	return nil
+	if c.local != nil {
+		err = errors.Join(err, c.local.stop())
+	}
+	return err
 }

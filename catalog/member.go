@@ -1,5 +1,19 @@
 package catalog
 
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/perigee-run/perigee/internal/durable"
+)
+
+const membersFile = "members.json" // in Dir
+
 // Member is a node that keeps the replicated state.
 type Member struct {
 	Name string `json:"name"`
@@ -9,22 +23,89 @@ type Member struct {
 	RouteAddr  string `json:"route_addr"`
 }
 
-// StateStatus is how this node and the replicated state stand.
-type StateStatus struct {
-	Connected bool   // to a member, or to the outside cluster
-	To        string // the member, "" when there is none
-	Leader    string // the member that orders the writes, "" when none is known
-	Quorum    bool   // writes are taken, as far as is known
-	Member    bool   // this node is one
-	Members   []MemberStatus
-	Replicas  int    // how many members keep each record
-	Current   bool   // what is in memory is what the members had a moment ago
-	LastError string // why it is not well, or was not of late
+func (m Member) check() error {
+	if err := CheckKey(m.Name); err != nil {
+		return err
+	}
+	for _, addr := range []string{m.ClientAddr, m.RouteAddr} {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return fmt.Errorf("member %q: %w; use host:port", m.Name, err)
+		}
+	}
+	return nil
 }
 
-// MemberStatus is one member as this node sees it.
-type MemberStatus struct {
-	Member
-	Reachable bool
-	Error     string // why it is not
+func checkMembers(members []Member) error {
+	names := map[string]bool{}
+	for _, m := range members {
+		if err := m.check(); err != nil {
+			return err
+		}
+		if names[m.Name] {
+			return fmt.Errorf("member %q is named twice", m.Name)
+		}
+		names[m.Name] = true
+	}
+	if len(members) == 0 {
+		return errors.New("there must be at least one member")
+	}
+	return nil
+}
+
+func isMember(members []Member, name string) bool {
+	return slices.ContainsFunc(members, func(m Member) bool { return m.Name == name })
+}
+
+// remembered is the content of membersFile.
+type remembered struct {
+	// Began says that this node began the cloud: what it kept while it was alone
+	// belongs to the cloud.
+	Began   bool     `json:"began"`
+	Members []Member `json:"members"`
+}
+
+// readMembers returns none if there are none remembered.
+func readMembers(dir string) (r remembered, err error) {
+	data, err := os.ReadFile(filepath.Join(dir, membersFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return r, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &r)
+	}
+	if err == nil {
+		err = checkMembers(r.Members)
+	}
+	if err != nil {
+		return r, fmt.Errorf("cannot read the state's members: %w: %s: %w; restore it from a backup", ErrDamaged, membersFile, err)
+	}
+	return r, nil
+}
+
+func (r remembered) write(dir string) error {
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err == nil {
+		err = durable.WriteFile(filepath.Join(dir, membersFile), 0o600, data)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot remember the state's members: %w", err)
+	}
+	return nil
+}
+
+// firstMembers are those that the node remembers, else those it was given, else
+// itself: then it begins a cloud.
+func firstMembers(cfg Config) (remembered, error) {
+	r, err := readMembers(cfg.Dir)
+	if err != nil || len(r.Members) > 0 {
+		return r, err
+	}
+	r.Members = cfg.Members
+	if len(cfg.Members) == 0 {
+		r = remembered{Began: true, Members: []Member{{cfg.Node, cfg.ClientListen, cfg.RouteListen}}}
+	}
+	if err := checkMembers(r.Members); err != nil {
+		return r, fmt.Errorf("cannot open catalog: %w", err)
+	}
+	return r, r.write(cfg.Dir)
 }

@@ -34,27 +34,38 @@ type mark struct {
 	Bucket bool `json:"bucket"` // the bucket was made: finding none is damage
 }
 
-// embedded is the NATS server inside this process and the lock on its directory.
+// embedded is a NATS server inside this process and the lock on its directory.
 type embedded struct {
 	ns   atomic.Pointer[server.Server] // another one after restart
 	dir  string
-	fail func() // called when the server could not write
+	log  *slog.Logger
+	disk *disk
 	lock *os.File
 	mark mark
+	// options are asked for at each start; prepare, if there is one, puts files
+	// into the directory before.
+	options func() (*server.Options, error)
+	prepare func() error
 }
 
-func startEmbedded(ctx context.Context, cfg Config, fail func()) (*embedded, error) {
-	e := &embedded{dir: filepath.Join(cfg.Dir, "nats"), fail: fail}
+// startLocal starts the server of what this node keeps for itself.
+func startLocal(ctx context.Context, cfg Config) (*embedded, error) {
+	e := &embedded{dir: filepath.Join(cfg.Dir, "nats"), log: cfg.Logger, disk: newDisk(cfg.Dir, cfg.measure)}
+	e.options = func() (*server.Options, error) { return e.localOptions(cfg) }
+	return e, e.open(ctx)
+}
+
+func (e *embedded) open(ctx context.Context) error {
 	if err := os.MkdirAll(e.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("cannot make the catalog's directory: %w", err)
+		return fmt.Errorf("cannot make the catalog's directory: %w", err)
 	}
 	if err := e.takeLock(); err != nil {
-		return nil, err
+		return err
 	}
-	if err := e.start(ctx, cfg); err != nil {
-		return nil, errors.Join(err, e.stop())
+	if err := e.start(ctx); err != nil {
+		return errors.Join(err, e.stop())
 	}
-	return e, nil
+	return nil
 }
 
 // takeLock holds a flock for as long as the process lives: the kernel lets go
@@ -79,15 +90,20 @@ func (e *embedded) takeLock() error {
 	return nil
 }
 
-func (e *embedded) start(ctx context.Context, cfg Config) error {
+func (e *embedded) start(ctx context.Context) error {
 	if err := e.readMark(); err != nil {
 		return err
 	}
-	opts, err := e.options(cfg)
+	if e.prepare != nil {
+		if err := e.prepare(); err != nil {
+			return err
+		}
+	}
+	opts, err := e.options()
 	if err != nil {
 		return err
 	}
-	logs := &serverLog{log: cfg.Logger, fail: e.fail}
+	logs := &serverLog{log: e.log, fail: e.disk.failed}
 	ns, err := server.NewServer(opts)
 	if err != nil {
 		return fmt.Errorf("cannot make the embedded NATS server: %w", err)
@@ -98,14 +114,16 @@ func (e *embedded) start(ctx context.Context, cfg Config) error {
 }
 
 // restart ends the server and starts another one on the same files.
-func (e *embedded) restart(ctx context.Context, cfg Config) error {
-	old := e.ns.Load()
-	if at, ok := old.Addr().(*net.TCPAddr); ok && cfg.Listen != "" {
-		cfg.Listen = at.String() // the clients know this port
+func (e *embedded) restart(ctx context.Context) error {
+	e.end()
+	return e.start(ctx)
+}
+
+func (e *embedded) end() {
+	if ns := e.ns.Load(); ns != nil {
+		ns.Shutdown()
+		ns.WaitForShutdown()
 	}
-	old.Shutdown()
-	old.WaitForShutdown()
-	return e.start(ctx, cfg)
 }
 
 // InProcessConn implements nats.InProcessConnProvider with the server of the day.
@@ -134,9 +152,9 @@ func (e *embedded) awaitStart(ctx context.Context, ns *server.Server, logs *serv
 	return nil
 }
 
-// options: JetStream may use the whole disk (each stream has its own limits, and
+// localOptions: JetStream may use the whole disk (each stream has its own limits, and
 // the catalog must not stop because logs grew), but hardly any memory.
-func (e *embedded) options(cfg Config) (*server.Options, error) {
+func (e *embedded) localOptions(cfg Config) (*server.Options, error) {
 	opts := &server.Options{
 		ServerName: cfg.Node, DontListen: true, NoSigs: true, NoSystemAccount: true,
 		JetStream: true, StoreDir: e.dir, JetStreamMaxMemory: 64 << 20, JetStreamMaxStore: 1 << 50,
@@ -145,6 +163,11 @@ func (e *embedded) options(cfg Config) (*server.Options, error) {
 	}
 	if cfg.Listen == "" {
 		return opts, nil
+	}
+	if old := e.ns.Load(); old != nil { // a restart: the clients know this port
+		if at, ok := old.Addr().(*net.TCPAddr); ok {
+			cfg.Listen = at.String()
+		}
 	}
 	return opts, listenOn(opts, cfg)
 }
@@ -222,10 +245,7 @@ func (e *embedded) writeMark() error {
 }
 
 func (e *embedded) stop() error {
-	if ns := e.ns.Load(); ns != nil {
-		ns.Shutdown()
-		ns.WaitForShutdown()
-	}
+	e.end()
 	if e.lock == nil {
 		return nil
 	}

@@ -133,36 +133,28 @@ func (d *disk) hasRoom() bool {
 	return err == nil && free >= LastReserve
 }
 
-// Room returns ErrFull, in words, unless need bytes are free on the embedded
-// store's disk and the store takes writes. An outside cluster has its own care.
+// Room returns ErrFull, in words, unless need bytes are free on the disk of what
+// this node keeps and the store takes writes. An outside cluster has its own care.
 func (c *Catalog) Room(need int64) error {
-	if c.disk == nil {
+	if c.local == nil {
 		return nil
 	}
-	return c.disk.room(need)
+	return c.local.disk.room(need)
 }
 
-// guard ends ctx when the store fails to write: it would never answer.
-func (c *Catalog) guard(ctx context.Context) (context.Context, func()) {
-	if c.disk == nil {
-		return ctx, func() {}
-	}
-	return c.disk.guard(ctx)
-}
-
-// keepStore opens the store anew after it failed to write, once there is room.
-func (c *Catalog) keepStore(cfg Config) {
-	defer c.wg.Done()
+// keepStore opens the store anew after it failed to write, once there is room,
+// until ctx ends. reconnect is called when it is open.
+func (e *embedded) keepStore(ctx context.Context, reconnect func()) {
 	for {
 		select {
-		case <-c.ctx.Done():
+		case <-ctx.Done():
 			return
-		case <-c.disk.faults:
+		case <-e.disk.faults:
 		}
-		c.log.Error("catalog's store cannot write; it is opened anew when the disk has room", "dir", c.srv.dir)
-		for !c.reopen(cfg) {
+		e.log.Error("catalog's store cannot write; it is opened anew when the disk has room", "dir", e.dir)
+		for !e.reopen(ctx, reconnect) {
 			select {
-			case <-c.ctx.Done():
+			case <-ctx.Done():
 				return
 			case <-time.After(lookEvery):
 			}
@@ -172,18 +164,16 @@ func (c *Catalog) keepStore(cfg Config) {
 
 // reopen starts the embedded server again, which reads its files as after a
 // crash. What was acknowledged is in them.
-func (c *Catalog) reopen(cfg Config) bool {
-	if !c.disk.hasRoom() {
+func (e *embedded) reopen(ctx context.Context, reconnect func()) bool {
+	if !e.disk.hasRoom() {
 		return false
 	}
-	if err := c.srv.restart(c.ctx, cfg); err != nil {
-		c.log.Error("cannot open the catalog's store anew, for now", "error", err)
+	if err := e.restart(ctx); err != nil {
+		e.log.Error("cannot open the catalog's store anew, for now", "error", err)
 		return false
 	}
-	if err := c.conn.ForceReconnect(); err != nil {
-		c.log.Warn("cannot connect to the catalog's store at once", "error", err)
-	}
-	c.disk.healed()
-	c.log.Info("catalog's store takes writes again")
+	reconnect()
+	e.disk.healed()
+	e.log.Info("catalog's store takes writes again", "dir", e.dir)
 	return true
 }

@@ -37,7 +37,7 @@ func TestReserve(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			free.Store(tc.free)
-			c.disk.healed() // what was measured is forgotten
+			c.local.disk.healed() // what was measured is forgotten
 			key := strings.ReplaceAll(tc.name, " ", "-")
 			began := time.Now()
 			_, err := tab.Create(ctx, key, rec{})
@@ -89,15 +89,15 @@ func TestFullDisk(t *testing.T) {
 	filler := filepath.Join(dir, "filler")
 	fillDisk(t, filler)
 	late.Store(false)
-	c.disk.mu.Lock()
-	c.disk.seen = time.Now() // with room, the moment before
-	c.disk.mu.Unlock()
+	c.local.disk.mu.Lock()
+	c.local.disk.seen = time.Now() // with room, the moment before
+	c.local.disk.mu.Unlock()
 	var err error
 	began := time.Now()
 	for i := 0; err == nil && i < 2000; i++ {
 		_, err = tab.Put(ctx, "big", rec{Name: strings.Repeat("x", 100_000)})
 	}
-	if !errors.Is(err, ErrFull) || c.disk.isWell() {
+	if !errors.Is(err, ErrFull) || c.local.disk.isWell() {
 		t.Fatalf("%v, want ErrFull from a store that failed", err)
 	}
 	if took := time.Since(began); took > 4*time.Second {

@@ -3,41 +3,29 @@ package catalog
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
-
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Table is all records of one kind: T as JSON, by key. Its methods may be called
 // from any goroutine. The package comment says what they promise.
 type Table[T any] struct {
 	cat  *Catalog
+	b    *bucket
 	name string
 	mem  *mirror[T]
 }
 
-// NewTable opens the table name (one token) and returns when all its records
-// are in memory. A table is opened once per Catalog, by the room that owns it.
+// NewTable opens the table name (one token) of the replicated state and returns
+// when its records are in memory: those of the members if one can be reached,
+// else those that this node knew when it last could. A table is opened once per
+// Catalog, by the room that owns it.
 func NewTable[T any](c *Catalog, name string) (*Table[T], error) {
-	if err := checkTable(name); err != nil {
+	t, err := newTable[T](c, c.state, name)
+	if err != nil {
 		return nil, err
 	}
-	if err := c.claimTable(name); err != nil {
-		return nil, err
-	}
-	t := &Table[T]{cat: c, name: name, mem: newMirror[T]()}
-	ready := make(chan error, 1)
-	if !c.begin() {
-		return nil, fmt.Errorf("cannot open table %q: %w", name, ErrClosed)
-	}
-	go func() {
-		defer c.wg.Done()
-		t.follow(c.ctx, ready)
-	}()
-	if err := <-ready; err != nil {
+	if err := c.moveToState(name, t); err != nil {
 		c.releaseTable(name)
 		return nil, fmt.Errorf("cannot open table %q: %w", name, err)
 	}
@@ -46,7 +34,66 @@ func NewTable[T any](c *Catalog, name string) (*Table[T], error) {
 
 // NewLocal opens the table name of records that this node keeps for itself, on
 // its own disk. It never needs the network; otherwise it is as [NewTable].
-func NewLocal[T any](c *Catalog, name string) (*Table[T], error) { return NewTable[T](c, name) }
+func NewLocal[T any](c *Catalog, name string) (*Table[T], error) {
+	if c.own == nil {
+		return nil, fmt.Errorf("cannot open table %q: the catalog has no directory to keep a node's own records in", name)
+	}
+	return newTable[T](c, c.own, name)
+}
+
+func newTable[T any](c *Catalog, b *bucket, name string) (*Table[T], error) {
+	if err := checkTable(name); err != nil {
+		return nil, err
+	}
+	if err := c.claimTable(name); err != nil {
+		return nil, err
+	}
+	t := &Table[T]{cat: c, b: b, name: name, mem: newMirror[T]()}
+	b.feed.open(name, t)
+	if err := c.await(b.feed, func() { b.feed.openFromCopy(name, t) }); err != nil {
+		c.releaseTable(name)
+		return nil, fmt.Errorf("cannot open table %q: %w", name, err)
+	}
+	return t, nil
+}
+
+// load implements sink.
+func (t *Table[T]) load(all map[string]record, asOf uint64) {
+	entries := make(map[string]*Entry[T], len(all))
+	for key, r := range all {
+		if e := t.decode(r); e != nil {
+			entries[key] = e
+		} else {
+			t.mem.remove(key, r.rev, false) // it may be newer than asOf
+		}
+	}
+	t.mem.load(entries, asOf)
+	t.mem.passed(asOf)
+}
+
+// change implements sink.
+func (t *Table[T]) change(r record) {
+	if e := t.decode(r); e != nil {
+		t.mem.put(e)
+	} else {
+		t.mem.remove(r.key, r.rev, false)
+	}
+	t.mem.passed(r.rev)
+}
+
+// decode returns nil for a delete, and for a record that cannot be read: one bad
+// record must not take the rest of its table away.
+func (t *Table[T]) decode(r record) *Entry[T] {
+	if r.deleted {
+		return nil
+	}
+	e := &Entry[T]{Key: r.key, Revision: r.rev}
+	if err := json.Unmarshal(r.data, &e.Value); err != nil {
+		t.cat.log.Error("catalog record cannot be read and is left out", "table", t.name, "key", r.key, "error", err)
+		return nil
+	}
+	return e
+}
 
 func checkTable(name string) error {
 	if err := CheckKey(name); err != nil || strings.ContainsAny(name, "./=") {
@@ -92,54 +139,33 @@ func (t *Table[T]) List(prefix string) []Entry[T] { return t.mem.list(prefix) }
 
 // Create writes a record that must not exist yet, or returns ErrExists.
 func (t *Table[T]) Create(ctx context.Context, key string, v T) (uint64, error) {
-	return t.write(ctx, Reserve, key, v, func(ctx context.Context, full string, data []byte) (uint64, error) {
-		rev, err := t.cat.kv.Create(ctx, full, data)
-		if errors.Is(err, jetstream.ErrKeyExists) {
-			return 0, ErrExists
-		}
-		return rev, err
-	})
+	return t.write(ctx, Reserve, key, v, create)
 }
 
 // Update writes the record if it still has revision rev, or returns ErrConflict.
 func (t *Table[T]) Update(ctx context.Context, key string, v T, rev uint64) (uint64, error) {
-	return t.write(ctx, LastReserve, key, v, func(ctx context.Context, full string, data []byte) (uint64, error) {
-		rev, err := t.cat.kv.Update(ctx, full, data, rev)
-		if wrongRevision(err) {
-			return 0, ErrConflict
-		}
-		return rev, err
-	})
+	return t.write(ctx, LastReserve, key, v, func(full string, data []byte) storing { return update(full, data, rev) })
 }
 
 // Put writes the record, whatever was there.
 func (t *Table[T]) Put(ctx context.Context, key string, v T) (uint64, error) {
-	return t.write(ctx, LastReserve, key, v, func(ctx context.Context, full string, data []byte) (uint64, error) {
-		return t.cat.kv.Put(ctx, full, data)
-	})
-}
-
-func wrongRevision(err error) bool {
-	var api *jetstream.APIError
-	return errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
+	return t.write(ctx, LastReserve, key, v, put)
 }
 
 // write stores the record and shows it in memory. What is shown is decoded from
 // the bytes stored, so it shares nothing with the caller's value and is what
 // every other node will see.
-func (t *Table[T]) write(ctx context.Context, need int64, key string, v T, store func(ctx context.Context, full string, data []byte) (uint64, error)) (uint64, error) {
+func (t *Table[T]) write(ctx context.Context, need int64, key string, v T, how func(full string, data []byte) storing) (uint64, error) {
 	data, shown, err := t.encode(key, v)
 	if err != nil {
 		return 0, t.fault("write", key, err)
 	}
-	if err := t.cat.Room(need); err != nil {
+	if err := t.b.room(need); err != nil {
 		return 0, t.fault("write", key, t.closedOr(err))
 	}
-	guarded, done := t.cat.guard(ctx)
-	defer done()
-	rev, err := store(guarded, t.name+"."+key, data)
+	rev, err := t.b.write(ctx, how(t.name+"."+key, data))
 	if err != nil {
-		return 0, t.fault("write", key, t.plainly(ctx, guarded, err))
+		return 0, t.fault("write", key, t.closedOr(err))
 	}
 	t.mem.put(&Entry[T]{Key: key, Value: shown, Revision: rev})
 	return rev, nil
@@ -149,6 +175,11 @@ func (t *Table[T]) encode(key string, v T) (data []byte, shown T, err error) {
 	if err = CheckKey(key); err != nil {
 		return nil, shown, err
 	}
+	return encode(v)
+}
+
+// encode returns the bytes to store and the value that everyone will read.
+func encode[T any](v T) (data []byte, shown T, err error) {
 	if data, err = json.Marshal(v); err != nil {
 		return nil, shown, err
 	}
@@ -164,29 +195,15 @@ func (t *Table[T]) Delete(ctx context.Context, key string) error {
 	if err := CheckKey(key); err != nil {
 		return t.fault("delete", key, err)
 	}
-	// Published by hand because the library's Delete does not tell the revision.
-	msg := nats.NewMsg("$KV." + bucketName + "." + t.name + "." + key)
-	msg.Header.Set("KV-Operation", "DEL")
-	msg.Header.Set(jetstream.MsgTTLHeader, t.cat.ttl)
-	if err := t.cat.Room(LastReserve); err != nil {
+	if err := t.b.room(LastReserve); err != nil {
 		return t.fault("delete", key, t.closedOr(err))
 	}
-	guarded, done := t.cat.guard(ctx)
-	defer done()
-	ack, err := t.cat.js.PublishMsg(guarded, msg)
+	rev, err := t.b.write(ctx, t.b.remove(t.name+"."+key, t.cat.ttl, nil))
 	if err != nil {
-		return t.fault("delete", key, t.plainly(ctx, guarded, err))
+		return t.fault("delete", key, t.closedOr(err))
 	}
-	t.mem.remove(key, ack.Sequence, true)
+	t.mem.remove(key, rev, true)
 	return nil
-}
-
-// plainly is why the store did not write: that the disk is full, if it failed.
-func (t *Table[T]) plainly(ctx, guarded context.Context, err error) error {
-	if ctx.Err() == nil && guarded.Err() != nil {
-		err = t.cat.disk.full(LastReserve)
-	}
-	return t.closedOr(err)
 }
 
 func (t *Table[T]) closedOr(err error) error {

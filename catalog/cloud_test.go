@@ -1,0 +1,278 @@
+package catalog
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// authority signs the certificates of one test cloud.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newAuthority(t testing.TB) *authority {
+	key := must[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "cloud"}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	der := must[[]byte](t)(x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key))
+	return &authority{must[*x509.Certificate](t)(x509.ParseCertificate(der)), key}
+}
+
+func (a *authority) config(t testing.TB, name string) *tls.Config {
+	key := must[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature}
+	der := must[[]byte](t)(x509.CreateCertificate(rand.Reader, tmpl, a.cert, &key.PublicKey, a.key))
+	pool := x509.NewCertPool()
+	pool.AddCert(a.cert)
+	return &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+}
+
+// testCloud is nodes in one process, each with its own directory.
+type testCloud struct {
+	t    testing.TB
+	ca   *authority
+	node map[string]*testNode
+}
+
+type testNode struct {
+	*Catalog
+	cfg    Config
+	member Member
+	apps   *Table[rec]
+}
+
+func newTestCloud(t testing.TB) *testCloud {
+	return &testCloud{t: t, ca: newAuthority(t), node: map[string]*testNode{}}
+}
+
+func freeAddr(t testing.TB) string {
+	ln := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// add makes a node, without starting it.
+func (tc *testCloud) add(name string) *testNode {
+	n := &testNode{member: Member{name, freeAddr(tc.t), freeAddr(tc.t)}}
+	n.cfg = Config{Dir: tc.t.TempDir(), Node: name, ClientListen: n.member.ClientAddr, RouteListen: n.member.RouteAddr,
+		TLS: tc.ca.config(tc.t, name), Logger: quiet}
+	tc.node[name] = n
+	return n
+}
+
+func (tc *testCloud) members(names ...string) (out []Member) {
+	for _, name := range names {
+		out = append(out, tc.node[name].member)
+	}
+	return out
+}
+
+func (n *testNode) start(t testing.TB, members ...Member) *testNode {
+	t.Helper()
+	n.cfg.Members = members
+	n.Catalog = open(t, n.cfg)
+	n.apps = table(t, n.Catalog, "apps")
+	return n
+}
+
+// setMembers tells every node that runs.
+func (tc *testCloud) setMembers(names ...string) {
+	tc.t.Helper()
+	for _, n := range tc.node {
+		if n.Catalog != nil && n.ctx.Err() == nil {
+			if err := n.SetMembers(tc.members(names...)); err != nil {
+				tc.t.Fatal(err)
+			}
+		}
+	}
+}
+
+// three makes a cloud of three members that keep everything three times.
+func three(t testing.TB) *testCloud {
+	tc := newTestCloud(t)
+	tc.add("a").start(t)
+	all := []string{"a", "b", "c"}
+	tc.add("b")
+	tc.add("c")
+	tc.node["b"].start(t, tc.members(all...)...)
+	tc.node["c"].start(t, tc.members(all...)...)
+	tc.setMembers(all...)
+	tc.awaitReplicas(3)
+	return tc
+}
+
+func (tc *testCloud) awaitReplicas(n int) {
+	tc.t.Helper()
+	eventually(tc.t, fmt.Sprintf("everything is kept %d times", n), func() bool { return tc.kept("KV_"+bucketName) == n && tc.kept("KV_"+publishedName) == n })
+}
+
+func (tc *testCloud) kept(stream string) int {
+	for _, n := range tc.node {
+		if n.Catalog == nil || n.ctx.Err() != nil {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(tc.t.Context(), time.Second)
+		s, err := n.stateJS.Stream(ctx, stream)
+		cancel()
+		if err != nil || s.CachedInfo().Cluster == nil {
+			continue
+		}
+		current := 1
+		for _, r := range s.CachedInfo().Cluster.Replicas {
+			if r.Current {
+				current++
+			}
+		}
+		return min(current, s.CachedInfo().Config.Replicas)
+	}
+	return 0
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for range 600 {
+		if ok() {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatalf("it did not come to be that %s", what)
+}
+
+func TestFirstMember(t *testing.T) {
+	tc := newTestCloud(t)
+	began := time.Now()
+	a := tc.add("a").start(t)
+	t.Logf("first start took %s", time.Since(began))
+	must[uint64](t)(a.apps.Create(t.Context(), "web", rec{N: 1}))
+	a.Close()
+	began = time.Now()
+	a.start(t)
+	t.Logf("second start took %s", time.Since(began))
+	if e, ok := a.apps.Get("web"); !ok || e.Value.N != 1 {
+		t.Fatalf("after the restart: %+v", e)
+	}
+	st := a.StateStatus()
+	if !st.Connected || st.To != "a" || !st.Member {
+		t.Errorf("status %+v", st)
+	}
+}
+
+func TestGrowAndLoseOne(t *testing.T) {
+	tc := newTestCloud(t)
+	a := tc.add("a").start(t)
+	for i := range 50 {
+		must[uint64](t)(a.apps.Put(t.Context(), fmt.Sprintf("k%d", i), rec{N: i}))
+	}
+	tc.add("b")
+	tc.add("c")
+	all := []string{"a", "b", "c"}
+	began := time.Now()
+	tc.node["b"].start(t, tc.members(all...)...)
+	tc.node["c"].start(t, tc.members(all...)...)
+	tc.setMembers(all...)
+	tc.awaitReplicas(3)
+	t.Logf("three members after %s", time.Since(began))
+	if n := len(tc.node["c"].apps.List("")); n != 50 {
+		t.Fatalf("the new member has %d records", n)
+	}
+	w := startWriter(t, tc.node["b"].apps)
+	time.Sleep(300 * time.Millisecond)
+	a.Close()
+	time.Sleep(4 * time.Second)
+	w.stop()
+	t.Logf("%d acknowledged, %d failed, longest %s", len(w.acked), w.failed, w.longest)
+	if w.failed > 0 {
+		t.Errorf("%d writes failed: %v", w.failed, w.last)
+	}
+	for key, n := range w.acked {
+		for _, name := range []string{"b", "c"} {
+			eventually(t, "an acknowledged write is everywhere", func() bool { e, ok := tc.node[name].apps.Get(key); return ok && e.Value.N == n })
+		}
+	}
+}
+
+type writer struct {
+	done    chan struct{}
+	wg      sync.WaitGroup
+	acked   map[string]int
+	failed  int
+	last    error
+	longest time.Duration
+}
+
+func startWriter(t testing.TB, tab *Table[rec]) *writer {
+	w := &writer{done: make(chan struct{}), acked: map[string]int{}}
+	w.wg.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-w.done:
+				return
+			default:
+			}
+			key, began := fmt.Sprintf("w%d", i%100), time.Now()
+			if _, err := tab.Put(t.Context(), key, rec{N: i}); err != nil {
+				w.failed, w.last = w.failed+1, err
+			} else {
+				w.acked[key] = i
+			}
+			w.longest = max(w.longest, time.Since(began))
+		}
+	})
+	return w
+}
+
+func (w *writer) stop() {
+	close(w.done)
+	w.wg.Wait()
+}
+
+func TestNoQuorum(t *testing.T) {
+	tc := three(t)
+	a := tc.node["a"]
+	must[uint64](t)(a.apps.Put(t.Context(), "kept", rec{N: 1}))
+	must[uint64](t)(a.apps.Put(t.Context(), "lost", rec{N: 2}))
+	eventually(t, "c has it", func() bool { _, ok := tc.node["c"].apps.Get("lost"); return ok })
+	time.Sleep(300 * time.Millisecond) // until the copy on disk has it
+	tc.node["a"].Close()
+	tc.node["b"].Close()
+	c := tc.node["c"]
+	began := time.Now()
+	_, err := c.apps.Put(t.Context(), "x", rec{})
+	if !errors.Is(err, ErrNoQuorum) || !strings.Contains(err.Error(), "a and b") && !strings.Contains(err.Error(), "b and a") {
+		t.Errorf("write without a quorum: %v", err)
+	}
+	t.Log(err, time.Since(began))
+	if took := time.Since(began); took > writeLimit+time.Second {
+		t.Errorf("it took %s", took)
+	}
+	c.Close()
+	began = time.Now()
+	c.start(t)
+	t.Logf("a member alone opened after %s", time.Since(began))
+	if e, ok := c.apps.Get("kept"); !ok || e.Value.N != 1 {
+		t.Fatalf("the member alone reads %+v %v", e, ok)
+	}
+	a.start(t)
+	if err := a.apps.Delete(t.Context(), "lost"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the deletion arrives", func() bool { _, ok := c.apps.Get("lost"); return !ok })
+	eventually(t, "c is current", func() bool { return c.StateStatus().Current })
+	must[uint64](t)(c.apps.Put(t.Context(), "x", rec{N: 5}))
+}
