@@ -63,6 +63,9 @@ func (n *Network) wireForwardRules(r rules, f firewall) {
 
 	r.add(n.fromMachine(), n.toWire(), orgAndGroup(destination6, expr.MetaKeyIIFGROUP), member(f.remote), accept())
 	r.refuse(n.fromMachine(), n.toWire())
+	// Without the link, as while the daemon restarts, a new connection fails at
+	// once and one that stands waits: a reset would end it.
+	r.add(n.fromMachine(), orgAndGroup(destination6, expr.MetaKeyIIFGROUP), member(f.remote), elsewhere(own, destination6), noRoute())
 	r.add(n.fromWire(), n.toMachine(), orgAndGroup(source6, expr.MetaKeyOIFGROUP), member(f.remote), accept())
 	r.add(n.fromWire(), n.toMachine(), proto(unix.IPPROTO_ICMPV6), state(expr.CtStateBitRELATED), accept())
 	r.refuse(n.fromWire(), n.toMachine())
@@ -124,6 +127,10 @@ func state(bits uint32) []expr.Any {
 		&expr.Bitwise{SourceRegister: regKey, DestRegister: regKey, Len: 4, Mask: binaryutil.NativeEndian.PutUint32(bits), Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: regKey, Data: make([]byte, 4)},
 	}
+}
+
+func noRoute() []expr.Any {
+	return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_NO_ROUTE}}
 }
 
 const (

@@ -77,7 +77,8 @@ type Peer struct {
 	// Allowed is where the peer may speak from and what is sent to it.
 	Allowed []netip.Prefix
 	// Keepalive is how often an idle link says a word, so that what is between
-	// keeps it open. Default: never.
+	// keeps it open. With it a device that starts, or changes its key, also greets
+	// the peer at once, who would else learn of it after 15 s. Default: never.
 	Keepalive time.Duration
 }
 
