@@ -20,7 +20,7 @@ type Config struct {
 	// lower-case letters and digits. Default "lab".
 	Name string
 	// Dir is where the lab keeps its files; they are gone after Close. Only one
-	// lab may be in it. Default /run/perigee-lab.
+	// lab may be in it. Default /var/lib/perigee-lab.
 	Dir string
 	// Keep leaves the nodes' data in Dir after Close.
 	Keep bool
@@ -35,7 +35,7 @@ type Config struct {
 }
 
 // DefaultDir is where a lab is if nothing else is said.
-const DefaultDir = "/run/perigee-lab"
+const DefaultDir = "/var/lib/perigee-lab"
 
 const maxCities = 64
 

@@ -9,11 +9,29 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"time"
+
+	"github.com/perigee-run/perigee/lab/control"
 )
 
 // Dial connects from the host over tcp or udp. A name is asked of the host's
 // resolver; its addresses are tried one after the other.
 func (h *Host) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	return h.dial(ctx, network, addr, func() {})
+}
+
+// timedDial writes down when the name was found and the connection was there.
+func (h *Host) timedDial(v *control.Visit, began time.Time) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := h.dial(ctx, network, addr, func() { v.Lookup = time.Since(began) })
+		if err == nil {
+			v.Connect, v.Remote = time.Since(began), c.RemoteAddr().String()
+		}
+		return c, err
+	}
+}
+
+func (h *Host) dial(ctx context.Context, network, addr string, found func()) (net.Conn, error) {
 	name, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, err
@@ -25,6 +43,7 @@ func (h *Host) Dial(ctx context.Context, network, addr string) (net.Conn, error)
 	if err != nil {
 		return nil, err
 	}
+	found()
 	for _, a := range addrs {
 		if !wants(network, a) {
 			continue

@@ -126,6 +126,17 @@ func (h *Host) Command(ctx context.Context, name string, args ...string) *space.
 	return h.space.Command(ctx, name, args...)
 }
 
+// Crash ends all processes of the host at once, as a power failure does, but
+// what this process opened there stays.
+func (h *Host) Crash() error {
+	// Process 1 is spared by the kernel, and so is the one that kills, until its
+	// own end.
+	if err := h.Command(context.Background(), "/bin/sh", "-c", "kill -9 -1").Run(); err != nil {
+		return fmt.Errorf("cannot crash host %q: %w", h.Name, err)
+	}
+	return nil
+}
+
 // Do runs f on a thread that is in the host's namespaces; what it opens stays
 // there. One at a time, so f must not wait for long.
 func (h *Host) Do(f func() error) error { return h.space.Do(f) }

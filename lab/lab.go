@@ -31,7 +31,11 @@ type Lab struct {
 	hosts   []*Host
 	nodes   []*Node
 	numbers []int // the next host's, by city
-	closed  bool
+	// nodeCount numbers all nodes ever started; groups are the names of their
+	// control groups.
+	nodeCount int
+	groups    []string
+	closed    bool
 }
 
 // New makes a lab of cities without hosts. What a lab before it left in Dir,

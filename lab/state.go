@@ -21,6 +21,8 @@ import (
 type state struct {
 	Pid   int       `json:"pid"`
 	Inits []process `json:"inits"`
+	// Groups are the names of the nodes' control groups.
+	Groups []string `json:"groups"`
 }
 
 // process is one that cannot be mistaken for a later one of the same id.
@@ -66,6 +68,9 @@ func sweep(dir string, keep bool) error {
 			_ = unix.Kill(p.Pid, unix.SIGKILL)
 		}
 	}
+	for _, g := range s.Groups {
+		removeGroups(g)
+	}
 	names := []string{"state.json", "lab.sock", "resolv"}
 	if !keep {
 		names = append(names, "nodes")
@@ -77,6 +82,27 @@ func sweep(dir string, keep bool) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// removeGroups removes a node's control groups, in every hierarchy, which are
+// empty now: the kernel refuses to remove others.
+func removeGroups(name string) {
+	if name == "" || strings.ContainsAny(name, "/.") {
+		return
+	}
+	tops, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
+	for _, top := range append(tops, "/sys/fs/cgroup/"+name) {
+		var dirs []string
+		_ = filepath.WalkDir(top, func(path string, d os.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return nil
+		})
+		for i := len(dirs) - 1; i >= 0; i-- {
+			_ = os.Remove(dirs[i])
+		}
+	}
 }
 
 // Sweep removes what a lab that was killed left in its directory. It reports
@@ -95,7 +121,7 @@ func Sweep(dir string, keep bool) (bool, error) {
 func (l *Lab) save() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := state{Pid: os.Getpid()}
+	s := state{Pid: os.Getpid(), Groups: l.groups}
 	for _, h := range l.hosts {
 		s.Inits = append(s.Inits, process{h.Pid(), startOf(h.Pid())})
 	}

@@ -4,6 +4,7 @@ package fabric
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -84,6 +85,18 @@ func (f *Fabric) Delay(from, to string) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.rules.path(f.where(from), f.where(to)).delay
+}
+
+// DelayTo is how long a packet takes from a city to an address, 0 if it leads
+// nowhere.
+func (f *Fabric) DelayTo(city string, a netip.Addr) time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.view.Load().find(slices.Index(f.cities, city), a)
+	if p == nil {
+		return 0
+	}
+	return f.rules.path(place{city: city}, p.place()).delay
 }
 
 // where is the place that a name stands for. The caller holds f.mu.

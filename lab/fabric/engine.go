@@ -42,17 +42,6 @@ type engine struct {
 type counters struct{ carried, lost, cut, full, nowhere atomic.Uint64 }
 
 // Stats counts packets since the start.
-type Stats struct {
-	// Carried reached a host; Lost fell to a loss rate, Cut to a cut, Full to a
-	// full queue; Nowhere had no destination in the lab.
-	Carried uint64 `json:"carried"`
-	Lost    uint64 `json:"lost"`
-	Cut     uint64 `json:"cut"`
-	Full    uint64 `json:"full"`
-	Nowhere uint64 `json:"nowhere"`
-}
-
-// Stats counts packets since the start; one may be a burst of TCP, up to 64 KB.
 func (f *Fabric) Stats() Stats {
 	s := &f.engine.sums
 	return Stats{s.carried.Load(), s.lost.Load(), s.cut.Load(), s.full.Load(), s.nowhere.Load()}

@@ -10,18 +10,6 @@ import (
 	"time"
 )
 
-// Route is an anycast prefix as one city routes it.
-type Route struct {
-	// City is who looks.
-	City string `json:"city"`
-	// Prefix is what is announced.
-	Prefix netip.Prefix `json:"prefix"`
-	// Host is the nearest that announces it, "" if none can be reached.
-	Host string `json:"host"`
-	// Others announce it too.
-	Others []string `json:"others,omitempty"`
-}
-
 // Announce makes a host a destination of the prefix, in each city as soon as
 // the news has travelled there. Saying it again changes nothing.
 func (f *Fabric) Announce(host string, prefix netip.Prefix) error {

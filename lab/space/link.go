@@ -55,12 +55,8 @@ func address(h *netlink.Handle, l netlink.Link, mtu int, addrs []netip.Prefix) e
 		return err
 	}
 	for _, p := range addrs {
-		a := &netlink.Addr{IPNet: ipNet(p)}
-		if p.Addr().Is6() {
-			a.Flags = unix.IFA_F_NODAD
-		}
-		if err := h.AddrReplace(l, a); err != nil {
-			return fmt.Errorf("address %s: %w", p, err)
+		if err := addAddr(h, l, p); err != nil {
+			return err
 		}
 	}
 	for _, all := range []string{"0.0.0.0/0", "::/0"} {
@@ -77,9 +73,22 @@ func address(h *netlink.Handle, l netlink.Link, mtu int, addrs []netip.Prefix) e
 func (s *Space) AddAddr(a netip.Addr) error {
 	return s.Do(func() error {
 		return withLink("lo", func(h *netlink.Handle, l netlink.Link) error {
-			return h.AddrReplace(l, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, a.BitLen()))})
+			return addAddr(h, l, netip.PrefixFrom(a, a.BitLen()))
 		})
 	})
+}
+
+// addAddr skips duplicate address detection, which would hold the address back
+// for a second, where only the lab gives addresses.
+func addAddr(h *netlink.Handle, l netlink.Link, p netip.Prefix) error {
+	a := &netlink.Addr{IPNet: ipNet(p)}
+	if p.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	if err := h.AddrReplace(l, a); err != nil {
+		return fmt.Errorf("address %s: %w", p, err)
+	}
+	return nil
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

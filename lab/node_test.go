@@ -1,0 +1,68 @@
+//go:build linux
+
+package lab
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// needNode skips where there is no perigeed to start.
+func needNode(t testing.TB) {
+	t.Helper()
+	if _, err := os.Stat(filepath.Join(os.Getenv("PERIGEE_BIN"), "perigeed")); err != nil || os.Getenv("PERIGEE_BIN") == "" {
+		t.Skip("needs the programs: make build, and PERIGEE_BIN")
+	}
+}
+
+func TestNode(t *testing.T) {
+	needNode(t)
+	l := newLab(t, "iad", "fra")
+	n, err := l.StartNode(t.Context(), NodeConfig{City: "fra"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := n.Client().Node(t.Context())
+	if err != nil || info.Region != "fra" || info.Name != "fra-1" {
+		t.Errorf("node %+v: %v", info, err)
+	}
+	first := n.Pid()
+	if err := n.Restart(t.Context()); err != nil || n.Pid() == first {
+		t.Errorf("restart: %v", err)
+	}
+	// The router answers to the other city.
+	visitor := addHost(t, l, "visitor-iad", "iad")
+	began := time.Now()
+	resp, err := visitor.HTTPClient().Get("http://" + n.Addr4.String() + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if took := time.Since(began); took < 2*l.RTT("iad", "fra") {
+		t.Errorf("an answer after %s, sooner than light", took)
+	}
+	if err := n.Stop(); err != nil || n.Running() {
+		t.Errorf("stop: %v", err)
+	}
+	if err := n.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Crash(); err != nil || n.Running() {
+		t.Errorf("crash: %v", err)
+	}
+	if err := n.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestNodeThatCannotStart(t *testing.T) {
+	needNode(t)
+	l := newLab(t, "iad")
+	_, err := l.StartNode(t.Context(), NodeConfig{City: "iad", Args: []string{"--frob"}})
+	if err == nil || len(l.Hosts()) != 0 || len(l.Nodes()) != 0 {
+		t.Errorf("%v, %d hosts", err, len(l.Hosts()))
+	}
+	t.Log(err)
+}
