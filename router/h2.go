@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/textproto"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -146,6 +147,10 @@ type web struct {
 	status int
 	in     atomic.Int64
 	out    int64
+
+	load    *upload
+	replays int
+	notes   []byte // header lines about replays
 }
 
 func (r *Router) serveWebRequest(w http.ResponseWriter, req *http.Request) {
@@ -155,7 +160,8 @@ func (r *Router) serveWebRequest(w http.ResponseWriter, req *http.Request) {
 	x.conn, _ = req.Context().Value(webKey{}).(*webConn)
 	x.ask = ask{
 		port: x.conn.port, secure: x.conn.secure, host: normalHost(nil, []byte(req.Host)),
-		force: []byte(req.Header.Get("Fly-Force-Instance-Id")), prefer: []byte(req.Header.Get("Fly-Prefer-Instance-Id")),
+		force: wish(req, "Force-Instance-Id"), prefer: wish(req, "Prefer-Instance-Id"), near: wish(req, "Prefer-Region"),
+		cookie: []byte(strings.Join(req.Header["Cookie"], "; ")),
 	}
 	if id := []byte(req.Header.Get("X-Request-Id")); goodID(id) {
 		x.id = id
@@ -164,6 +170,14 @@ func (r *Router) serveWebRequest(w http.ResponseWriter, req *http.Request) {
 	}
 	defer x.count(time.Now()) // also when a stream is cut off, which is a panic
 	x.run()
+}
+
+// wish is a client's wish where its request should go.
+func wish(req *http.Request, name string) []byte {
+	if v := req.Header.Get("Fly-" + name); v != "" {
+		return []byte(v)
+	}
+	return []byte(req.Header.Get("Perigee-" + name))
 }
 
 func (x *web) count(start time.Time) {
@@ -191,24 +205,34 @@ func (x *web) run() {
 		return
 	}
 	x.trip = trip{ask: &x.ask, client: patient{x.req.Context()}, careful: !x.idempotent()}
+	defer x.endLoad()
 	for {
 		var rf *refusal
 		x.slot, x.up, rf = x.r.reach(&x.trip)
 		if rf != nil {
+			if note := x.trip.fallBack(rf); note != "" {
+				x.notes = fmt.Appendf(x.notes, "Fly-Replay-Failed: %s\r\n", note)
+				continue
+			}
 			x.refuse(rf)
 			return
 		}
 		if !x.attempt() {
 			return
 		}
-		x.trip.fresh = true
+	}
+}
+
+func (x *web) endLoad() {
+	if x.load != nil {
+		x.load.close()
 	}
 }
 
 // attempt forwards to the machine at hand, and says whether the request may be sent again.
 func (x *web) attempt() (retry bool) {
 	defer x.slot.release()
-	if x.slot.target.port.H2Backend {
+	if x.slot.peer == nil && x.slot.target.port.H2Backend {
 		return x.overH2()
 	}
 	return x.overH1()
@@ -252,7 +276,7 @@ func (x *web) lines(out []byte) []byte {
 	} else {
 		out = append(out, x.conn.about...)
 	}
-	return appendID(out, x.id)
+	return append(appendID(out, x.id), x.notes...)
 }
 
 func hopByHop(name string) bool {
@@ -263,47 +287,87 @@ func hopByHop(name string) bool {
 	return false
 }
 
-// overH1 sends the request to the machine as HTTP/1.1. It says whether it may be sent again.
+// overH1 sends the request to the machine, or to the router of its node, as HTTP/1.1. It says whether it may be sent again.
 func (x *web) overH1() (retry bool) {
 	b := spareBuffers.Get().(*buffers)
 	defer b.free()
 	stop := context.AfterFunc(x.req.Context(), func() { _ = x.up.Close() })
+	if p := x.slot.peer; p != nil && x.idempotent() {
+		p.await(x.up)
+		defer p.unawait(x.up)
+	}
 	_, err := x.up.Write(x.head(b.out[:0]))
-	sent := make(chan error, 1)
 	if x.hasBody() && err == nil {
-		x.r.goes.Go(func() { sent <- x.sendBody() })
-	} else {
-		sent <- err
+		x.send()
 	}
 	_ = x.up.SetReadDeadline(x.deadline())
 	a := h1Answer{web: x, b: b}
-	err = a.read()
-	if err == nil {
-		err = a.deliver()
+	var rf *refusal
+	if err = a.read(); err == nil {
+		if rf, retry = a.accept(); rf == nil && !retry {
+			err = a.deliver()
+		}
 	}
-	whole := x.bodySent(sent)
+	whole, again := x.sent(err)
 	alive := stop()
 	if err == nil && whole && alive && a.clean && !a.res.Close {
 		x.r.keep(&x.slot, x.up, time.Duration(a.res.KeepAlive)*time.Second)
-		return false
+	} else {
+		_ = x.up.Close()
 	}
-	_ = x.up.Close()
 	switch {
+	case err == nil && retry && !again:
+		rf = refuse(http.StatusBadGateway, "the request cannot be sent again: its body is longer than %d bytes", maxReplayBody)
+		retry = false
 	case err == nil:
-		return false
 	case !alive:
-		x.refuse(&refusal{status: statusClientGone})
+		rf = &refusal{status: statusClientGone}
 	case a.begun: // too late for a page: the stream is reset
 		panic(http.ErrAbortHandler)
-	case !a.got && x.idempotent() && mayRepeat(x.up, err):
+	case !a.got && again && x.repeatable() && x.mayRepeat(err):
+		x.trip.fresh = true
 		return true
+	default:
+		rf = x.badAnswer(err)
 	}
-	x.refuse(x.badAnswer(err))
-	return false
+	if rf != nil {
+		x.refuse(rf)
+	}
+	return retry
+}
+
+// repeatable says that the method, and what is there of the body, let the request be sent again.
+func (x *web) repeatable() bool {
+	q := http1.Request{Method: []byte(x.req.Method)}
+	return q.Idempotent() && (x.slot.peer != nil || !x.hasBody())
+}
+
+func (x *web) mayRepeat(err error) bool {
+	if x.slot.peer == nil {
+		return mayRepeat(x.up, err)
+	}
+	return !errors.Is(err, os.ErrDeadlineExceeded) && x.trip.again(&x.slot, x.up)
+}
+
+// send begins to send the body.
+func (x *web) send() {
+	if x.load == nil {
+		x.load = x.newUpload()
+	}
+	x.load.sendTo(x.up, x.slot.peer == nil)
+}
+
+// sent ends the sending of the body. It says whether all of it went out, and whether it could be sent again. An answer
+// often crosses with the end of the body, so that it is given a moment.
+func (x *web) sent(err error) (whole, again bool) {
+	if x.load == nil {
+		return err == nil, true
+	}
+	return x.load.stop(2 * time.Millisecond)
 }
 
 func (x *web) badAnswer(err error) *refusal {
-	e := exchange{slot: x.slot}
+	e := exchange{conn: &conn{}, slot: x.slot}
 	return e.badAnswer(err, nil)
 }
 
@@ -318,6 +382,9 @@ func (x *web) head(out []byte) []byte {
 	out = append(append(append(out, x.req.Method...), ' '), x.req.RequestURI...)
 	out = append(append(append(out, " HTTP/1.1\r\nHost: "...), x.req.Host...), "\r\n"...)
 	out = x.lines(out)
+	if x.slot.peer != nil {
+		out = x.slot.order(&x.ask, x.req.ContentLength < 0 || x.req.ContentLength > maxReplayBody).append(out)
+	}
 	if strings.Contains(x.req.Header.Get("Te"), "trailers") {
 		out = append(out, "Connection: TE\r\nTE: trailers\r\n"...)
 	}
@@ -332,66 +399,12 @@ func (x *web) head(out []byte) []byte {
 	return append(out, "\r\n"...)
 }
 
-// sendBody passes the request's body on.
-func (x *web) sendBody() error {
-	buf := bigBuffers.Get().(*[64 << 10]byte)
-	defer bigBuffers.Put(buf)
-	out := make([]byte, 0, 8<<10)
-	chunked := x.req.ContentLength <= 0
-	for {
-		n, err := x.req.Body.Read(buf[:])
-		x.in.Add(int64(n))
-		if out = out[:0]; chunked {
-			out = http1.AppendChunk(out, buf[:n])
-		} else {
-			out = append(out, buf[:n]...)
-		}
-		if errors.Is(err, io.EOF) && chunked {
-			out = x.lastChunk(out)
-		}
-		if _, werr := x.up.Write(out); werr != nil {
-			return werr
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			_ = x.up.Close() // the client broke off: the machine must not take what it has for the whole
-			return err
-		}
-	}
-}
-
-func (x *web) lastChunk(out []byte) []byte {
-	out = append(out, "0\r\n"...)
-	for name, values := range x.req.Trailer {
-		for _, v := range values {
-			out = append(append(append(append(out, name...), ": "...), v...), "\r\n"...)
-		}
-	}
-	return append(out, "\r\n"...)
-}
-
-// bodySent ends the sending of the body, when the answer is complete.
-func (x *web) bodySent(sent chan error) bool {
-	timer := time.NewTimer(2 * time.Millisecond)
-	defer timer.Stop()
-	select {
-	case err := <-sent:
-		return err == nil
-	case <-timer.C:
-	}
-	_ = x.up.Close()
-	_ = x.req.Body.Close()
-	<-sent
-	return false
-}
-
 // h1Answer is a machine's HTTP/1.1 answer on its way into an HTTP/2 stream.
 type h1Answer struct {
 	*web
 	b     *buffers
 	res   http1.Response
+	lines []byte // the final head's
 	rest  []byte
 	got   bool // the machine sent something
 	begun bool // the client has got the head
@@ -418,6 +431,12 @@ func (a *h1Answer) read() error {
 			return err
 		case a.res.Status == http.StatusSwitchingProtocols:
 			return http1.BadError("a change of protocol that HTTP/2 does not have")
+		case a.res.Status == http.StatusContinue && a.slot.peer != nil && a.res.Host != nil:
+			if a.load != nil {
+				a.load.accept()
+			}
+			n = copy(a.b.up, a.b.up[a.res.Len:n])
+			a.got = false // nothing of the app yet
 		case a.res.Status < 200:
 			a.headers(out)
 			if a.res.Status != http.StatusContinue {
@@ -426,9 +445,91 @@ func (a *h1Answer) read() error {
 			clear(a.w.Header())
 			n = copy(a.b.up, a.b.up[a.res.Len:n])
 		default:
-			a.headers(out)
+			a.lines = out
 			a.rest = a.b.up[a.res.Len:n]
 			return nil
+		}
+	}
+}
+
+// accept looks at a final head before any of it goes to the client, as exchange.accept does. It returns a refusal, or
+// that there is to be another try, or neither: the answer is to be delivered.
+func (a *h1Answer) accept() (rf *refusal, retry bool) {
+	if a.slot.peer != nil {
+		code, n, ok := parseReport(a.res.Host)
+		if ok {
+			a.slot.seat.heard(n)
+		}
+		if code != codeOK {
+			return a.heed(code, ok)
+		}
+	}
+	if a.res.Replay != nil || a.res.ReplayBody {
+		return a.replay()
+	}
+	a.headers(a.lines)
+	return nil, false
+}
+
+// heed takes another router's refusal.
+func (a *h1Answer) heed(code string, ok bool) (rf *refusal, retry bool) {
+	_ = a.up.SetReadDeadline(time.Now().Add(time.Second))
+	text := readShort(a.up, a.rest, &a.res)
+	a.clean = text != nil
+	a.trip.fresh = false
+	if !ok {
+		return refuse(http.StatusBadGateway, "node %q answered what no router of ours says", a.slot.peer.node), false
+	}
+	rf = &refusal{status: a.res.Status, reason: string(text), code: code}
+	if a.trip.final(&a.slot, rf) {
+		return rf, false
+	}
+	return nil, true
+}
+
+// replay does what the app asks for instead of an answer.
+func (a *h1Answer) replay() (rf *refusal, retry bool) {
+	body := []byte{}
+	if !a.res.Bodyless(a.req.Method == http.MethodHead) {
+		_ = a.up.SetReadDeadline(time.Now().Add(5 * time.Second))
+		body = readShort(a.up, a.rest, &a.res)
+	}
+	a.clean = body != nil
+	var rp *replay
+	var err error
+	switch {
+	case !a.res.ReplayBody:
+		rp, err = parseReplay(string(a.res.Replay))
+	case body == nil:
+		err = fmt.Errorf("its body is not whole, or longer than %d bytes", maxReplayJSON)
+	default:
+		rp, err = parseReplayJSON(body)
+	}
+	return a.takeReplay(rp, err)
+}
+
+// takeReplay makes the next try one of the replay.
+func (x *web) takeReplay(rp *replay, err error) (rf *refusal, retry bool) {
+	if err == nil {
+		err = x.r.mayReplay(x.slot.target, rp, x.replays)
+	}
+	if err != nil {
+		return refuse(http.StatusBadGateway, "machine %q asked to replay the request: %v", x.slot.seat.door.id, err), false
+	}
+	x.replays++
+	x.trip.replay(rp, &x.slot)
+	x.notes = fmt.Appendf(x.notes[:0], "Fly-Replay-Src: %s\r\n", rp.source(x.slot.regionOf(), time.Now()))
+	return nil, true
+}
+
+// sign adds what this router has to say of an answer.
+func (x *web) sign(via string) {
+	h := x.w.Header()
+	h.Set("Fly-Request-Id", string(x.id))
+	h.Add("Via", via)
+	if x.slot.target.tokens != nil {
+		if c := x.slot.newCookie(&x.ask); c != "" {
+			h.Add("Set-Cookie", c)
 		}
 	}
 }
@@ -443,8 +544,7 @@ func (a *h1Answer) headers(out []byte) {
 func (a *h1Answer) deliver() error {
 	a.status = a.res.Status
 	h := a.w.Header()
-	h.Set("Fly-Request-Id", string(a.id))
-	h.Add("Via", "1.1 perigee")
+	a.sign("1.1 perigee")
 	if _, ok := h["Date"]; !ok {
 		h["Date"] = nil // not ours to add
 	}
@@ -453,6 +553,9 @@ func (a *h1Answer) deliver() error {
 	}
 	a.w.WriteHeader(a.status)
 	a.begun = true
+	if len(a.rest) == 0 && a.res.ContentLength != 0 && !a.res.Bodyless(a.req.Method == http.MethodHead) {
+		_ = http.NewResponseController(a.w).Flush() // more may be long in coming
+	}
 	switch {
 	case a.res.Bodyless(a.req.Method == http.MethodHead):
 		a.clean = len(a.rest) == 0

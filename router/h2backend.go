@@ -117,6 +117,9 @@ func (x *web) overH2() (retry bool) {
 		return x.noAnswer(err)
 	}
 	defer res.Body.Close()
+	if rp, err, ok := replayIn(res); ok {
+		return x.replayH2(rp, err)
+	}
 	x.status = res.StatusCode
 	h := x.w.Header()
 	for name, values := range res.Header {
@@ -124,11 +127,13 @@ func (x *web) overH2() (retry bool) {
 			h[name] = values
 		}
 	}
-	h.Set("Fly-Request-Id", string(x.id))
-	h.Add("Via", "2 perigee")
+	delete(h, "Perigee-Host")
+	x.sign("2 perigee")
 	x.w.WriteHeader(res.StatusCode)
 	flush := http.NewResponseController(x.w).Flush
-	_ = flush()
+	if res.ContentLength != 0 { // else the head is the end too, as gRPC wants it
+		_ = flush()
+	}
 	if err := x.stream(res.Body, flush); err != nil {
 		panic(http.ErrAbortHandler)
 	}
@@ -138,6 +143,18 @@ func (x *web) overH2() (retry bool) {
 	return false
 }
 
+// replayH2 replays a request, which must have no body.
+func (x *web) replayH2(rp *replay, err error) (retry bool) {
+	if err == nil && x.hasBody() {
+		err = errors.New("it has a body, which is not kept for a service with h2_backend")
+	}
+	rf, retry := x.takeReplay(rp, err)
+	if rf != nil {
+		x.refuse(rf)
+	}
+	return retry
+}
+
 func (x *web) noAnswer(err error) (retry bool) {
 	var dial dialError
 	switch {
@@ -145,6 +162,7 @@ func (x *web) noAnswer(err error) (retry bool) {
 		x.refuse(&refusal{status: statusClientGone})
 	case errors.As(err, &dial):
 		x.trip.fail(x.slot.seat, err)
+		x.trip.fresh = true
 		return true
 	default:
 		x.refuse(refuse(http.StatusBadGateway, "machine %q did not answer over http/2 (h2_backend): %v", x.slot.seat.door.id, err))

@@ -99,6 +99,9 @@ func (r *Router) admit(tr *trip) (slot, *refusal) {
 		if v != toService {
 			return slot{target: tg}, r.notFound(tr.ask, v)
 		}
+		if tg.tokens != nil {
+			tr.ask.follow(tg)
+		}
 		s, ch, ok := r.seize(tg, tr)
 		if ok && ch.verdict == toSend {
 			return s, nil

@@ -49,6 +49,16 @@ func (tg *target) stickTo(cookie []byte) []byte {
 	return nil
 }
 
+// follow makes the request prefer the machine that its cookie leads to, unless it says itself what it prefers.
+func (a *ask) follow(tg *target) {
+	if a.stick == nil {
+		a.stick = tg.stickTo(a.cookie)
+	}
+	if len(a.prefer) == 0 {
+		a.prefer = a.stick
+	}
+}
+
 // newCookie is the value of Set-Cookie for an answer by the slot's machine, empty if the visitor has it already.
 func (s *slot) newCookie(a *ask) string {
 	if s.target.tokens == nil || s.seat == nil || string(a.stick) == s.seat.door.id {
