@@ -52,6 +52,11 @@ func (a *Announcer) onPeer(e *apiutil.WatchEventMessage_PeerEvent) {
 	}
 	s.tooMany = e.Peer.State.AdminState == api.PeerState_ADMIN_STATE_PFX_CT
 	s.explain(a.cfg, e.Peer.State)
+	a.logState(s, was)
+}
+
+// logState needs mu.
+func (a *Announcer) logState(s *session, was string) {
 	switch up := s.state == "established"; {
 	case up && was != "established":
 		s.why = ""
@@ -63,52 +68,61 @@ func (a *Announcer) onPeer(e *apiutil.WatchEventMessage_PeerEvent) {
 
 // explain puts why there is no session into words.
 func (s *session) explain(cfg Config, p apiutil.PeerState) {
-	n := s.neighbor
 	reason := ""
-	switch {
-	case s.tooMany:
-		reason = fmt.Sprintf("it sent more than %d prefixes, and none is wanted; have it send none (next try in %s)", cfg.MaxReceived, cfg.RetryAfter)
-	case p.DisconnectReason == api.PeerState_DISCONNECT_REASON_BAD_PEER_AS:
-		reason = fmt.Sprintf("it is not of AS %d; give its own AS number", n.ASN)
-	case strings.Contains(p.DisconnectMessage, "bad peer as") || strings.Contains(p.DisconnectMessage, "bad-peer-as"):
-		reason = s.badAS(cfg, p.DisconnectMessage)
-	case p.DisconnectReason == api.PeerState_DISCONNECT_REASON_HOLD_TIMER_EXPIRED:
+	switch p.DisconnectReason {
+	case api.PeerState_DISCONNECT_REASON_UNSPECIFIED, api.PeerState_DISCONNECT_REASON_IDLE_TIMER_EXPIRED:
+	case api.PeerState_DISCONNECT_REASON_BAD_PEER_AS:
+		reason = s.badAS()
+	case api.PeerState_DISCONNECT_REASON_INVALID_MSG: // so gobgp says it while the session is opened
+		reason = fmt.Sprintf("it refuses our opening message; it may expect another AS from us than %d, or have the router id %s itself", cfg.ASN, cfg.RouterID)
+	case api.PeerState_DISCONNECT_REASON_HOLD_TIMER_EXPIRED:
 		reason = fmt.Sprintf("it was silent for %s", cfg.HoldTime)
-	case p.DisconnectReason != api.PeerState_DISCONNECT_REASON_UNSPECIFIED && p.DisconnectMessage != "":
+	case api.PeerState_DISCONNECT_REASON_READ_FAILED:
+		reason = "it closed the connection"
+	default:
 		reason = "the session ended: " + p.DisconnectMessage
 	}
+	if s.tooMany {
+		reason = fmt.Sprintf("it sent more than %d prefixes, and none is wanted; have it send none (next try within %s)", cfg.MaxReceived, cfg.RetryAfter)
+	}
 	if reason != "" {
-		s.why = fmt.Sprintf("cannot talk to neighbor %s: %s", n.Address, reason)
+		s.why = s.cannot(reason)
 	}
 }
 
-func (s *session) badAS(cfg Config, message string) string {
-	if strings.Contains(message, "received") {
-		return fmt.Sprintf("it does not expect AS %d from us; one of the two configurations has a wrong AS number", cfg.ASN)
-	}
+func (s *session) cannot(reason string) string {
+	return fmt.Sprintf("cannot talk to neighbor %s: %s", s.neighbor.Address, reason)
+}
+
+func (s *session) badAS() string {
 	return fmt.Sprintf("it is not of AS %d; give its own AS number", s.neighbor.ASN)
 }
 
-// onConnectFailure is told by overhear.
-func (a *Announcer) onConnectFailure(neighbor netip.Addr, message string) {
+// onFailure is told by overhear why there is no session.
+func (a *Announcer) onFailure(neighbor netip.Addr, reason func(*session) string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := a.sessions[neighbor]
 	if s == nil || s.state == "established" {
 		return
 	}
-	why := fmt.Sprintf("cannot connect to neighbor %s: %s", neighbor, message)
-	if strings.Contains(message, "timeout") && s.neighbor.Password != "" {
-		why += "; with a password, silence mostly means that the neighbor has another one, or none"
-	}
-	if why != s.why {
+	if why := s.cannot(reason(s)); why != s.why {
+		s.why = why
 		a.log.Warn("no BGP session", "neighbor", neighbor, "why", why)
 	}
-	s.why = why
+}
+
+func unreachable(message string) func(*session) string {
+	return func(s *session) string {
+		if s.neighbor.Password != "" && strings.Contains(message, "timeout") {
+			message += "; with a password, silence mostly means that the neighbor has another one, or none"
+		}
+		return message
+	}
 }
 
 // overhear is gobgp's log. It goes to ours as details; what it alone tells, why
-// a connection failed, is picked out.
+// a session does not come about, is picked out.
 type overhear struct {
 	a        *Announcer
 	neighbor netip.Addr
@@ -119,15 +133,20 @@ func (overhear) Enabled(context.Context, slog.Level) bool { return true }
 
 // Handle is for slog.
 func (o overhear) Handle(_ context.Context, r slog.Record) error {
-	var details []any
+	details, all := map[string]slog.Value{}, []any{"neighbor", text(o.neighbor)}
 	r.Attrs(func(at slog.Attr) bool {
-		details = append(details, at)
-		if at.Key == "Error" && r.Message == "failed to connect" {
-			o.a.onConnectFailure(o.neighbor, at.Value.String())
-		}
+		details[at.Key], all = at.Value, append(all, at)
 		return true
 	})
-	o.a.log.Debug("bgp: "+r.Message, append(details, "neighbor", text(o.neighbor))...)
+	switch r.Message {
+	case "failed to connect":
+		o.a.onFailure(o.neighbor, unreachable(details["Error"].String()))
+	case "sent notification":
+		if details["Code"].Any() == int64(bgp.BGP_ERROR_OPEN_MESSAGE_ERROR) && details["Subcode"].Any() == int64(bgp.BGP_ERROR_SUB_BAD_PEER_AS) {
+			o.a.onFailure(o.neighbor, (*session).badAS)
+		}
+	}
+	o.a.log.Debug("bgp: "+r.Message, all...)
 	return nil
 }
 

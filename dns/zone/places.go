@@ -30,6 +30,14 @@ type places struct {
 type stamp struct {
 	modified time.Time
 	size     int64
+	young    bool // it was read so soon that a later change may bear the same time
+}
+
+// clockTick is more than file systems round times to.
+const clockTick = time.Second
+
+func stampOf(info os.FileInfo) stamp {
+	return stamp{info.ModTime(), info.Size(), time.Since(info.ModTime()) < clockTick}
 }
 
 func newPlaces(cfg Config) (*places, error) {
@@ -79,8 +87,8 @@ func load[T any](path, what string, last *stamp, into *atomic.Pointer[T], parse 
 	if err != nil {
 		return fmt.Errorf("cannot read %s: %w", what, err)
 	}
-	now := stamp{info.ModTime(), info.Size()}
-	if now == *last {
+	now := stampOf(info)
+	if now == *last && !now.young {
 		return nil
 	}
 	b, err := os.ReadFile(path)
