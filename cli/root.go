@@ -183,7 +183,7 @@ and lets idle machines sleep until the next request.`,
 	f.BoolVar(&e.noColor, "no-color", os.Getenv("NO_COLOR") != "", "plain text")
 
 	root.AddGroup(&cobra.Group{ID: "app", Title: "Apps:"}, &cobra.Group{ID: "machine", Title: "Machines:"}, &cobra.Group{ID: "node", Title: "This node:"})
-	add(root, "app", launchCmd(e), deployCmd(e), statusCmd(e), appsCmd(e), logsCmd(e), scaleCmd(e), secretsCmd(e), releasesCmd(e), rollbackCmd(e), configCmd(e), openCmd(e), hostsCmd(e))
+	add(root, "app", launchCmd(e), deployCmd(e), statusCmd(e), appsCmd(e), logsCmd(e), scaleCmd(e), regionsCmd(e), secretsCmd(e), releasesCmd(e), rollbackCmd(e), configCmd(e), openCmd(e), hostsCmd(e))
 	add(root, "machine", machineCmd(e), execCmd(e), consoleCmd(e), imagesCmd(e))
 	add(root, "node", upCmd(e), downCmd(e), nodeCmd(e), doctorCmd(e), tokenCmd(e))
 	root.AddCommand(docsCmd(e))
