@@ -217,14 +217,6 @@ func TestCheckAppName(t *testing.T) {
 	}
 }
 
-func TestUnreachedRegions(t *testing.T) {
-	c := &Config{PrimaryRegion: "iad", Regions: Regions{List: []string{"iad", "fra", "syd", "fra"}}}
-	got := c.UnreachedRegions("perigee.toml", "iad")
-	if len(got) != 2 || !strings.Contains(got[0].String(), `"fra"`) || !strings.Contains(got[1].String(), `"syd"`) {
-		t.Fatalf("got %v", got)
-	}
-}
-
 func TestSpread(t *testing.T) {
 	for text, want := range map[string]string{
 		`regions = ["iad", "fra"]`:                   `null [iad fra]`,

@@ -1,7 +1,6 @@
 package appconfig
 
 import (
-	"fmt"
 	"maps"
 	"path"
 	"slices"
@@ -307,19 +306,4 @@ func (c check) statics() {
 		c.port(key+".port", m.Port)
 		c.groups(key, m.Processes)
 	}
-}
-
-// UnreachedRegions are warnings for regions that the file names and nobody
-// serves; served are those of the nodes there are.
-func (c *Config) UnreachedRegions(file string, served ...string) []Warning {
-	var out []Warning
-	for _, r := range append([]string{c.PrimaryRegion}, c.Regions.Names()...) {
-		if r == "" || slices.Contains(served, r) {
-			continue
-		}
-		served = append(served, r)
-		out = append(out, Warning{Problem{File: file, Key: "regions",
-			Text: fmt.Sprintf("accepted, but not acted on: there is no node in region %q", r)}})
-	}
-	return out
 }

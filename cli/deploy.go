@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,6 +29,7 @@ type deployFlags struct {
 	waitTimeout time.Duration
 	description string
 	count       int
+	regions     []string
 }
 
 func deployCmd(e *env) *cobra.Command {
@@ -64,6 +66,7 @@ another tool (app.tar), or the folder of an OCI layout.`,
 	fl.DurationVar(&f.waitTimeout, "wait-timeout", 0, "how long each machine may take to pass its checks (default 5m)")
 	fl.StringVarP(&f.description, "message", "m", "", "words for the list of releases")
 	fl.IntVar(&f.count, "count", 0, "machines to run of each process group (default: as many as there are, else 1)")
+	fl.StringSliceVarP(&f.regions, "region", "r", nil, "regions to run in instead of the configuration's, with commas between")
 	c.RegisterFlagCompletionFunc("strategy", cobra.FixedCompletions([]string{"rolling", "immediate", "canary", "bluegreen"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }
@@ -86,9 +89,6 @@ func (e *env) deploy(ctx context.Context, f deployFlags) error {
 	}
 	client, err := e.client()
 	if err != nil {
-		return err
-	}
-	if err := e.warnRegions(ctx, client, cfg); err != nil {
 		return err
 	}
 	made, err := e.ensureApp(ctx, client, cfg.App)
@@ -144,6 +144,7 @@ func (e *env) deployRequest(cfg *appconfig.Config, dir string, f deployFlags) (a
 	req.Strategy = first(f.strategy, cfg.Deploy.Strategy)
 	req.Description = f.description
 	req.MaxUnavailable = cfg.Deploy.MaxUnavailable
+	where(&req, cfg, f)
 	if f.count > 0 {
 		req.Counts = map[string]int{}
 		for g := range groups {
@@ -163,6 +164,22 @@ func (e *env) deployRequest(cfg *appconfig.Config, dir string, f deployFlags) (a
 	return req, err
 }
 
+// where says in which regions the release is to run. A number on the command
+// line counts more than those of the configuration.
+func where(req *api.DeployRequest, cfg *appconfig.Config, f deployFlags) {
+	req.PrimaryRegion = cfg.PrimaryRegion
+	req.Regions = cfg.Regions.Names()
+	if req.Spread = cfg.Spread(); f.count > 0 {
+		req.Spread = nil
+	}
+	if len(f.regions) > 0 {
+		req.Regions, req.Spread = f.regions, nil
+		if !slices.Contains(f.regions, req.PrimaryRegion) {
+			req.PrimaryRegion = f.regions[0]
+		}
+	}
+}
+
 func definition(cfg *appconfig.Config) (map[string]any, error) {
 	b, err := json.Marshal(cfg)
 	if err != nil {
@@ -170,18 +187,6 @@ func definition(cfg *appconfig.Config) (map[string]any, error) {
 	}
 	var m map[string]any
 	return m, json.Unmarshal(b, &m)
-}
-
-// warnRegions names the regions of the configuration that have no node.
-func (e *env) warnRegions(ctx context.Context, c *api.Client, cfg *appconfig.Config) error {
-	node, err := c.Node(ctx)
-	if err != nil {
-		return e.explain(err)
-	}
-	for _, w := range cfg.UnreachedRegions(e.loaded, node.Region) {
-		fmt.Fprintln(e.Err, e.paint(yellow, "warning:"), w)
-	}
-	return nil
 }
 
 // ensureApp creates the app if it is not there, and says whether it did.

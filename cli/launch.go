@@ -20,6 +20,7 @@ type launchFlags struct {
 	noDeploy    bool
 	force       bool
 	autostop    string
+	regions     []string
 }
 
 func launchCmd(e *env) *cobra.Command {
@@ -28,6 +29,7 @@ func launchCmd(e *env) *cobra.Command {
 		Use: "launch [FOLDER]", Short: "Write a perigee.toml for the app in a folder, and deploy it", Args: maxArgs(1),
 		Example: `  perigee launch
   perigee launch ./shop --name shop --internal-port 3000
+  perigee launch --region fra,iad,syd
   perigee launch --image nginx:1.27 --internal-port 80 --no-deploy`,
 		RunE: func(c *cobra.Command, args []string) error {
 			dir := "."
@@ -42,6 +44,7 @@ func launchCmd(e *env) *cobra.Command {
 	fl.StringVar(&f.image, "image", "", "image to run instead of the folder's Dockerfile")
 	fl.IntVar(&f.port, "internal-port", 0, "port that the app listens on (default: the Dockerfile's EXPOSE, else 8080)")
 	fl.StringVar(&f.autostop, "auto-stop", "suspend", "what an idle machine does: off, stop or suspend")
+	fl.StringSliceVarP(&f.regions, "region", "r", nil, "regions to run in, the primary one first, with commas between (default: the node's)")
 	fl.BoolVar(&f.noDeploy, "no-deploy", false, "only write the file")
 	fl.BoolVar(&f.force, "force", false, "replace a file that is there")
 	return c
@@ -99,6 +102,7 @@ func launchConfig(dir string, f launchFlags) (string, error) {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "app = %q\n", name)
+	b.WriteString(launchRegions(f.regions))
 	if f.image != "" {
 		fmt.Fprintf(&b, "\n[build]\n  image = %q\n", f.image)
 	}
@@ -108,6 +112,18 @@ func launchConfig(dir string, f launchFlags) (string, error) {
 		return "", usageError{err}
 	}
 	return b.String(), nil
+}
+
+// launchRegions are the lines that say where the app runs.
+func launchRegions(regions []string) string {
+	if len(regions) == 0 {
+		return ""
+	}
+	quoted := make([]string, len(regions))
+	for i, r := range regions {
+		quoted[i] = strconv.Quote(r)
+	}
+	return fmt.Sprintf("primary_region = %s\nregions = [%s]\n", quoted[0], strings.Join(quoted, ", "))
 }
 
 var notName = regexp.MustCompile(`[^a-z0-9]+`)

@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,15 +15,22 @@ import (
 
 func scaleCmd(e *env) *cobra.Command {
 	var processGroup string
-	count := &cobra.Command{Use: "count N [GROUP=N ...]", Short: "Change how many machines run", Example: "  perigee scale count 3\n  perigee scale count web=2 worker=1",
+	var regions []string
+	count := &cobra.Command{Use: "count N [GROUP=N ...]", Short: "Change how many machines run", Long: `Change how many machines of a process group run, in all regions together.
+
+With --region the number is spread evenly over the regions named, and the other
+regions keep what they have. Without it, machines come to the regions that have
+fewest, and go from those that have most. New machines serve before old ones go.`,
+		Example: "  perigee scale count 3\n  perigee scale count web=2 worker=1\n  perigee scale count 6 --region fra,syd\n  perigee scale count 0 --region gru",
 		RunE: func(c *cobra.Command, args []string) error {
 			counts, err := parseCounts(args, processGroup)
 			if err != nil {
 				return err
 			}
-			return e.scale(c.Context(), api.ScaleRequest{Counts: counts})
+			return e.scale(c.Context(), api.ScaleRequest{Counts: counts, Regions: regions})
 		}}
 	count.Flags().StringVar(&processGroup, "group", "", "process group (default: app)")
+	count.Flags().StringSliceVarP(&regions, "region", "r", nil, "regions to spread the machines over, with commas between (default: where the app is)")
 	memory := &cobra.Command{Use: "memory MIB", Short: "Change the machines' memory", Args: exactArgs("MIB"), Example: "  perigee scale memory 512",
 		RunE: func(c *cobra.Command, args []string) error {
 			mb, err := parseMemory(args[0])
@@ -108,6 +117,7 @@ func (e *env) scaleShow(ctx context.Context) error {
 	}
 	type row struct {
 		Group    string `json:"group"`
+		Region   string `json:"region"`
 		Count    int    `json:"count"`
 		CPUs     int    `json:"cpus"`
 		MemoryMB int    `json:"memory_mb"`
@@ -115,7 +125,7 @@ func (e *env) scaleShow(ctx context.Context) error {
 	var rows []row
 	index := map[string]int{}
 	for _, m := range machines {
-		r := row{Group: group(m), Count: 1}
+		r := row{Group: group(m), Region: m.Region, Count: 1}
 		if m.Config != nil && m.Config.Guest != nil {
 			r.CPUs, r.MemoryMB = m.Config.Guest.CPUs, m.Config.Guest.MemoryMB
 		}
@@ -127,12 +137,15 @@ func (e *env) scaleShow(ctx context.Context) error {
 		index[key] = len(rows)
 		rows = append(rows, r)
 	}
+	slices.SortFunc(rows, func(a, b row) int {
+		return cmp.Or(cmp.Compare(a.Group, b.Group), cmp.Compare(a.Region, b.Region), cmp.Compare(a.MemoryMB, b.MemoryMB))
+	})
 	if e.json {
 		return e.printJSON(rows)
 	}
 	out := make([][]string, len(rows))
 	for i, r := range rows {
-		out[i] = []string{r.Group, strconv.Itoa(r.Count), strconv.Itoa(r.CPUs), strconv.Itoa(r.MemoryMB) + " MiB"}
+		out[i] = []string{r.Group, r.Region, strconv.Itoa(r.Count), strconv.Itoa(r.CPUs), strconv.Itoa(r.MemoryMB) + " MiB"}
 	}
-	return e.table([]string{"GROUP", "COUNT", "CPUS", "MEMORY"}, out)
+	return e.table([]string{"GROUP", "REGION", "COUNT", "CPUS", "MEMORY"}, out)
 }

@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"sort"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/perigee-run/perigee/api"
@@ -48,18 +50,43 @@ func (e *env) status(ctx context.Context, name string) error {
 	if e.json {
 		return e.printJSON(appStatus{app, machines})
 	}
-	e.facts("app", app.Name, "status", app.Status, "release", versionText(app.Release), "address", app.URL, "also at", strings.Join(app.Hosts, ", "))
+	e.facts("app", app.Name, "status", app.Status, "release", versionText(app.Release), "address", app.URL, "also at", strings.Join(app.Hosts, ", "), "machines", placesText(machines))
 	fmt.Fprintln(e.Out)
 	return e.machineTable(machines)
 }
 
+// machineTable lists machines by region, in each the oldest first.
 func (e *env) machineTable(machines []api.Machine) error {
-	sort.Slice(machines, func(i, j int) bool { return machines[i].CreatedAt.Before(machines[j].CreatedAt) })
+	slices.SortFunc(machines, func(a, b api.Machine) int {
+		return cmp.Or(cmp.Compare(a.Region, b.Region), a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
+	})
 	rows := make([][]string, len(machines))
 	for i, m := range machines {
-		rows[i] = []string{m.ID, m.Name, group(m), m.State, m.Region, versionText(m.Release), checksText(m.Checks), imageText(m.ImageRef), ago(m.UpdatedAt)}
+		rows[i] = []string{m.ID, m.Name, group(m), stateText(m), m.Region, m.Node, versionText(m.Release), checksText(m.Checks), imageText(m.ImageRef), ago(m.UpdatedAt)}
 	}
-	return e.table([]string{"ID", "NAME", "GROUP", "STATE", "REGION", "RELEASE", "CHECKS", "IMAGE", "UPDATED"}, rows)
+	return e.table([]string{"ID", "NAME", "GROUP", "STATE", "REGION", "NODE", "RELEASE", "CHECKS", "IMAGE", "UPDATED"}, rows)
+}
+
+// stateText is the machine's state; of one whose node cannot be asked, the last
+// that was heard of.
+func stateText(m api.Machine) string {
+	if m.HostStatus == "unreachable" || m.HostStatus == "unknown" {
+		return m.State + " (" + m.HostStatus + ")"
+	}
+	return m.State
+}
+
+// placesText sums up where machines are: "3 in fra, 1 in iad".
+func placesText(machines []api.Machine) string {
+	in := map[string]int{}
+	for _, m := range machines {
+		in[m.Region]++
+	}
+	var words []string
+	for _, r := range slices.Sorted(maps.Keys(in)) {
+		words = append(words, fmt.Sprintf("%d in %s", in[r], r))
+	}
+	return strings.Join(words, ", ")
 }
 
 func group(m api.Machine) string {

@@ -60,7 +60,7 @@ func (f *upFlags) register(c *cobra.Command) {
 	fl.StringVar(&f.data, "data", defaultData, "directory of the node's whole state")
 	fl.StringVar(&f.name, "name", "", "name of the node (default: the host's name)")
 	fl.StringVar(&f.region, "region", "", "city code of this server, such as fra (default: the one it has or joined with, or local)")
-	fl.StringVar(&f.domain, "domain", "perigee.localhost", "apps answer at <app>.<domain>")
+	fl.StringVar(&f.domain, "domain", "", "apps answer at <app>.<domain> (default: the one it has, or perigee.localhost)")
 	fl.StringVar(&f.listen, "listen", "127.0.0.1:4280", "address of the API and of the built-in registry")
 	fl.StringVar(&f.socket, "socket", DefaultSocket, "unix socket of the API, for root of this server")
 	fl.StringVar(&f.http, "http", "", "address that answers for public port 80 (default: port 80 on all addresses)")
@@ -72,8 +72,8 @@ func (f *upFlags) register(c *cobra.Command) {
 }
 
 func (f upFlags) args() []string {
-	a := []string{"--data", f.data, "--domain", f.domain, "--listen", f.listen, "--socket", f.socket}
-	for _, o := range [][2]string{{"--name", f.name}, {"--region", f.region}, {"--http", f.http}, {"--https", f.https}, {"--acme-email", f.acmeEmail}, {"--acme-directory", f.acmeDirectory}} {
+	a := []string{"--data", f.data, "--listen", f.listen, "--socket", f.socket}
+	for _, o := range [][2]string{{"--name", f.name}, {"--domain", f.domain}, {"--region", f.region}, {"--http", f.http}, {"--https", f.https}, {"--acme-email", f.acmeEmail}, {"--acme-directory", f.acmeDirectory}} {
 		if o[1] != "" {
 			a = append(a, o[0], o[1])
 		}

@@ -34,9 +34,10 @@ type Config struct {
 
 	// Node is this node's name: it owns the releases it carries out. Default "local".
 	Node string
-	// Region is where apps go that name no region. Default "": the machine room's.
+	// Region is where apps go that name no region. Default "": regions are not
+	// told apart.
 	Region string
-	// Regions are those that have nodes. Default: every region is taken for one.
+	// Regions are those that have nodes. Default: Region is the only one.
 	Regions func() []string
 	// Gone says that a node has been away for so long that others take over its
 	// releases. Default: no node ever is.

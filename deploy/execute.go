@@ -155,13 +155,21 @@ func (d *Deployer) have(r *app.Release) (have []Have, gone []api.Machine) {
 			gone = append(gone, m)
 			continue
 		}
-		h := Have{ID: m.ID, Group: groupOf(m), Region: m.Home(), State: m.State, Release: releaseOf(m), Cordoned: m.Cordoned, Mounted: len(m.Config.Mounts) > 0}
+		h := Have{ID: m.ID, Group: groupOf(m), Region: d.home(m), State: m.State, Release: releaseOf(m), Cordoned: m.Cordoned, Mounted: len(m.Config.Mounts) > 0}
 		if c, ok := r.Groups[h.Group]; ok && r.Job.Keep {
 			h.Kept = h.Release != r.Version && same(m.Config, config(r, h.Group, c))
 		}
 		have = append(have, h)
 	}
 	return have, gone
+}
+
+// home is the region that a machine counts for.
+func (d *Deployer) home(m api.Machine) string {
+	if d.cfg.Region == "" {
+		return ""
+	}
+	return m.Home()
 }
 
 func (d *Deployer) reached(r *app.Release) []Have {

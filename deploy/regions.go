@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/perigee-run/perigee/api"
@@ -17,6 +18,9 @@ func (d *Deployer) settleSpread(w *work, r *app.Release, req api.DeployRequest, 
 	if err := d.checkSpread(r.Groups, req); err != nil {
 		return err
 	}
+	if !r.Job.Keep { // a configuration, not somebody who scales
+		req = d.collapse(w, req)
+	}
 	primary := d.primary(w, req, former)
 	present := d.present(former, r.Groups, primary)
 	r.Spread = api.Spread{}
@@ -26,6 +30,50 @@ func (d *Deployer) settleSpread(w *work, r *app.Release, req api.DeployRequest, 
 	r.Counts = r.Spread.Total()
 	r.Regions = allowed(primary, req.Regions, r.Spread)
 	return d.checkRegions(r.Spread, req)
+}
+
+// collapse lets a configuration for many regions run in a cloud that has one: the
+// largest number that a group has anywhere counts there.
+func (d *Deployer) collapse(w *work, req api.DeployRequest) api.DeployRequest {
+	there := d.regions()
+	if len(there) != 1 {
+		return req
+	}
+	only, missing := there[0], map[string]bool{}
+	for _, r := range req.Regions {
+		missing[r] = r != only
+	}
+	spread := api.Spread{}
+	for g, regions := range req.Spread {
+		most := 0
+		for r, n := range regions {
+			missing[r], most = r != only, max(most, n)
+		}
+		spread[g] = map[string]int{only: most}
+	}
+	maps.DeleteFunc(missing, func(_ string, is bool) bool { return !is })
+	if len(missing) == 0 {
+		return req
+	}
+	w.warn("accepted, but not acted on: there is no node in region %s; all machines go to %q, the only one", quoted(missing), only)
+	req.Regions, req.Spread = []string{only}, spread
+	return req
+}
+
+func quoted(set map[string]bool) string {
+	var words []string
+	for _, r := range slices.Sorted(maps.Keys(set)) {
+		words = append(words, strconv.Quote(r))
+	}
+	return strings.Join(words, " and ")
+}
+
+// regions are those that have nodes.
+func (d *Deployer) regions() []string {
+	if d.cfg.Regions == nil {
+		return []string{d.cfg.Region}
+	}
+	return slices.Sorted(slices.Values(d.cfg.Regions()))
 }
 
 // groupSpread is settleSpread for one group.
@@ -147,7 +195,7 @@ func (d *Deployer) countMachines(name string, out api.Spread) {
 		if !seen[g] {
 			seen[g], out[g] = true, map[string]int{}
 		}
-		out[g][m.Home()]++
+		out[g][d.home(m)]++
 	}
 }
 
@@ -161,10 +209,10 @@ func (d *Deployer) primary(w *work, req api.DeployRequest, former app.Release) s
 	if asked == "" && len(former.Regions) > 0 {
 		asked = former.Regions[0]
 	}
-	if asked == "" || d.cfg.Regions == nil {
+	if asked == "" {
 		return d.cfg.Region
 	}
-	there := d.cfg.Regions()
+	there := d.regions()
 	if slices.Contains(there, asked) {
 		return asked
 	}
@@ -179,10 +227,13 @@ func (d *Deployer) primary(w *work, req api.DeployRequest, former app.Release) s
 func nearest(asked string, there []string, otherwise string) string {
 	from, ok := region.Lookup(asked)
 	best := otherwise
+	if !slices.Contains(there, best) && len(there) > 0 {
+		best = there[0]
+	}
 	if !ok {
 		return best
 	}
-	for _, code := range slices.Sorted(slices.Values(there)) {
+	for _, code := range there {
 		to, ok := region.Lookup(code)
 		if !ok {
 			continue
@@ -232,10 +283,7 @@ func (d *Deployer) checkSpread(groups map[string]api.MachineConfig, req api.Depl
 
 // checkRegions refuses regions that have no node.
 func (d *Deployer) checkRegions(s api.Spread, req api.DeployRequest) error {
-	if d.cfg.Regions == nil {
-		return nil
-	}
-	there := d.cfg.Regions()
+	there := d.regions()
 	for _, r := range req.Regions {
 		if !slices.Contains(there, r) {
 			return noRegion(r, there)
@@ -252,7 +300,6 @@ func (d *Deployer) checkRegions(s api.Spread, req api.DeployRequest) error {
 }
 
 func noRegion(r string, there []string) error {
-	there = slices.Sorted(slices.Values(there))
 	return invalid("regions", "there is no node in region %q", r).WithHint("there are nodes in " + strings.Join(there, ", "))
 }
 

@@ -187,7 +187,7 @@ func fits(t *testing.T, doc *openAPI, at string, s *schema, v any) {
 			p := s.Properties[name]
 			if extra, ok := s.Additional.(map[string]any); p == nil && ok {
 				ref, _ := extra["$ref"].(string)
-				p = &schema{Type: extra["type"], Ref: ref}
+				p = &schema{Type: extra["type"], Ref: ref, Additional: extra["additionalProperties"]}
 			}
 			if p == nil || s.kind() != "object" {
 				t.Errorf("%s.%s is not in the document", at, name)

@@ -70,7 +70,7 @@ func newKit(t testing.TB) *kit {
 	if err != nil {
 		t.Fatal(err)
 	}
-	deploys, err := deploy.New(deploy.Config{Apps: k.apps, Machines: k.machines, Images: shelf{}, Logs: talk{}, Settle: time.Millisecond, Logger: quiet})
+	deploys, err := deploy.New(deploy.Config{Apps: k.apps, Machines: k.machines, Images: shelf{}, Logs: talk{}, Settle: time.Millisecond, Region: "fra", Logger: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
