@@ -76,6 +76,12 @@ type Config struct {
 	// Public are the addresses at which clients reach this node's router, for the
 	// DNS server. Default: Address.
 	Public []string
+	// DNS and Anycast lead clients to the nearest edge.
+	DNS     DNS
+	Anycast Anycast
+	// DrainWait is how long an edge that drains is still reached by those who have
+	// not heard of it. Default 10 s.
+	DrainWait time.Duration
 	// PlainHTTP lists registries that are spoken to without TLS.
 	PlainHTTP []string
 	// NetworkPrefix names devices and tables; two nodes on one server need two.

@@ -1,9 +1,10 @@
 package node
 
 import (
+	"net/netip"
+
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/dns"
-	"github.com/perigee-run/perigee/mesh"
 )
 
 // names answers the machines' resolver from what the node knows.
@@ -27,16 +28,28 @@ func (s names) Machines(org, name string) []dns.Machine {
 		return nil
 	}
 	var out []dns.Machine
-	for _, m := range s.n.machines.Statuses() {
+	distances := s.n.distances()
+	for _, m := range s.n.everyMachine() {
 		if m.App != name {
 			continue
 		}
-		d := dns.Machine{ID: m.ID, App: name, Region: s.n.cfg.Region, Group: m.Group, Started: m.State == api.StateStarted,
-			IPv6: s.n.network.PrivateIPv6(mesh.Identity{Org: org, App: name, Machine: m.ID}), IPv4: m.Addr}
+		d := dns.Machine{ID: m.ID, App: name, Region: m.Region, Group: m.Group, Started: m.State == api.StateStarted, RTT: distances[m.Node].RTT}
+		d.IPv6, _ = netip.ParseAddr(m.PrivateIP)
+		if here, ok := s.n.machines.Status(m.ID); ok {
+			d.IPv4 = here.Addr
+		}
 		if m.Config != nil {
 			d.Metadata = m.Config.Metadata
 		}
 		out = append(out, d)
 	}
 	return out
+}
+
+// peerNames are the org's laptops.
+func (n *Node) peerNames(org string) []dns.Peer {
+	if n.peers == nil {
+		return nil
+	}
+	return n.peers.Names(org)
 }

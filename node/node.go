@@ -8,17 +8,20 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/perigee-run/perigee/anycast"
 	"github.com/perigee-run/perigee/app"
 	"github.com/perigee-run/perigee/build"
 	"github.com/perigee-run/perigee/catalog"
 	"github.com/perigee-run/perigee/cluster"
 	"github.com/perigee-run/perigee/deploy"
 	"github.com/perigee-run/perigee/dns"
+	"github.com/perigee-run/perigee/dns/zone"
 	"github.com/perigee-run/perigee/fleet"
 	"github.com/perigee-run/perigee/image"
 	"github.com/perigee-run/perigee/logs"
@@ -69,6 +72,8 @@ type Node struct {
 	lives     liveness
 	router    *router.Router
 	certs     *certificates
+	zone      *zone.Server
+	anycast   *anycast.Announcer
 	resolver  *dns.Server
 	builds    *build.Engine
 	deploys   *deploy.Deployer
@@ -83,7 +88,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger, began: time.Now(), poke: make(chan struct{}, 1)}
 	for _, step := range []func(context.Context) error{
-		n.openState, n.openImages, n.openNetwork, n.openSandbox, n.openMachines, n.openFleet, n.openHealer, n.openEdge, n.openDeploys, n.openAPI,
+		n.openState, n.openImages, n.openNetwork, n.openSandbox, n.openMachines, n.openFleet, n.openHealer, n.openEdge, n.openClients, n.openDeploys, n.openAPI,
 	} {
 		if err := step(ctx); err != nil {
 			n.withdraw(ctx)
@@ -132,7 +137,11 @@ func (n *Node) openState(ctx context.Context) (err error) {
 	if n.collector, err = logs.NewCollector(logs.CollectorConfig{Store: n.store, Logger: n.log}); err != nil {
 		return err
 	}
-	n.apps, err = app.New(app.Config{Catalog: n.catalog, KeyFile: n.path("secrets.key"), Domain: n.cfg.Domain})
+	pools, err := n.cfg.pools()
+	if err != nil {
+		return err
+	}
+	n.apps, err = app.New(app.Config{Catalog: n.catalog, KeyFile: n.path("secrets.key"), Domain: n.cfg.Domain, Pools: pools})
 	return err
 }
 
@@ -192,7 +201,7 @@ func (n *Node) openNetwork(ctx context.Context) (err error) {
 	for _, a := range n.network.ResolverAddrs() {
 		listen = append(listen, netip.AddrPortFrom(a, 53))
 	}
-	n.resolver, err = dns.New(dns.Config{Listen: listen, Source: names{n}, OrgOf: n.network.OrgOf, Private: []netip.Prefix{n.cfg.IPv6, n.network.Pool()}, Region: n.cfg.Region, Logger: n.log})
+	n.resolver, err = dns.New(dns.Config{Listen: listen, Source: names{n}, Peers: n.peerNames, OrgOf: n.network.OrgOf, Private: []netip.Prefix{n.cfg.IPv6, n.network.Pool()}, Region: n.cfg.Region, Logger: n.log})
 	return err
 }
 
@@ -306,7 +315,7 @@ func (n *Node) Run(ctx context.Context) error {
 	for _, run := range append([]func(context.Context) error{
 		n.machines.Run, n.router.Run, n.keepTable, n.deploys.Run, idle.Run, n.resolver.Run, n.keepSandbox, n.api.Run,
 		n.cluster.Run, n.keepCluster, n.keepStatus, n.keepSeen, n.keepSummaries, n.keepIndex, n.runHealer,
-	}, n.meshWorks()...) {
+	}, slices.Concat(n.meshWorks(), n.clientWorks())...) {
 		g.Go(func() error { return run(ctx) })
 	}
 	n.log.Info("node is up", "name", n.cfg.Name, "region", n.cfg.Region, "api", n.cfg.Listen, "after", time.Since(n.began).Round(time.Millisecond))
