@@ -77,8 +77,8 @@ func (s *stream) take() (time.Duration, int64, error) {
 	return gap, s.sum, s.err
 }
 
-// TestRotation changes keys under a running transfer: first of one node, then of
-// both at once.
+// TestRotation changes keys under a running transfer: of one node, of the other,
+// and of both with nothing told in between.
 func TestRotation(t *testing.T) {
 	u := newUnderlay(t)
 	one, two := u.node(t), u.node(t)
@@ -97,6 +97,7 @@ func TestRotation(t *testing.T) {
 		_, before, _ := s.take()
 		for _, n := range who {
 			n.call(nodeCall{Op: "next"})
+			time.Sleep(200 * time.Millisecond)
 		}
 		time.Sleep(1500 * time.Millisecond)
 		gap, after, err := s.take()

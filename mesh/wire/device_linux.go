@@ -29,6 +29,7 @@ type Device struct {
 	key   PrivateKey
 	peers []target
 	told  map[Key]netip.AddrPort // endpoint that the device was last told
+	met   map[Key]time.Time      // when a peer was first told of
 
 	wake chan struct{}
 	stop context.CancelFunc
@@ -60,7 +61,7 @@ func New(cfg Config) (*Device, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	d := &Device{cfg: cfg, log: cfg.Logger, file: keyFile(cfg.KeyFile), told: map[Key]netip.AddrPort{},
+	d := &Device{cfg: cfg, log: cfg.Logger, file: keyFile(cfg.KeyFile), told: map[Key]netip.AddrPort{}, met: map[Key]time.Time{},
 		wake: make(chan struct{}, 1), done: make(chan struct{})}
 	var err error
 	if d.key, err = d.file.open(); err != nil {

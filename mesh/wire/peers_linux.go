@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,10 @@ import (
 
 // followEvery is how soon a peer's next key is noticed to be in use.
 const followEvery = 50 * time.Millisecond
+
+// yieldFor is how long the device with the larger key waits to be greeted before
+// it greets. When both greet at once, WireGuard may take seconds to sort it out.
+const yieldFor = time.Second
 
 // lookupTimeout bounds the wait for names of endpoints, all together.
 const lookupTimeout = 3 * time.Second
@@ -144,6 +149,7 @@ func (d *Device) changes(have map[Key]wgtypes.Peer) []wgtypes.PeerConfig {
 	for k := range have {
 		if !wanted[k] {
 			delete(d.told, k)
+			delete(d.met, k)
 			idle = append(idle, wgtypes.PeerConfig{PublicKey: wgtypes.Key(k), Remove: true})
 		}
 	}
@@ -152,12 +158,15 @@ func (d *Device) changes(have map[Key]wgtypes.Peer) []wgtypes.PeerConfig {
 
 // change is what one key of a peer lacks; one that is not in use yet is allowed nothing.
 func (d *Device) change(t target, k Key, active bool, have map[Key]wgtypes.Peer) (wgtypes.PeerConfig, bool) {
+	old, known := have[k]
 	allowed, keepalive := t.Allowed, t.Keepalive
-	if !active {
+	switch {
+	case !active:
 		allowed, keepalive = nil, 0
+	case d.yields(k, old):
+		keepalive = 0
 	}
 	c := wgtypes.PeerConfig{PublicKey: wgtypes.Key(k)}
-	old, known := have[k]
 	differs := !known
 	if !sameAllowed(old.AllowedIPs, allowed) {
 		differs, c.ReplaceAllowedIPs, c.AllowedIPs = true, true, ipNets(allowed)
@@ -170,6 +179,15 @@ func (d *Device) change(t target, k Key, active bool, have map[Key]wgtypes.Peer)
 		d.told[k] = t.endpoint
 	}
 	return c, differs
+}
+
+// yields reports whether the peer with a key is to greet first.
+func (d *Device) yields(k Key, p wgtypes.Peer) bool {
+	if d.met[k].IsZero() {
+		d.met[k] = time.Now()
+	}
+	own := d.key.Public()
+	return bytes.Compare(own[:], k[:]) > 0 && p.LastHandshakeTime.Unix() <= 0 && time.Since(d.met[k]) < yieldFor
 }
 
 func sameAllowed(have []net.IPNet, want []netip.Prefix) bool {
@@ -194,15 +212,15 @@ func ipNets(all []netip.Prefix) []net.IPNet {
 	return out
 }
 
-// followKeys looks for peers that have begun to use their next key, while there
-// are any that have one.
+// followKeys looks for peers that have begun to use their next key, or have not
+// greeted as they should, while there are any of which that may be.
 func (d *Device) followKeys(ctx context.Context) {
 	defer close(d.done)
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
 	for {
 		ticks := tick.C
-		if !d.rotating() {
+		if !d.unsettled() {
 			ticks = nil
 		}
 		select {
@@ -215,10 +233,12 @@ func (d *Device) followKeys(ctx context.Context) {
 	}
 }
 
-func (d *Device) rotating() bool {
+func (d *Device) unsettled() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return slices.ContainsFunc(d.peers, func(t target) bool { return !t.Next.IsZero() })
+	return slices.ContainsFunc(d.peers, func(t target) bool {
+		return !t.Next.IsZero() || t.Keepalive > 0 && time.Since(d.met[t.Key]) < yieldFor+2*followEvery
+	})
 }
 
 func (d *Device) follow() {
