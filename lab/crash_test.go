@@ -147,4 +147,3 @@ func netns(pid int) string {
 	s, _ := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/net")
 	return s
 }
-
