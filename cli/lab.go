@@ -197,6 +197,7 @@ func labVisitCmd(e *env, dir *string) *cobra.Command {
 			return e.labVisit(c.Context(), *dir, req, times)
 		},
 	}
+	c.Flags().StringVar(&req.ConnectTo, "connect-to", "", "address to connect to, whatever the URL says")
 	c.Flags().StringVar(&ca, "ca", "", "PEM file of the authority that signed the server's certificate")
 	c.Flags().BoolVarP(&req.Insecure, "insecure", "k", false, "check no certificate")
 	c.Flags().IntVarP(&times, "times", "n", 1, "how often")

@@ -21,8 +21,11 @@ func (h *Host) Dial(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // timedDial writes down when the name was found and the connection was there.
-func (h *Host) timedDial(v *control.Visit, began time.Time) func(context.Context, string, string) (net.Conn, error) {
+func (h *Host) timedDial(v *control.Visit, to string, began time.Time) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if _, port, err := net.SplitHostPort(addr); err == nil && to != "" {
+			addr = net.JoinHostPort(to, port)
+		}
 		c, err := h.dial(ctx, network, addr, func() { v.Lookup = time.Since(began) })
 		if err == nil {
 			v.Connect, v.Remote = time.Since(began), c.RemoteAddr().String()

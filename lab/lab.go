@@ -27,6 +27,9 @@ type Lab struct {
 	cities []*city
 	began  time.Time
 
+	closing  sync.Once
+	closeErr error
+
 	mu      sync.Mutex // guards what follows
 	hosts   []*Host
 	nodes   []*Node
@@ -82,8 +85,13 @@ func (l *Lab) path(elem ...string) string {
 }
 
 // Close ends every node, every process and every host of the lab, and removes
-// its files, but for the nodes' data if Keep says so.
+// its files, but for the nodes' data if Keep says so. Closing again does nothing.
 func (l *Lab) Close() error {
+	l.closing.Do(func() { l.closeErr = l.close() })
+	return l.closeErr
+}
+
+func (l *Lab) close() error {
 	l.mu.Lock()
 	l.closed = true
 	hosts, nodes := l.hosts, l.nodes

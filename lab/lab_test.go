@@ -4,10 +4,8 @@ package lab
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -161,7 +159,7 @@ func TestDelay(t *testing.T) {
 	}
 }
 
-func TestPing(t *testing.T) {
+func TestHostsView(t *testing.T) {
 	l := newLab(t, "iad")
 	h := addHost(t, l, "a", "iad")
 	out, err := h.Command(t.Context(), "sh", "-c", "cat /proc/net/route; hostname; cat /etc/resolv.conf").CombinedOutput()
@@ -390,6 +388,3 @@ func transfer(t testing.TB, from, to *Host, addr netip.Addr, size int64) (int64,
 	}
 	return n, time.Since(began)
 }
-
-var _ = fmt.Sprint
-var _ net.Conn

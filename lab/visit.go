@@ -83,7 +83,7 @@ func (h *Host) visitor(r control.VisitRequest, v *control.Visit, began time.Time
 	c := h.HTTPClient()
 	t := c.Transport.(*http.Transport)
 	t.TLSClientConfig = conf
-	t.DialContext = h.timedDial(v, began)
+	t.DialContext = h.timedDial(v, r.ConnectTo, began)
 	// The answer to this request is wanted, not where it leads to.
 	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return c, nil

@@ -82,6 +82,8 @@ type Change struct {
 type VisitRequest struct {
 	From string `json:"from"`
 	URL  string `json:"url"`
+	// ConnectTo is an address that is connected to, whatever the URL says.
+	ConnectTo string `json:"connect_to,omitempty"`
 	// CA is a PEM file's content that the server's certificate is checked by,
 	// beside those the system trusts.
 	CA string `json:"ca,omitempty"`

@@ -105,13 +105,15 @@ func now() int64 {
 	return ts.Nano()
 }
 
-// run sleeps until a packet comes or is due. The thread keeps no timer slack,
-// which would add 50 µs to every delay, so it is never given back.
+// run sleeps until a packet comes or is due. Meanwhile the thread has no timer
+// slack, which would add 50 µs to every delay.
 func (e *engine) run() {
 	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	defer close(e.done)
 	defer e.closeAll()
-	unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
+	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
+	defer func() { _ = unix.Prctl(unix.PR_SET_TIMERSLACK, 0, 0, 0, 0) }() // the default
 	events := make([]unix.EpollEvent, 64)
 	for e.tidy() {
 		e.deliver(now())

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -68,14 +67,13 @@ func (c *Cmd) CombinedOutput() ([]byte, error) {
 // root's, and waits for its end.
 func Enter(pid int, cmd *exec.Cmd) error {
 	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlock: the thread is elsewhere now
+	go onOwnThread(func() {
 		err := enterAndStart(pid, cmd)
 		if err == nil {
 			err = cmd.Wait()
 		}
 		done <- err
-	}()
+	})
 	return <-done
 }
 

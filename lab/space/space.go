@@ -49,7 +49,7 @@ func New(cfg Config) (*Space, error) {
 	}
 	s := &Space{jobs: make(chan func()), ended: make(chan struct{})}
 	ready := make(chan error)
-	go s.live(cfg, ready)
+	go onOwnThread(func() { s.live(cfg, ready) })
 	if err := <-ready; err != nil {
 		<-s.ended
 		return nil, err
@@ -57,10 +57,25 @@ func New(cfg Config) (*Space, error) {
 	return s, nil
 }
 
-// live is the thread. It is never given back to other goroutines: it ends here,
-// and with it process 1.
+// onOwnThread runs f on a thread that ends with it. The program's first thread
+// cannot end: where f would run on that one, it is moved.
+func onOwnThread(f func()) {
+	runtime.LockOSThread() // and never unlock
+	if unix.Gettid() != unix.Getpid() {
+		f()
+		return
+	}
+	done := make(chan struct{})
+	go func() { // cannot run here while this goroutine has the thread
+		defer close(done)
+		onOwnThread(f)
+	}()
+	<-done
+	runtime.UnlockOSThread()
+}
+
+// live is what the thread does; with its end process 1 ends.
 func (s *Space) live(cfg Config, ready chan<- error) {
-	runtime.LockOSThread()
 	defer close(s.ended)
 	err := s.enter(cfg)
 	ready <- err
