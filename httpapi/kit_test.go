@@ -60,7 +60,8 @@ func newKit(t testing.TB) *kit {
 		t.Fatal(err)
 	}
 	k := &kit{box: &box{all: map[string]*boxed{}}, stopped: make(chan bool, 1)}
-	k.apps, err = app.New(app.Config{Catalog: cat, KeyFile: filepath.Join(dir, "secrets.key"), Domain: "node.example"})
+	k.apps, err = app.New(app.Config{Catalog: cat, KeyFile: filepath.Join(dir, "secrets.key"), Domain: "node.example",
+		Pools: []netip.Prefix{netip.MustParsePrefix("2001:db8:f::/48")}})
 	records, err2 := catalog.NewLocal[machine.Record](cat, "machines")
 	if err := errors.Join(err, err2); err != nil {
 		t.Fatal(err)

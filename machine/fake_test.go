@@ -235,7 +235,7 @@ type fakeNets struct {
 func newFakeNets() *fakeNets { return &fakeNets{slots: map[int]mesh.Slot{}} }
 
 func (f *fakeNets) PrivateIPv6(id mesh.Identity) netip.Addr {
-	return mesh.PrivateIPv6(netip.MustParsePrefix("fdaa::/16"), "test", id)
+	return mesh.PrivateIPv6(netip.MustParsePrefix("fdaa::/16"), 1, 1, id.Machine)
 }
 
 func (f *fakeNets) Acquire(context.Context) (*mesh.Slot, error) {

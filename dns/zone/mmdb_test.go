@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
+	"github.com/oschwald/maxminddb-golang"
 )
 
 // mmdbWriter writes the format as it is published: a binary tree of address
@@ -191,23 +193,111 @@ func TestMMDBWithoutPlaces(t *testing.T) {
 	}
 }
 
-// TestRealMMDB reads an operator's own database, where one is named.
-func TestRealMMDB(t *testing.T) {
-	path := os.Getenv("PERIGEE_TEST_MMDB")
-	if path == "" {
-		t.Skip("PERIGEE_TEST_MMDB names no database of cities")
+// TestSecondReader: another reader of the format finds the same.
+func TestSecondReader(t *testing.T) {
+	files := map[string][]byte{"IPv6": testMMDB(true), "IPv4": testMMDB(false)}
+	if path := os.Getenv("PERIGEE_TEST_MMDB"); path != "" { // an operator's own database
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[path] = b
 	}
-	b, err := os.ReadFile(path)
+	for name, b := range files {
+		ours, err := parseMMDB(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		theirs, err := maxminddb.FromBytes(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer theirs.Close()
+		for i := range 20_000 {
+			a := netip.AddrFrom4([4]byte{byte(rand.IntN(256)), byte(rand.IntN(256)), byte(rand.IntN(256)), byte(i)})
+			switch i % 4 {
+			case 1:
+				a = netip.MustParseAddr("198.51.100.9")
+			case 2:
+				a = netip.AddrFrom4([4]byte{203, 0, 113, byte(i / 4)})
+			case 3:
+				a = netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 0xaa, 0xaa, byte(i / 4), byte(i)})
+			}
+			compare(t, name, ours, theirs, a)
+		}
+	}
+}
+
+func compare(t *testing.T, name string, ours *mmdb, theirs *maxminddb.Reader, a netip.Addr) {
+	t.Helper()
+	if a.Is6() && !ours.v6 {
+		return
+	}
+	var want struct {
+		Location struct {
+			Latitude  *float64 `maxminddb:"latitude"`
+			Longitude *float64 `maxminddb:"longitude"`
+		} `maxminddb:"location"`
+	}
+	network, _, err := theirs.LookupNetwork(a.AsSlice(), &want)
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, err := parseMMDB(b)
-	if err != nil {
-		t.Fatal(err)
+	got, bits, err := ours.lookup(a)
+	lat := want.Location.Latitude
+	if err != nil || got.known != (lat != nil) || lat != nil && (got.lat != *lat || got.lon != *want.Location.Longitude) {
+		t.Errorf("%s: %s is at %+v (%v), another reader says %+v", name, a, got, err, want)
 	}
-	where, bits, err := db.lookup(netip.MustParseAddr("8.8.8.8"))
-	if err != nil || !where.known || bits < 8 || bits > 32 {
-		t.Errorf("8.8.8.8 is at %+v for %d bits, %v", where, bits, err)
+	if ones, size := network.Mask.Size(); size == a.BitLen() && ones != bits {
+		t.Errorf("%s: %s: %d bits, another reader says %d", name, a, bits, ones)
+	}
+}
+
+// TestValues: sizes and pointers of all lengths.
+func TestValues(t *testing.T) {
+	pad := func(n int, tail ...byte) data { return append(make(data, n), tail...) }
+	for _, tt := range []struct {
+		d        data
+		at       int
+		kind, to int
+		next     int
+	}{
+		{data{0x20, 5}, 0, kindPointer, 5, 2},
+		{data{0x27, 255}, 0, kindPointer, 2047, 2},
+		{data{0x28, 0, 0}, 0, kindPointer, 2048, 3},
+		{data{0x2f, 255, 255}, 0, kindPointer, 526335, 3},
+		{data{0x30, 0, 0, 0}, 0, kindPointer, 526336, 4},
+		{data{0x38, 1, 2, 3, 4}, 0, kindPointer, 0x01020304, 5},
+		{data{0x5d, 0}, 0, kindString, 29, 2},
+		{data{0x5e, 0, 1}, 0, kindString, 286, 3},
+		{data{0x5f, 0, 0, 0}, 0, kindString, 65821, 4},
+		{pad(7, 0x01, 7), 7, kindBool, 1, 9},
+	} {
+		v, err := tt.d.head(tt.at)
+		if err != nil || v != (value{tt.kind, tt.to, tt.next}) {
+			t.Errorf("% x: %+v, %v", tt.d, v, err)
+		}
+	}
+	for _, broken := range []data{{}, {0x28, 0}, {0x5d}, {0}, {0x20, 0}} {
+		if v, err := broken.follow(0); err == nil {
+			t.Errorf("% x: %+v", broken, v)
+		}
+	}
+}
+
+// TestNodeSizes: the three sizes of tree nodes.
+func TestNodeSizes(t *testing.T) {
+	for bits, tree := range map[int][]byte{
+		24: {0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6}, 32: {0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 0, 4, 5, 6}, 28: {0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 0x9a, 4, 5, 6},
+	} {
+		m := &mmdb{tree: tree, bits: bits}
+		left, right := 0x010203, 0x040506
+		if bits == 28 {
+			left, right = 0x9010203, 0xa040506
+		}
+		if l, r := m.next(1, 0), m.next(1, 1); l != left || r != right {
+			t.Errorf("%d bits: %x and %x", bits, l, r)
+		}
 	}
 }
 
