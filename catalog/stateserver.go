@@ -138,7 +138,7 @@ func (s *stateServer) found(ctx context.Context) error {
 	for _, kc := range s.buckets {
 		_, err := js.KeyValue(ctx, kc.Bucket)
 		if errors.Is(err, jetstream.ErrBucketNotFound) && !s.mark.Bucket {
-			_, err = js.CreateKeyValue(ctx, kc)
+			err = makeFirst(ctx, js, kc)
 		}
 		if errors.Is(err, jetstream.ErrBucketNotFound) && kc.Bucket == bucketName {
 			return fmt.Errorf("cannot open the state in %q: %w: the bucket that was there cannot be read; "+
@@ -152,6 +152,23 @@ func (s *stateServer) found(ctx context.Context) error {
 		return nil
 	}
 	return s.markBucket()
+}
+
+// noPeers is NATS's code for a server that does not count itself as there yet.
+const noPeers = 10005
+
+// makeFirst makes a bucket on a server that has just begun to lead: for a moment
+// it may not find itself among those that could keep it.
+func makeFirst(ctx context.Context, js jetstream.JetStream, kc jetstream.KeyValueConfig) error {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	for {
+		_, err := js.CreateKeyValue(ctx, kc)
+		var refused *jetstream.APIError
+		if !errors.As(err, &refused) || refused.ErrorCode != noPeers || !pause(ctx, 20*time.Millisecond) {
+			return err
+		}
+	}
 }
 
 // awaitLeader is for a server that is alone: it leads as soon as it thinks that

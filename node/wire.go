@@ -22,7 +22,7 @@ func (n *Node) wireDevice() string {
 	if n.cfg.Alone {
 		return ""
 	}
-	return n.cfg.NetworkPrefix + "-wg"
+	return "wg-" + n.cfg.NetworkPrefix
 }
 
 // openWire makes the device that leads to the other nodes, says its key in the

@@ -53,7 +53,7 @@ func Start(t testing.TB, flags ...string) *Node {
 	// Other nodes may run on this host, of tests that run beside this one.
 	ipv6 := fmt.Sprintf("fd%02x::/16", 0x10+(os.Getpid()*7+nth)%0x90)
 	n.args = append([]string{"--data", n.Data(), "--socket", n.Socket(), "--listen", n.API, "--http", n.HTTP, "--https", n.HTTPS,
-		"--name", "node1", "--region", "lab", "--domain", "apps.localhost", "--network-prefix", prefix, "--ipv6", ipv6}, flags...)
+		"--alone", "--name", "node1", "--region", "lab", "--domain", "apps.localhost", "--network-prefix", prefix, "--ipv6", ipv6}, flags...)
 	t.Cleanup(n.clean)
 	n.Run()
 	return n
