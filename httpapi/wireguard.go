@@ -33,11 +33,10 @@ func (s *Server) peers() (Peers, error) {
 }
 
 func (s *Server) listPeers(c *call) ([]api.WireGuardPeer, error) {
-	p, err := s.peers()
-	if err != nil {
-		return nil, err
+	if s.cfg.Peers == nil { // nobody can have entered
+		return []api.WireGuardPeer{}, nil
 	}
-	return append([]api.WireGuardPeer{}, p.List(c.path("org_slug"))...), nil
+	return append([]api.WireGuardPeer{}, s.cfg.Peers.List(c.path("org_slug"))...), nil
 }
 
 func (s *Server) createPeer(c *call, in api.CreateWireGuardPeerRequest) (api.WireGuardPeer, error) {
