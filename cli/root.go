@@ -122,7 +122,7 @@ var codeExits = map[string]int{
 	api.CodeNotFound: ExitNotFound, api.CodeUnauthorized: ExitAuth, api.CodeForbidden: ExitAuth,
 	api.CodeConflict: ExitConflict, api.CodeNameTaken: ExitConflict,
 	api.CodeDeployFailed: ExitDeploy, api.CodeBuildFailed: ExitDeploy,
-	api.CodeInvalid: ExitUsage, api.CodeBadRequest: ExitUsage,
+	api.CodeInvalid: ExitUsage, api.CodeBadRequest: ExitUsage, api.CodeUnreachable: ExitUnreachable,
 }
 
 func exitCode(err error) int {

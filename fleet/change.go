@@ -107,9 +107,13 @@ func (f *Fleet) Uncordon(ctx context.Context, id, nonce string) error {
 // Destroy removes a machine for good. One that runs, or sleeps with its memory
 // kept, needs force.
 func (f *Fleet) Destroy(ctx context.Context, id string, force bool, nonce string) error {
+	tries := 0
 	return f.on(ctx, id, nonce, func() error { return f.cfg.Local.Destroy(ctx, id, force, nonce) },
 		func(ctx context.Context, c *api.Client, app string) error {
 			err := c.DestroyMachine(ctx, app, id, force)
+			if tries++; tries > 1 && api.IsCode(err, api.CodeNotFound) {
+				err = nil // the first try did it, and its answer was lost
+			}
 			if err == nil {
 				f.remember(api.Machine{ID: id, App: app}, true)
 			}

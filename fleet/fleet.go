@@ -54,9 +54,10 @@ func (f *Fleet) find(ctx context.Context, id string) (place, bool) {
 		return place{}, false
 	}
 	if s, ok := f.cfg.Summaries.Find(id); ok && s.Node != f.cfg.Self {
+		f.arrived(id)
 		return place{id, s.App, s.Node, s.Machine()}, true
 	}
-	if r, ok := f.remembered(id); ok {
+	if r, ok := f.remembered(id); ok && !r.gone {
 		return place{id, r.machine.App, r.machine.Node, r.machine}, true
 	}
 	return place{}, false
@@ -85,6 +86,19 @@ func (f *Fleet) remember(m api.Machine, gone bool) {
 	f.recent[m.ID] = recent{m, gone, now.Add(fresh)}
 }
 
+// arrived lets the summary of a machine, which has come, count from now on. It
+// reports whether the machine is gone all the same.
+func (f *Fleet) arrived(id string) (gone bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, ok := f.recent[id]
+	if ok && r.gone && time.Now().Before(r.until) {
+		return true
+	}
+	delete(f.recent, id)
+	return false
+}
+
 func (f *Fleet) remembered(id string) (recent, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -106,7 +120,7 @@ func (f *Fleet) List(app string) []api.Machine {
 			continue
 		}
 		seen[s.ID] = true
-		if r, ok := f.remembered(s.ID); !ok || !r.gone {
+		if !f.arrived(s.ID) {
 			out = append(out, marked(s.Machine(), down))
 		}
 	}

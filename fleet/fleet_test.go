@@ -495,3 +495,45 @@ func TestNewRefuses(t *testing.T) {
 		t.Error("lines of nothing")
 	}
 }
+
+// A destruction whose answer is lost is no error, and the machine is gone.
+func TestLostAnswerOfADestruction(t *testing.T) {
+	c := newCloud(t, "n1", "n2")
+	c.app(t, "shop")
+	n1, n2 := c.nodes[0], c.nodes[1]
+	m := n1.machine(t, "shop", "n2")
+	var lost atomic.Int32
+	n2.around = func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method != http.MethodDelete || lost.Add(1) > 1 {
+				h.ServeHTTP(w, r)
+				return
+			}
+			h.ServeHTTP(httptest.NewRecorder(), r)
+			panic(http.ErrAbortHandler)
+		})
+	}
+	if err := n1.DestroyMachine(t.Context(), "shop", m.ID, true); err != nil {
+		t.Error(err)
+	}
+	if l := n1.fleet.List("shop"); len(l) != 0 || len(n2.host.List("shop")) != 0 {
+		t.Errorf("left: %+v", l)
+	}
+}
+
+// A machine that is made and goes by itself, before anybody looks, is not shown
+// for longer than its summary is.
+func TestNoGhosts(t *testing.T) {
+	c := newCloud(t, "n1", "n2")
+	c.app(t, "shop")
+	n1, n2 := c.nodes[0], c.nodes[1]
+	m := n1.machine(t, "shop", "n2")
+	eventually(t, "the summary comes", func() bool { _, ok := n1.index.Find(m.ID); return ok })
+	if l := n1.fleet.List("shop"); len(l) != 1 {
+		t.Errorf("listed: %+v", l)
+	}
+	if err := n2.host.Destroy(t.Context(), m.ID, true, ""); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is not listed", func() bool { return len(n1.fleet.List("shop")) == 0 })
+}

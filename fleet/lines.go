@@ -60,7 +60,7 @@ func NewLines(cfg LinesConfig) (*Lines, error) {
 // the new ones as they come. A node whose lines cannot be had is a line of the
 // platform's that says so; with Follow it is asked again. Each line is told by
 // the clock of its machine's node. To another node it gives this node's lines
-// only.
+// only. The nodes are those that there are when it begins.
 func (l *Lines) Logs(ctx context.Context, app string, q api.LogQuery) iter.Seq2[api.LogLine, error] {
 	if forwarded(ctx) {
 		return l.cfg.Local.Logs(ctx, app, q)
@@ -225,6 +225,9 @@ func (g *gathering) read(ctx context.Context, i int, n Node) {
 			err = g.readThere(ctx, i, n.Name, q, seen, back)
 		}
 		first = false
+		if api.IsCode(err, api.CodeNotFound) {
+			err = nil // it has not heard of the app yet, and so has no lines
+		}
 		if err != nil && ctx.Err() == nil && !silent {
 			silent = true
 			g.send(ctx, said{node: i, note: true, line: g.note("node %q does not answer; its machines' lines are missing: %v", n.Name, err)})

@@ -47,8 +47,8 @@ func (i *Interner[T]) Len() int {
 	return n
 }
 
-// intern decodes raw, or finds what the same bytes gave before; nil for none.
-func (i *Interner[T]) intern(raw []byte) (*T, error) {
+// Decode reads JSON, or finds what the same bytes gave before; nil for none.
+func (i *Interner[T]) Decode(raw []byte) (*T, error) {
 	if len(raw) == 0 || string(raw) == "null" {
 		return nil, nil
 	}

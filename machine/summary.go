@@ -161,10 +161,10 @@ func (s *Summary) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	var err error
-	if s.Config, err = configs.intern(in.Config); err != nil {
+	if s.Config, err = configs.Decode(in.Config); err != nil {
 		return err
 	}
-	if s.image, err = images.intern(in.Image); err != nil {
+	if s.image, err = images.Decode(in.Image); err != nil {
 		return err
 	}
 	if s.Image = (api.ImageRef{}); s.image != nil {
