@@ -48,8 +48,9 @@ func labUpCmd(e *env, dir *string) *cobra.Command {
 	c := &cobra.Command{
 		Use: "up [flags] [-- PERIGEED FLAGS]", Short: "Start a lab",
 		Long: `Start a lab in the background, with a visitor in every city and, with --nodes, as
-many nodes in every city. What a lab that was killed left in the directory goes.
-What stands behind -- goes to every perigeed as it is.`,
+many nodes in every city, which form one cluster. What a lab that was killed
+left in the directory goes. What stands behind -- goes to every perigeed as it
+is.`,
 		Example: `  sudo perigee lab up --cities iad,fra,syd,nrt,gru
   sudo perigee lab up --cities iad,fra --nodes 1
   sudo perigee lab up --foreground                 # Ctrl-C ends it`,

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,17 +34,9 @@ type NodeConfig struct {
 	Data string
 	// Args go to perigeed after the lab's own.
 	Args []string
-	// Join makes it join a cluster when it starts for the first time. Default: it
-	// is the first node of its own.
+	// Join makes it join a cluster before it starts for the first time. Default: it
+	// is the first node of its own, or what its data says.
 	Join *Join
-}
-
-// Join says how to get into a cluster.
-type Join struct {
-	// Addr is a node's, with the port of its node-to-node calls.
-	Addr netip.AddrPort
-	// Token is a join token of the cluster.
-	Token string
 }
 
 // startPatience is how long a node may take to answer.
@@ -60,8 +51,9 @@ type Node struct {
 	Socket, Data, Log string
 
 	program string
+	region  string
 	args    []string
-	join    *Join
+	join    *Join // nil once it has joined
 	client  *api.Client
 
 	mu    sync.Mutex // guards what follows
@@ -96,7 +88,7 @@ func (l *Lab) newNode(cfg NodeConfig) (*Node, error) {
 	if cfg.Name == "" {
 		cfg.Name = l.freeName(cfg.City)
 	}
-	n := &Node{program: program, join: cfg.Join, Data: cfg.Data, Log: l.path("nodes", cfg.Name, "log"), Socket: l.path("nodes", cfg.Name, "sock")}
+	n := &Node{program: program, region: cfg.City, join: cfg.Join, Data: cfg.Data, Log: l.path("nodes", cfg.Name, "log"), Socket: l.path("nodes", cfg.Name, "sock")}
 	if n.Data == "" {
 		n.Data = l.path("nodes", cfg.Name, "data")
 	}
@@ -125,6 +117,13 @@ func (l *Lab) freeName(city string) string {
 			return name
 		}
 	}
+}
+
+// HasData reports whether the next node of a city finds the data of an earlier
+// one: it is of a cluster already.
+func (l *Lab) HasData(city string) bool {
+	_, err := os.Stat(l.path("nodes", l.freeName(city), "data", "name"))
+	return err == nil
 }
 
 // findProgram finds perigeed.
@@ -195,14 +194,17 @@ func (n *Node) Pid() int {
 	return n.cmd.Process.Pid
 }
 
-// Start starts perigeed and waits until it answers. What runs already is left
-// as it is.
+// Start starts perigeed, which joins first where it was told to, and waits until
+// it answers. What runs already is left as it is.
 func (n *Node) Start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	if err := n.joinOnce(ctx); err != nil {
+		return err
+	}
 	if err := n.launch(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, startPatience)
-	defer cancel()
 	for {
 		if _, err := n.client.Node(ctx); err == nil {
 			return nil
@@ -228,7 +230,7 @@ func (n *Node) launch() error {
 		return fmt.Errorf("cannot open the log of node %q: %w", n.Name, err)
 	}
 	defer log.Close()
-	cmd := n.Command(context.Background(), n.program, n.commandLine()...)
+	cmd := n.Command(context.Background(), n.program, n.args...)
 	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, "/"
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("cannot start node %q: %w", n.Name, err)
@@ -242,15 +244,6 @@ func (n *Node) launch() error {
 func (n *Node) wait(cmd *space.Cmd, ended chan struct{}) {
 	_ = cmd.Wait()
 	close(ended)
-}
-
-// commandLine joins on every start: a node that has joined already finds its
-// certificates and goes on with them.
-func (n *Node) commandLine() []string {
-	if n.join == nil {
-		return n.args
-	}
-	return append([]string{"join", n.join.Addr.String(), "--token", n.join.Token, "--address", n.Addr4.String()}, n.args...)
 }
 
 // Kill ends perigeed at once, as kill -9 does. Its machines run on.
