@@ -32,7 +32,9 @@ type NodeConfig struct {
 	Program string
 	// Data is the directory of its state. Default: one in the lab's directory.
 	Data string
-	// Args go to perigeed after the lab's own.
+	// Args go to perigeed after the lab's own. In them {router4} and {router6} stand
+	// for the city's router, {addr4} and {addr6} for the node's own addresses,
+	// {places} for the path of the file that says where visitors are.
 	Args []string
 	// Join makes it join a cluster before it starts for the first time. Default: it
 	// is the first node of its own, or what its data says.
@@ -95,18 +97,30 @@ func (l *Lab) newNode(cfg NodeConfig) (*Node, error) {
 	if err := os.MkdirAll(filepath.Dir(n.Log), 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the node's directory: %w", err)
 	}
-	n.args = append([]string{"--data", n.Data, "--name", cfg.Name, "--region", cfg.City, "--listen", "127.0.0.1:4280",
-		"--socket", n.Socket, "--network-prefix", prefix, "--pool", "1"}, cfg.Args...)
+	n.args = []string{"--data", n.Data, "--name", cfg.Name, "--region", cfg.City, "--listen", "127.0.0.1:4280",
+		"--socket", n.Socket, "--network-prefix", prefix, "--pool", "1"}
 	if n.client, err = api.NewClient(api.ClientConfig{Addr: "unix://" + n.Socket}); err != nil {
 		return nil, err
 	}
 	if n.Host, err = l.AddHost(cfg.Name, cfg.City); err != nil {
 		return nil, err
 	}
+	n.args = append(n.args, n.fill(cfg.Args)...)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.nodes = append(l.nodes, n)
 	return n, nil
+}
+
+// fill puts in what only the lab knows.
+func (n *Node) fill(args []string) []string {
+	known := strings.NewReplacer("{router4}", addr4(n.city, 1).String(), "{router6}", addr6(n.city, 1).String(),
+		"{addr4}", n.Addr4.String(), "{addr6}", n.Addr6.String(), "{places}", n.lab.Places())
+	out := slices.Clone(args)
+	for i := range out {
+		out[i] = known.Replace(out[i])
+	}
+	return out
 }
 
 // freeName is the city with the first number that no host has.
