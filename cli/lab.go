@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -32,7 +33,7 @@ func labCmd(e *env) *cobra.Command {
 	var dir string
 	c := parent("lab", "A small internet on this machine, with cities, distances and faults", nil,
 		labUpCmd(e, &dir), labDownCmd(e, &dir), labStatusCmd(e, &dir), labExecCmd(e, &dir), labVisitCmd(e, &dir),
-		labCutCmd(e, &dir), labHealCmd(e, &dir), labLossCmd(e, &dir), labDelayCmd(e, &dir), labBGPCmd(e, &dir))
+		labCutCmd(e, &dir), labHealCmd(e, &dir), labLossCmd(e, &dir), labDelayCmd(e, &dir), labBGPCmd(e, &dir), labDelegateCmd(e, &dir))
 	c.Long = `Make a small internet on this Linux machine: each host is a network namespace in
 a city, and a switch carries their packets, as late as light would over that
 distance. Distances can be changed, packets lost, cities cut off.
@@ -48,10 +49,15 @@ func labUpCmd(e *env, dir *string) *cobra.Command {
 	c := &cobra.Command{
 		Use: "up [flags] [-- PERIGEED FLAGS]", Short: "Start a lab",
 		Long: `Start a lab in the background, with a visitor in every city and, with --nodes, as
-many nodes in every city. What a lab that was killed left in the directory goes.
-What stands behind -- goes to every perigeed as it is.`,
+many nodes in every city, which form one cluster. What a lab that was killed
+left in the directory goes.
+
+What stands behind -- goes to every perigeed; in it {router4} and {router6} stand
+for the city's BGP router, {addr4} and {addr6} for the node's own addresses and
+{places} for a file that says which addresses are in which city.`,
 		Example: `  sudo perigee lab up --cities iad,fra,syd,nrt,gru
   sudo perigee lab up --cities iad,fra --nodes 1
+  sudo perigee lab up --nodes 1 -- --anycast 192.0.2.1/32 --bgp-asn 65010 --bgp-neighbor {router4},64500
   sudo perigee lab up --foreground                 # Ctrl-C ends it`,
 		RunE: func(c *cobra.Command, args []string) error {
 			if c.ArgsLenAtDash() != 0 && len(args) > 0 {
@@ -300,6 +306,39 @@ func labDelayCmd(e *env, dir *string) *cobra.Command {
 	}
 	c.Flags().BoolVar(&jitter, "jitter", false, "add up to TIME to each packet by chance, instead")
 	return c
+}
+
+func labDelegateCmd(e *env, dir *string) *cobra.Command {
+	return &cobra.Command{
+		Use: "delegate ZONE [SERVER ...]", Short: "Name the servers that a DNS zone is asked of, or none any more", Args: cobra.MinimumNArgs(1),
+		Example: "  perigee lab delegate apps.example.com 100.64.0.11 100.65.0.11\n  perigee lab delegate apps.example.com",
+		RunE: func(c *cobra.Command, args []string) error {
+			ch := control.Change{Op: control.OpDelegate, A: args[0]}
+			for _, s := range args[1:] {
+				at, err := nameServer(s)
+				if err != nil {
+					return err
+				}
+				ch.Servers = append(ch.Servers, at)
+			}
+			if len(ch.Servers) == 0 {
+				return e.labChange(c.Context(), *dir, ch, "nobody is asked for %s", args[0])
+			}
+			return e.labChange(c.Context(), *dir, ch, "visitors' resolvers ask %s for %s, the nearest first", strings.Join(args[1:], ", "), args[0])
+		},
+	}
+}
+
+// nameServer is an address with the port of DNS, unless it says another.
+func nameServer(s string) (netip.AddrPort, error) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return netip.AddrPortFrom(a, 53), nil
+	}
+	at, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return at, usagef("cannot use %q as a name server: want an address, such as 100.64.0.11", s)
+	}
+	return at, nil
 }
 
 func (e *env) labChange(ctx context.Context, dir string, ch control.Change, done string, a ...any) error {

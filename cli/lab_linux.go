@@ -33,6 +33,7 @@ func (e *env) labUp(ctx context.Context, f labFlags) error {
 		return err
 	}
 	began := time.Now()
+	_ = os.Remove(labLog(f.dir)) // an earlier lab's
 	log, cmd, err := startDetached(self, f.args(), labLog(f.dir))
 	if err != nil {
 		return err
@@ -103,10 +104,27 @@ func populate(ctx context.Context, l *lab.Lab, f labFlags) error {
 			}
 		}
 	}
+	return startNodes(ctx, l, f)
+}
+
+// startNodes starts one node, and lets the others join it.
+func startNodes(ctx context.Context, l *lab.Lab, f labFlags) error {
+	var first *lab.Node
 	for range f.nodes {
 		for _, city := range f.cities {
-			if _, err := l.StartNode(ctx, lab.NodeConfig{City: city, Args: f.more}); err != nil {
+			cfg := lab.NodeConfig{City: city, Args: f.more}
+			var err error
+			if first != nil && !l.HasData(city) {
+				if cfg.Join, err = first.JoinThis(ctx); err != nil {
+					return err
+				}
+			}
+			n, err := l.StartNode(ctx, cfg)
+			if err != nil {
 				return err
+			}
+			if first == nil {
+				first = n
 			}
 		}
 	}

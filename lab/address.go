@@ -2,7 +2,12 @@
 
 package lab
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+)
 
 // The lab's addresses are of ranges that no real network routes: 100.64.0.0/10,
 // of carriers, and 2001:db8::/32, of documentation. A city has a /16 and a /48.
@@ -31,4 +36,19 @@ func addr6(city, n int) netip.Addr {
 	a := cityNet6(city).Addr().As16()
 	a[14], a[15] = byte(n>>8), byte(n)
 	return netip.AddrFrom16(a)
+}
+
+// Places is the path of a file with a line "prefix city" for each of the cities'
+// networks: what a DNS server needs to know where visitors are.
+func (l *Lab) Places() string { return l.path("places") }
+
+func (l *Lab) writePlaces() error {
+	var b strings.Builder
+	for i, city := range l.cfg.Cities {
+		fmt.Fprintf(&b, "%s %s\n%s %s\n", cityNet4(i), city, cityNet6(i), city)
+	}
+	if err := os.WriteFile(l.Places(), []byte(b.String()), 0o644); err != nil {
+		return fmt.Errorf("cannot write where the cities' addresses are: %w", err)
+	}
+	return nil
 }

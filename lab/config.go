@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"os"
@@ -17,7 +18,7 @@ type Config struct {
 	// Cities are codes that package region knows, up to 64. Required.
 	Cities []string
 	// Name tells the network devices of one lab's nodes from another's: up to 5
-	// lower-case letters and digits. Default "lab".
+	// lower-case letters and digits. Default "lab", or one of its own if Dir is set.
 	Name string
 	// Dir is where the lab keeps its files; they are gone after Close. Only one
 	// lab may be in it. Default /var/lib/perigee-lab.
@@ -42,9 +43,6 @@ const maxCities = 64
 var labName = regexp.MustCompile(`^[a-z][a-z0-9]{0,4}$`)
 
 func (c *Config) defaults() error {
-	if c.Name == "" {
-		c.Name = "lab"
-	}
 	if c.Dir == "" {
 		c.Dir = DefaultDir
 	}
@@ -56,6 +54,9 @@ func (c *Config) defaults() error {
 		return err
 	}
 	c.Dir = dir
+	if c.Name == "" {
+		c.Name = nameFor(dir)
+	}
 	switch {
 	case os.Geteuid() != 0:
 		return fmt.Errorf("cannot make a lab: it needs namespaces and network devices: run as root")
@@ -65,4 +66,13 @@ func (c *Config) defaults() error {
 		return fmt.Errorf("cannot make a lab of %d cities: want up to %d", len(c.Cities), maxCities)
 	}
 	return nil
+}
+
+// nameFor is the same for a directory each time, so that kept data fits.
+func nameFor(dir string) string {
+	if dir == DefaultDir {
+		return "lab"
+	}
+	sum := sha256.Sum256([]byte(dir))
+	return fmt.Sprintf("l%x", sum[:2])
 }

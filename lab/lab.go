@@ -77,7 +77,7 @@ func (l *Lab) build(ctx context.Context) (err error) {
 		}
 		l.cities = append(l.cities, c)
 	}
-	return l.save()
+	return errors.Join(l.writePlaces(), l.save())
 }
 
 func (l *Lab) path(elem ...string) string {

@@ -128,7 +128,7 @@ func TestDelay(t *testing.T) {
 		echo(t, h, h.Addr6)
 	}
 	var errs []time.Duration
-	for range 20 {
+	for range 8 {
 		for _, p := range []struct {
 			from, to *Host
 			addr     netip.Addr
@@ -148,7 +148,7 @@ func TestDelay(t *testing.T) {
 	slices.Sort(errs)
 	t.Logf("error of a round trip: median %s, worst %s", errs[len(errs)/2], errs[len(errs)-1])
 	// The figure is 0.3 ms on a quiet machine; tests share theirs.
-	if m := errs[len(errs)/2]; m < -100*time.Microsecond || m > 2*time.Millisecond {
+	if m := errs[len(errs)/2]; m < -100*time.Microsecond || m > 5*time.Millisecond {
 		t.Errorf("round trips are off by %s", m)
 	}
 	if err := l.SetRTT("iad", "fra", 10*time.Millisecond); err != nil {
@@ -181,7 +181,7 @@ func TestCutsAndHeal(t *testing.T) {
 		for _, from := range all {
 			for _, to := range all {
 				if from.Name < to.Name {
-					if who, _ := ask(t, from, to.Addr4, 200*time.Millisecond); who != "" {
+					if who, _ := ask(t, from, to.Addr4, 150*time.Millisecond); who != "" {
 						got = append(got, from.Name+to.Name)
 					}
 				}

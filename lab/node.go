@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,19 +32,13 @@ type NodeConfig struct {
 	Program string
 	// Data is the directory of its state. Default: one in the lab's directory.
 	Data string
-	// Args go to perigeed after the lab's own.
+	// Args go to perigeed after the lab's own. In them {router4} and {router6} stand
+	// for the city's router, {addr4} and {addr6} for the node's own addresses,
+	// {places} for the path of the file that says where visitors are.
 	Args []string
-	// Join makes it join a cluster when it starts for the first time. Default: it
-	// is the first node of its own.
+	// Join makes it join a cluster before it starts for the first time. Default: it
+	// is the first node of its own, or what its data says.
 	Join *Join
-}
-
-// Join says how to get into a cluster.
-type Join struct {
-	// Addr is a node's, with the port of its node-to-node calls.
-	Addr netip.AddrPort
-	// Token is a join token of the cluster.
-	Token string
 }
 
 // startPatience is how long a node may take to answer.
@@ -60,8 +53,9 @@ type Node struct {
 	Socket, Data, Log string
 
 	program string
+	region  string
 	args    []string
-	join    *Join
+	join    *Join // nil once it has joined
 	client  *api.Client
 
 	mu    sync.Mutex // guards what follows
@@ -96,25 +90,37 @@ func (l *Lab) newNode(cfg NodeConfig) (*Node, error) {
 	if cfg.Name == "" {
 		cfg.Name = l.freeName(cfg.City)
 	}
-	n := &Node{program: program, join: cfg.Join, Data: cfg.Data, Log: l.path("nodes", cfg.Name, "log"), Socket: l.path("nodes", cfg.Name, "sock")}
+	n := &Node{program: program, region: cfg.City, join: cfg.Join, Data: cfg.Data, Log: l.path("nodes", cfg.Name, "log"), Socket: l.path("nodes", cfg.Name, "sock")}
 	if n.Data == "" {
 		n.Data = l.path("nodes", cfg.Name, "data")
 	}
 	if err := os.MkdirAll(filepath.Dir(n.Log), 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the node's directory: %w", err)
 	}
-	n.args = append([]string{"--data", n.Data, "--name", cfg.Name, "--region", cfg.City, "--listen", "127.0.0.1:4280",
-		"--socket", n.Socket, "--network-prefix", prefix, "--pool", "1"}, cfg.Args...)
+	n.args = []string{"--data", n.Data, "--name", cfg.Name, "--region", cfg.City, "--listen", "127.0.0.1:4280",
+		"--socket", n.Socket, "--network-prefix", prefix, "--pool", "1"}
 	if n.client, err = api.NewClient(api.ClientConfig{Addr: "unix://" + n.Socket}); err != nil {
 		return nil, err
 	}
 	if n.Host, err = l.AddHost(cfg.Name, cfg.City); err != nil {
 		return nil, err
 	}
+	n.args = append(n.args, n.fill(cfg.Args)...)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.nodes = append(l.nodes, n)
 	return n, nil
+}
+
+// fill puts in what only the lab knows.
+func (n *Node) fill(args []string) []string {
+	known := strings.NewReplacer("{router4}", addr4(n.city, 1).String(), "{router6}", addr6(n.city, 1).String(),
+		"{addr4}", n.Addr4.String(), "{addr6}", n.Addr6.String(), "{places}", n.lab.Places())
+	out := slices.Clone(args)
+	for i := range out {
+		out[i] = known.Replace(out[i])
+	}
+	return out
 }
 
 // freeName is the city with the first number that no host has.
@@ -125,6 +131,13 @@ func (l *Lab) freeName(city string) string {
 			return name
 		}
 	}
+}
+
+// HasData reports whether the next node of a city finds the data of an earlier
+// one: it is of a cluster already.
+func (l *Lab) HasData(city string) bool {
+	_, err := os.Stat(l.path("nodes", l.freeName(city), "data", "name"))
+	return err == nil
 }
 
 // findProgram finds perigeed.
@@ -195,14 +208,17 @@ func (n *Node) Pid() int {
 	return n.cmd.Process.Pid
 }
 
-// Start starts perigeed and waits until it answers. What runs already is left
-// as it is.
+// Start starts perigeed, which joins first where it was told to, and waits until
+// it answers. What runs already is left as it is.
 func (n *Node) Start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	if err := n.joinOnce(ctx); err != nil {
+		return err
+	}
 	if err := n.launch(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, startPatience)
-	defer cancel()
 	for {
 		if _, err := n.client.Node(ctx); err == nil {
 			return nil
@@ -228,7 +244,7 @@ func (n *Node) launch() error {
 		return fmt.Errorf("cannot open the log of node %q: %w", n.Name, err)
 	}
 	defer log.Close()
-	cmd := n.Command(context.Background(), n.program, n.commandLine()...)
+	cmd := n.Command(context.Background(), n.program, n.args...)
 	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, "/"
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("cannot start node %q: %w", n.Name, err)
@@ -242,15 +258,6 @@ func (n *Node) launch() error {
 func (n *Node) wait(cmd *space.Cmd, ended chan struct{}) {
 	_ = cmd.Wait()
 	close(ended)
-}
-
-// commandLine joins on every start: a node that has joined already finds its
-// certificates and goes on with them.
-func (n *Node) commandLine() []string {
-	if n.join == nil {
-		return n.args
-	}
-	return append([]string{"join", n.join.Addr.String(), "--token", n.join.Token, "--address", n.Addr4.String()}, n.args...)
 }
 
 // Kill ends perigeed at once, as kill -9 does. Its machines run on.

@@ -4,7 +4,9 @@ package lab
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -65,4 +67,34 @@ func TestNodeThatCannotStart(t *testing.T) {
 		t.Errorf("%v, %d hosts", err, len(l.Hosts()))
 	}
 	t.Log(err)
+}
+
+// Two nodes become one cluster, over the distance.
+func TestNodesJoin(t *testing.T) {
+	needNode(t)
+	help, _ := exec.Command(filepath.Join(os.Getenv("PERIGEE_BIN"), "perigeed"), "join", "--help").Output()
+	if !strings.Contains(string(help), "--token") {
+		t.Skip("needs a perigeed that can join")
+	}
+	l := newLab(t, "iad", "fra")
+	first, err := l.StartNode(t.Context(), NodeConfig{City: "iad"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	join, err := first.JoinThis(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := l.StartNode(t.Context(), NodeConfig{City: "fra", Join: join})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Restart(t.Context()); err != nil {
+		t.Error("a node that has joined does not come back:", err)
+	}
+	wrong := *join
+	wrong.Token += "x"
+	if _, err := l.StartNode(t.Context(), NodeConfig{City: "fra", Join: &wrong}); err == nil || strings.Contains(err.Error(), wrong.Token) {
+		t.Errorf("joined with a wrong token, or told it: %v", err)
+	}
 }

@@ -98,6 +98,8 @@ func (l *Lab) apply(c control.Change) error {
 		return l.SetRTT(c.A, c.B, c.Delay)
 	case control.OpJitter:
 		return l.SetJitter(c.A, c.B, c.Delay)
+	case control.OpDelegate:
+		return l.Delegate(c.A, c.Servers...)
 	}
 	return errors.New("cannot change the lab: unknown change " + string(c.Op))
 }

@@ -71,7 +71,7 @@ func sweep(dir string, keep bool) error {
 	for _, g := range s.Groups {
 		removeGroups(g)
 	}
-	names := []string{"state.json", "lab.sock", "resolv"}
+	names := []string{"state.json", "state.json.new", "places", "lab.sock", "resolv"}
 	if !keep {
 		names = append(names, "nodes")
 	}

@@ -57,7 +57,8 @@ type Node struct {
 // Op is what to change.
 type Op string
 
-// What can be changed between A and B; A alone for OpIsolate, neither for OpHeal.
+// What can be changed between A and B; A alone for OpIsolate, neither for
+// OpHeal; OpDelegate makes Servers those of zone A.
 const (
 	OpCut       Op = "cut"
 	OpCutOneWay Op = "cut-one-way"
@@ -67,6 +68,7 @@ const (
 	OpLoss      Op = "loss"
 	OpRTT       Op = "rtt"
 	OpJitter    Op = "jitter"
+	OpDelegate  Op = "delegate"
 )
 
 // Change changes the network.
@@ -76,6 +78,8 @@ type Change struct {
 	B     string        `json:"b,omitempty"`
 	Share float64       `json:"share,omitempty"`
 	Delay time.Duration `json:"delay,omitempty"`
+	// Servers are name servers, by address and port.
+	Servers []netip.AddrPort `json:"servers,omitempty"`
 }
 
 // VisitRequest asks for one request of a host, or of a city's visitor.
