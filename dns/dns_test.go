@@ -55,6 +55,10 @@ func world() Config {
 			},
 			"bold": {"secret": {machine("s1", "iad", 9, true)}},
 		},
+		Peers: func(org string) []Peer {
+			return map[string][]Peer{"acme": {{"lap", netip.MustParseAddr("fdaa:0:1::77")}, {"ci", netip.MustParseAddr("fdaa:0:1::78")}},
+				"bold": {{"spy", netip.MustParseAddr("fdaa:0:1::79")}}}[org]
+		},
 		OrgOf:     func(a netip.Addr) (string, bool) { return "acme", a == loopback },
 		Private:   []netip.Prefix{netip.MustParsePrefix("fdaa::/16"), netip.MustParsePrefix("10.213.0.0/16")},
 		Upstreams: []string{"127.0.0.1:1"}, // nobody answers there
@@ -126,6 +130,8 @@ func TestInternal(t *testing.T) {
 	ptr, _ := dns.ReverseAddr(m1)
 	ptr4, _ := dns.ReverseAddr("10.213.0.2")
 	foreign, _ := dns.ReverseAddr("fdaa:0:1::9")
+	ptrPeer, _ := dns.ReverseAddr("fdaa:0:1::77")
+	ptrSpy, _ := dns.ReverseAddr("fdaa:0:1::79")
 	tests := []struct {
 		name  string
 		qtype uint16
@@ -135,6 +141,15 @@ func TestInternal(t *testing.T) {
 		{"shop.internal.", dns.TypeAAAA, ok, all},
 		{"ShOp.InTernal.", dns.TypeAAAA, ok, all},
 		{"global.shop.internal.", dns.TypeAAAA, ok, all},
+		{"lap._peer.internal.", dns.TypeAAAA, ok, []string{"fdaa:0:1::77"}},
+		{"LAP._peer.internal.", dns.TypeANY, ok, []string{"fdaa:0:1::77"}},
+		{"lap._peer.internal.", dns.TypeA, ok, nil},
+		{"_peer.internal.", dns.TypeTXT, ok, []string{"ci,lap"}},
+		{"_peer.internal.", dns.TypeAAAA, ok, nil},
+		{"spy._peer.internal.", dns.TypeAAAA, none, nil}, // of another org
+		{"x.lap._peer.internal.", dns.TypeAAAA, none, nil},
+		{ptrPeer, dns.TypePTR, ok, []string{"lap._peer.internal."}},
+		{ptrSpy, dns.TypePTR, none, nil},
 		{"shop.internal.", dns.TypeA, ok, nil},
 		{"shop.internal.", dns.TypeMX, ok, nil},
 		{"shop.internal.", dns.TypeANY, ok, all},

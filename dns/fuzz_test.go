@@ -11,7 +11,7 @@ import (
 // with a message that can be sent, fits, and repeats the question.
 func FuzzAnswer(f *testing.F) {
 	for _, name := range []string{"shop.internal.", "_instances.internal.", "top2.nearest.of.shop.internal.",
-		"a.b.kv._metadata.shop.internal.", "example.com.", ".", "flycast.", `w\.x\000.internal.`, "1.0.213.10.in-addr.arpa."} {
+		"a.b.kv._metadata.shop.internal.", "example.com.", ".", "flycast.", "lap._peer.internal.", `w\.x\000.internal.`, "1.0.213.10.in-addr.arpa."} {
 		for _, qtype := range []uint16{dns.TypeAAAA, dns.TypeTXT, dns.TypeANY, dns.TypePTR} {
 			b, err := new(dns.Msg).SetQuestion(name, qtype).SetEdns0(1232, true).Pack()
 			if err != nil {

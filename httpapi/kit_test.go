@@ -46,6 +46,7 @@ type kit struct {
 	url      string
 	apps     *app.Store
 	machines *machine.Host
+	deploys  *deploy.Deployer
 	box      *box
 	cluster  *cluster.Cluster
 	busy     atomic.Int64 // machines that every other node says it has; negative: it is down
@@ -85,7 +86,12 @@ func newKit(t testing.TB) *kit {
 	if err := k.cluster.Attach(t.Context(), cat); err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(Config{Cluster: k.cluster, Apps: k.apps, Deploys: deploys, Machines: k.machines, Images: shelf{}, Node: self{k}, Builder: builder{}, Logs: talk{},
+	k.deploys = deploys
+	laptops, err := newPeers(cat)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(Config{Cluster: k.cluster, Peers: laptops, Apps: k.apps, Deploys: deploys, Machines: k.machines, Images: shelf{}, Node: self{k}, Builder: builder{}, Logs: talk{},
 		Address: func(a string) (string, string) { return a + ".node.example", "http://" + a + ".node.example" }, Logger: quiet})
 	if err != nil {
 		t.Fatal(err)

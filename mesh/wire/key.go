@@ -41,7 +41,7 @@ func ParsePrivateKey(s string) (PrivateKey, error) {
 
 func parse(s string) (k [keySize]byte, err error) {
 	b, err := base64.StdEncoding.Strict().DecodeString(s)
-	if err != nil || len(b) != keySize {
+	if err != nil || len(b) != keySize || len(s) != base64.StdEncoding.EncodedLen(keySize) {
 		return k, fmt.Errorf("cannot read a WireGuard key of %d characters: want 44 of base64, as wg genkey and wg pubkey print", len(s))
 	}
 	if k = [keySize]byte(b); k == [keySize]byte{} {
