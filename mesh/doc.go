@@ -3,7 +3,8 @@
 // internet, and a firewall that keeps orgs, and the host, apart.
 //
 // It is not a proxy (that is router), answers no names (that is dns, which
-// listens on the addresses of [Network.ResolverAddrs]) and starts no process.
+// listens on the addresses of [Network.ResolverAddrs]), encrypts nothing (that
+// is package wire, the device that leads to other nodes) and starts no process.
 //
 // # Slots
 //
@@ -20,12 +21,17 @@
 // A slot's IPv4 address is the node's own affair: pool base + 16 + slot id. The
 // private IPv6 address follows the machine, wherever it runs:
 //
-//	 0       16              48              80             112    127
-//	| fdaa  | org (32 bits) | node (32)     | machine (32) | host |
+//	 0       16              48             80             112    127
+//	| fdaa  | node (32 bits) | org (32)     | machine (32) | host |
 //
-// Each field but the first is a hash of the name. A machine owns the whole
-// /112 and answers on host 2. Org 0 is ours: fdaa::3 is the resolver. The hash
-// is for addressing only; the firewall goes by org name, never by address bits.
+// The numbers of node and org are unique in the cluster ([Config.NodeNumber],
+// [Config.OrgNumber]); that of the machine is a hash of its name. The node comes
+// first, so that each is one /48 to the others ([NodePrefix]). A machine owns the
+// whole /112 and answers on host 2, a laptop ([PeerAddr]) on host 4. Org 0 is
+// ours: a node is host 1 of machine 0 in it ([NodeAddr]), and fdaa::3 is the
+// resolver, on every node. On one node the firewall goes by device, never by
+// address bits; between nodes by the org number in the other end's address, which
+// that end's node has seen to.
 //
 // The far end of every slot looks the same (gateway base + 1 and fe80::1, one
 // hardware address), so that a machine resumed in another slot keeps a valid
@@ -40,4 +46,8 @@
 // orgs, cloud metadata services, or the host's own ports, but for the resolver,
 // ping and [Config.HostPorts]. A packet with a source address that is not the
 // slot's is dropped before it is tracked. The next rule goes in rules.go.
+//
+// On [Config.Wire] an org reaches itself, on other nodes and at laptops
+// ([Network.SetPeers]), by one lookup of its number; nodes reach each other's
+// [HostRouterPort]; nothing else passes, in or out. Those rules are in wirerules.go.
 package mesh
