@@ -273,7 +273,7 @@ func wgDevice(t *testing.T, name string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
+	t.Cleanup(func() { l.Close(); file.Close() })
 	go func() {
 		for {
 			c, err := l.Accept()
