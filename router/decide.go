@@ -305,26 +305,38 @@ func (l limits) wait(c *candidate, v verdict) time.Duration {
 	return d
 }
 
-// leastLoaded is the best of those that are like cs[best].
+// leastLoaded is the best of those that are like cs[best]; turn chooses among equals.
 func (l limits) leastLoaded(cs []candidate, best int, top estimate, sound bool, turn uint32) int {
-	start := int(turn % uint32(len(cs)))
-	found := -1
-	for k := range cs {
-		i := start + k
-		if i >= len(cs) {
-			i -= len(cs)
-		}
-		if v, e := l.estimate(&cs[i], sound); v >= toQueue || !e.like(top) {
+	equals := uint32(0)
+	for i := range cs {
+		if !l.peer(&cs[i], top, sound) {
 			continue
 		}
-		if found < 0 || lighter(&cs[i], &cs[found]) {
-			found = i
+		switch {
+		case equals == 0 || lighter(&cs[i], &cs[best]):
+			best, equals = i, 1
+		case !lighter(&cs[best], &cs[i]):
+			equals++
 		}
 	}
-	if found < 0 {
+	if equals <= 1 {
 		return best
 	}
-	return found
+	for i, left := best, turn%equals; ; i++ {
+		if !l.peer(&cs[i], top, sound) || lighter(&cs[best], &cs[i]) {
+			continue
+		}
+		if left == 0 {
+			return i
+		}
+		left--
+	}
+}
+
+// peer says that a candidate is no worse than the best but for its load.
+func (l limits) peer(c *candidate, top estimate, sound bool) bool {
+	v, e := l.estimate(c, sound)
+	return v < toQueue && e.like(top)
 }
 
 func lighter(a, b *candidate) bool {

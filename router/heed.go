@@ -86,6 +86,7 @@ func (tr *trip) final(s *slot, rf *refusal) bool {
 	case rf.code == codeFull && s.target.limits.hard > 0:
 		s.seat.full(s.target.limits.hard)
 	default:
+		s.seat.shun()
 		tr.fail(s.seat, fmt.Errorf("node %q: %s", s.peer.node, rf.reason))
 	}
 	return false

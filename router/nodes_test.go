@@ -393,6 +393,15 @@ func TestFarGRPC(t *testing.T) {
 	}
 }
 
+// cutOff ends all connections without a word, as the end of the process would.
+func (e *edge) cutOff() {
+	e.eachLive(func(v visitor) {
+		if c, ok := v.(*conn); ok {
+			_ = c.c.Close()
+		}
+	})
+}
+
 // TestNodeDies has a node end in the middle of requests: those that may be repeated are, the others are told.
 func TestNodeDies(t *testing.T) {
 	var stuck atomic.Int32
@@ -429,13 +438,13 @@ func TestNodeDies(t *testing.T) {
 			if silent {
 				a.SetDistances(map[string]Distance{"b": {RTT: time.Millisecond}, "c": far(100 * time.Millisecond)})
 			} else {
-				b.eachLive(func(v visitor) { _ = v.Close() })
+				b.cutOff()
 			}
 			if x := <-got; x.status != 200 || x.body != "m2" {
 				t.Errorf("GET: %+v", x)
 			}
 			if silent { // it may come back with the answer
-				b.eachLive(func(v visitor) { _ = v.Close() })
+				b.cutOff()
 			}
 			if x := <-post; x.status != 502 {
 				t.Errorf("POST: %+v", x)
