@@ -20,7 +20,7 @@ import (
 )
 
 // hostNode runs a router as another node: it takes requests of other routers for its own machines.
-func hostNode(t *testing.T, cfg Config, table Table) *edge {
+func hostNode(t testing.TB, cfg Config, table Table) *edge {
 	t.Helper()
 	cfg.HostListen = "127.0.0.1:0"
 	if cfg.PeerAllowed == nil {
@@ -531,4 +531,3 @@ func TestKeptConnections(t *testing.T) {
 		t.Errorf("%d connections", n)
 	}
 }
-

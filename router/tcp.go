@@ -52,6 +52,7 @@ func (r *Router) serveRaw(c net.Conn, a *ask) {
 			return
 		}
 	}
+	s.target.app.stats.connections.Add(1)
 	in, out := r.tunnel(c, u.Conn, s.target)
 	s.target.app.stats.in.Add(uint64(in))
 	s.target.app.stats.out.Add(uint64(out))
