@@ -164,12 +164,12 @@ func (r *Router) tellProblems() {
 	defer r.telling.Unlock()
 	r.mu.Lock()
 	all := r.problems()
-	text := ""
+	var text strings.Builder
 	for _, p := range all {
-		text += p.Err.Error() + "\n"
+		text.WriteString(p.Err.Error() + "\n")
 	}
-	same := text == r.told
-	r.told = text
+	same := text.String() == r.told
+	r.told = text.String()
 	r.mu.Unlock()
 	if same {
 		return
