@@ -107,11 +107,11 @@ func TestHandOver(t *testing.T) {
 					return
 				default:
 				}
-				to, client := at, &http.Client{Transport: &http.Transport{DisableKeepAlives: i%2 == 0}}
-				if i == 3 {
-					to = far.at(80)
+				to, method, client := at, "GET", &http.Client{Transport: &http.Transport{DisableKeepAlives: i%2 == 0}}
+				if i == 3 { // what other routers send must not be asked twice
+					to, method = far.at(80), "POST"
 				}
-				req, _ := http.NewRequest("GET", "http://"+to, nil)
+				req, _ := http.NewRequest(method, "http://"+to, strings.NewReader("body"))
 				req.Host = "app.test"
 				res, err := client.Do(req)
 				total.Add(1)

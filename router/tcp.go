@@ -28,6 +28,7 @@ func (rawVisitor) closeIdle() {}
 func (r *Router) serveRaw(c net.Conn, a *ask) {
 	v := &rawVisitor{c}
 	r.enterLive(v)
+	r.settled(c)
 	defer r.leaveLive(v)
 	defer c.Close()
 	tr := trip{ask: a, client: patient{r.life}, fresh: true}
