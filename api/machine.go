@@ -159,6 +159,7 @@ type HTTPOptions struct {
 	Compress           *bool         `json:"compress,omitempty"`
 	H2Backend          *bool         `json:"h2_backend,omitempty" doc:"Speak HTTP/2 without TLS to the machine (gRPC)"`
 	IdleTimeout        *int          `json:"idle_timeout,omitempty" doc:"Seconds"`
+	Sticky             *bool         `json:"sticky,omitempty" doc:"Send a visitor to the machine that answered first, by a cookie"`
 	HeadersReadTimeout *int          `json:"headers_read_timeout,omitempty" doc:"Seconds"`
 	Response           *HTTPResponse `json:"response,omitempty"`
 }

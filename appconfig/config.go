@@ -151,6 +151,7 @@ type TLSOptions struct {
 type HTTPOptions struct {
 	H2Backend          *bool            `toml:"h2_backend" json:"h2_backend,omitempty"`
 	IdleTimeout        *int             `toml:"idle_timeout" json:"idle_timeout,omitempty"` // seconds
+	Sticky             *bool            `toml:"sticky" json:"sticky,omitempty"`
 	Compress           *bool            `toml:"compress" json:"compress,omitempty" later:"the router does not compress; the app may"`
 	HeadersReadTimeout *int             `toml:"headers_read_timeout" json:"headers_read_timeout,omitempty" later:"the router has one limit for all"`
 	Response           *HTTPResponse    `toml:"response" json:"response,omitempty" later:"the router does not change the headers of answers"`

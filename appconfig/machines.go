@@ -198,7 +198,7 @@ func (o *HTTPOptions) wire() *api.HTTPOptions {
 	if o == nil {
 		return nil
 	}
-	out := &api.HTTPOptions{Compress: o.Compress, H2Backend: o.H2Backend, IdleTimeout: o.IdleTimeout, HeadersReadTimeout: o.HeadersReadTimeout}
+	out := &api.HTTPOptions{Compress: o.Compress, H2Backend: o.H2Backend, IdleTimeout: o.IdleTimeout, Sticky: o.Sticky, HeadersReadTimeout: o.HeadersReadTimeout}
 	if o.Response != nil {
 		out.Response = &api.HTTPResponse{Headers: o.Response.Headers, Pristine: o.Response.Pristine}
 	}

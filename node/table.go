@@ -196,6 +196,7 @@ func port(p api.Port) router.Port {
 	}
 	if o := p.HTTPOptions; o != nil {
 		out.H2Backend = o.H2Backend != nil && *o.H2Backend
+		out.Sticky = o.Sticky != nil && *o.Sticky
 		if o.IdleTimeout != nil {
 			out.IdleTimeout = time.Duration(*o.IdleTimeout) * time.Second
 		}

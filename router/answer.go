@@ -418,6 +418,9 @@ func (x *exchange) upgrade(rest []byte) bool {
 	x.b.free()
 	x.b = nil
 	if err == nil {
+		if !x.mesh { // where the visitor came in
+			x.slot.target.app.stats.connections.Add(1)
+		}
 		in, back := x.r.tunnel(x.c, x.up.Conn, x.slot.target)
 		x.in, x.out = x.in+in, x.out+back
 	}

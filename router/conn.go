@@ -48,6 +48,7 @@ type conn struct {
 	debug  bool
 	gone   bool // handed over
 
+	since     atomic.Int64 // when it became idle, Unix nanoseconds; 0: long ago
 	state     atomic.Int32 // connIdle, connBusy or connClosed
 	idleUntil time.Time    // the read deadline as it stands, zero if unknown
 
@@ -84,6 +85,7 @@ func (r *Router) serveHTTP1(nc net.Conn, port int, secure bool, first []byte) {
 func (r *Router) newConn(nc net.Conn, port int, secure, mesh bool) *conn {
 	c := &conn{r: r, c: nc, port: port, secure: secure, mesh: mesh, debug: r.log.Enabled(r.life, slog.LevelDebug)}
 	c.tcp, _ = nc.(*net.TCPConn)
+	c.since.Store(time.Now().UnixNano())
 	if !mesh {
 		c.about = r.about(make([]byte, 0, 320), peerIP(nc), nil, port, secure)
 	}
@@ -92,6 +94,7 @@ func (r *Router) newConn(nc net.Conn, port int, secure, mesh bool) *conn {
 
 func (r *Router) serveConn(c *conn, first []byte) {
 	r.enterLive(c)
+	r.settled(c.c)
 	defer r.leaveLive(c)
 	defer c.close()
 	if len(first) > 0 {
@@ -127,7 +130,12 @@ func (c *conn) Close() error {
 	return c.c.Close()
 }
 
+// closeIdle closes the connection if it is between two requests. A new one may have its first request under way, and
+// another router, which cannot always ask again, its next one.
 func (c *conn) closeIdle() {
+	if time.Since(time.Unix(0, c.since.Load())) < patience {
+		return
+	}
 	if c.state.CompareAndSwap(connIdle, connClosed) {
 		_ = c.c.Close()
 	}
@@ -148,7 +156,12 @@ func (c *conn) next() bool {
 		c.b.free()
 		c.b = nil
 	}
-	return c.state.CompareAndSwap(connBusy, connIdle) && !c.ending()
+	if c.mesh || c.ending() { // this answer did not say that it is the last
+		c.since.Store(time.Now().UnixNano())
+	} else {
+		c.since.Store(0)
+	}
+	return c.state.CompareAndSwap(connBusy, connIdle)
 }
 
 // await waits for the first bytes of a request, without a buffer.

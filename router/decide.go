@@ -193,19 +193,19 @@ func choose(l limits, cs []candidate, turn uint32) choice {
 	if len(cs) == 0 {
 		return best
 	}
-	sound, full := l.survey(cs)
-	var top estimate
-	for i := range cs {
-		v, e := l.estimate(&cs[i], sound)
-		if v < toQueue && (best.index < 0 || e.before(top)) {
-			best.verdict, best.index, top = v, i, e
+	var room [8]rating
+	rs, sound, full := l.rate(room[:0], cs)
+	for i := range rs {
+		if rs[i].verdict < toQueue && (best.index < 0 || rs[i].before(&rs[best.index])) {
+			best.index = i
 		}
 	}
 	switch {
 	case best.index < 0 && full:
 		best.verdict = toQueue
 	case best.index >= 0:
-		best.index = l.leastLoaded(cs, best.index, top, sound, turn)
+		best.index = leastLoaded(cs, rs, best.index, turn)
+		best.verdict = rs[best.index].verdict
 		c := &cs[best.index]
 		if best.verdict == toSend && l.soft > 0 && c.inflight >= l.soft {
 			best.also = l.spare(cs, c.rtt, sound)
@@ -214,15 +214,40 @@ func choose(l limits, cs []candidate, turn uint32) choice {
 	return best
 }
 
-// survey says whether a healthy machine runs and has room, and whether room may come.
-func (l limits) survey(cs []candidate) (sound, full bool) {
+// rating is what a machine is chosen by: its class first, then the sum of wait and way.
+type rating struct {
+	verdict   verdict
+	class     int
+	wait, way time.Duration
+}
+
+func (e *rating) before(o *rating) bool {
+	if e.class != o.class {
+		return e.class < o.class
+	}
+	return e.wait+e.way < o.wait+o.way
+}
+
+// like says that e stands as o does and is no farther but for noise: 2 ms, or a tenth.
+func (e *rating) like(o *rating) bool {
+	return e.verdict == o.verdict && e.class == o.class && e.wait == o.wait && e.way <= o.way+max(2*time.Millisecond, o.way/10)
+}
+
+// rate judges all machines. sound says that a healthy one runs and has room, full that room may come.
+func (l limits) rate(rs []rating, cs []candidate) (out []rating, sound, full bool) {
 	for i := range cs {
 		c := &cs[i]
 		v := l.verdict(c)
 		sound = sound || v == toSend && c.healthy && !c.down
 		full = full || v == toQueue
+		rs = append(rs, rating{verdict: v})
 	}
-	return sound, full
+	for i := range rs {
+		if rs[i].verdict < toQueue {
+			l.estimate(&rs[i], &cs[i], sound)
+		}
+	}
+	return rs, sound, full
 }
 
 func (l limits) verdict(c *candidate) verdict {
@@ -239,24 +264,6 @@ func (l limits) verdict(c *candidate) verdict {
 	return toSend
 }
 
-// estimate is what a machine is chosen by: its class first, then the sum of wait and way.
-type estimate struct {
-	class     int
-	wait, way time.Duration
-}
-
-func (e estimate) before(o estimate) bool {
-	if e.class != o.class {
-		return e.class < o.class
-	}
-	return e.wait+e.way < o.wait+o.way
-}
-
-// like says that e stands as o does and is no farther but for noise: 2 ms, or a tenth.
-func (e estimate) like(o estimate) bool {
-	return e.class == o.class && e.wait == o.wait && e.way <= o.way+max(2*time.Millisecond, o.way/10)
-}
-
 // Classes: what no time makes up for. They add up.
 const (
 	classFavored = 1 // those that the client has no wish for
@@ -265,66 +272,75 @@ const (
 	classWanted  = -4
 )
 
-// estimate judges a machine; sound says that a healthy one runs somewhere.
-func (l limits) estimate(c *candidate, sound bool) (verdict, estimate) {
-	e := estimate{way: c.rtt, class: classFavored}
+// estimate completes a rating; sound says that a healthy machine runs somewhere.
+func (l limits) estimate(e *rating, c *candidate, sound bool) {
+	e.way, e.class = c.rtt, classFavored
 	if c.favored {
 		e.class = 0
 	}
 	if !c.local && c.rtt == 0 {
 		e.way = costElsewhere
 	}
-	v := l.verdict(c)
 	switch {
 	case c.wanted:
 		e.class = classWanted
-	case v == toSend && sound && !c.healthy:
+	case e.verdict == toSend && sound && !c.healthy:
 		e.class += classSick
 	}
 	if c.down {
 		e.class += classDown
 	}
-	e.wait = l.wait(c, v)
-	return v, e
+	e.wait = l.wait(c, e.verdict)
 }
+
+var wakeCosts = [...]time.Duration{paused: costPaused, suspended: costSuspended, coming: costComing, stopped: costStopped, unfit: 0}
 
 func (l limits) wait(c *candidate, v verdict) time.Duration {
 	over := l.soft > 0 && c.inflight >= l.soft
-	d := [...]time.Duration{running: 0, paused: costPaused, suspended: costSuspended, coming: costComing, stopped: costStopped, unfit: 0}[c.temper]
 	switch {
 	case v == toHold:
-		d = costHeld
+		return costHeld
 	case v == toSend && over:
-		d = costSoft
-	case v == toWake && c.waking:
+		return costSoft
+	case v == toSend:
+		return 0
+	}
+	d := wakeCosts[c.temper]
+	if c.waking {
 		d = costWaking
 	}
-	if v == toWake && over {
+	if over {
 		d += costCrowded
 	}
 	return d
 }
 
-// leastLoaded is the best of those that are like cs[best].
-func (l limits) leastLoaded(cs []candidate, best int, top estimate, sound bool, turn uint32) int {
-	start := int(turn % uint32(len(cs)))
-	found := -1
-	for k := range cs {
-		i := start + k
-		if i >= len(cs) {
-			i -= len(cs)
-		}
-		if v, e := l.estimate(&cs[i], sound); v >= toQueue || !e.like(top) {
+// leastLoaded is the best of those that are like the best; turn chooses among equals.
+func leastLoaded(cs []candidate, rs []rating, best int, turn uint32) int {
+	top, equals := rs[best], uint32(0)
+	for i := range rs {
+		if !rs[i].like(&top) {
 			continue
 		}
-		if found < 0 || lighter(&cs[i], &cs[found]) {
-			found = i
+		switch {
+		case equals == 0 || lighter(&cs[i], &cs[best]):
+			best, equals = i, 1
+		case !lighter(&cs[best], &cs[i]):
+			equals++
 		}
 	}
-	if found < 0 {
+	if equals <= 1 {
 		return best
 	}
-	return found
+	for i, left := best, turn%equals; ; i++ {
+		if !rs[i].like(&top) || lighter(&cs[best], &cs[i]) {
+			continue
+		}
+		if left == 0 {
+			return i
+		}
+		left--
+	}
 }
 
 func lighter(a, b *candidate) bool {
@@ -338,7 +354,7 @@ func lighter(a, b *candidate) bool {
 // spare is the sleeping machine to wake besides one at the distance rtt, or -1. It must be about as near, and none there
 // may be on its way up already.
 func (l limits) spare(cs []candidate, rtt time.Duration, sound bool) int {
-	best, top := -1, estimate{}
+	best, top := -1, rating{}
 	for i := range cs {
 		c := &cs[i]
 		if c.down || (c.rtt-rtt).Abs() > costSoft {
@@ -347,7 +363,11 @@ func (l limits) spare(cs []candidate, rtt time.Duration, sound bool) int {
 		if c.waking {
 			return -1
 		}
-		if v, e := l.estimate(c, sound); v == toWake && (best < 0 || e.before(top)) {
+		e := rating{verdict: l.verdict(c)}
+		if e.verdict != toWake {
+			continue
+		}
+		if l.estimate(&e, c, sound); best < 0 || e.before(&top) {
 			best, top = i, e
 		}
 	}

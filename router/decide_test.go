@@ -2,6 +2,7 @@ package router
 
 import (
 	"testing"
+	"time"
 )
 
 func TestChoose(t *testing.T) {
@@ -61,6 +62,84 @@ func TestChoose(t *testing.T) {
 				break
 			}
 		}
+	}
+}
+
+// TestChooseByDistance has machines on other nodes: what counts is the time to the first byte.
+func TestChooseByDistance(t *testing.T) {
+	at := func(ms int, edit ...func(*candidate)) candidate {
+		c := candidate{temper: running, healthy: true, rtt: time.Duration(ms) * time.Millisecond}
+		c.local = ms < 3
+		for _, e := range edit {
+			e(&c)
+		}
+		return c
+	}
+	load := func(n int) func(*candidate) { return func(c *candidate) { c.inflight = n } }
+	is := func(t temper) func(*candidate) { return func(c *candidate) { c.temper = t } }
+	sick := func(c *candidate) { c.healthy = false }
+	down := func(c *candidate) { c.down = true }
+	favored := func(c *candidate) { c.favored = true }
+	wanted := func(c *candidate) { c.wanted = true }
+	waking := func(c *candidate) { c.waking = true }
+	tests := []struct {
+		name  string
+		l     limits
+		cs    []candidate
+		want  verdict
+		index int
+		also  int
+	}{
+		{"near before far", limits{}, []candidate{at(90), at(20), at(200)}, toSend, 1, -1},
+		{"near and busy before far", limits{}, []candidate{at(90), at(20, load(50))}, toSend, 1, -1},
+		{"in one region the load counts", limits{}, []candidate{at(0, load(3)), at(1)}, toSend, 1, -1},
+		{"in one region, equal loads: ours", limits{}, []candidate{at(1), at(0)}, toSend, 1, -1},
+		{"about as far: the load counts", limits{}, []candidate{at(100, load(3)), at(109)}, toSend, 1, -1},
+		{"farther: it does not", limits{}, []candidate{at(100, load(3)), at(112)}, toSend, 0, -1},
+		{"near suspended before 200 ms", limits{wake: true}, []candidate{at(200), at(0, is(suspended))}, toWake, 1, -1},
+		{"near paused before 20 ms", limits{wake: true}, []candidate{at(20), at(0, is(paused))}, toWake, 1, -1},
+		{"30 ms before near suspended", limits{wake: true}, []candidate{at(30), at(0, is(suspended))}, toSend, 0, -1},
+		{"200 ms before near stopped", limits{wake: true}, []candidate{at(200), at(0, is(stopped))}, toSend, 0, -1},
+		{"asleep without auto start", limits{}, []candidate{at(200), at(0, is(suspended))}, toSend, 0, -1},
+		{"a wake under way near", limits{wake: true}, []candidate{at(30), at(0, is(stopped), waking)}, toWake, 1, -1},
+		{"over soft: the region's other node", limits{soft: 2}, []candidate{at(0, load(2)), at(1, load(1)), at(60)}, toSend, 1, -1},
+		{"over soft: not another region", limits{soft: 2}, []candidate{at(0, load(5)), at(60)}, toSend, 0, -1},
+		{"over soft: wake in the region", limits{soft: 2, wake: true}, []candidate{at(0, load(5)), at(60, is(paused)), at(1, is(stopped))}, toSend, 0, 2},
+		{"over soft: wake nobody far away", limits{soft: 2, wake: true}, []candidate{at(0, load(5)), at(60, is(paused))}, toSend, 0, -1},
+		{"over soft far away: wake there", limits{soft: 2, wake: true}, []candidate{at(60, load(5)), at(61, is(stopped))}, toSend, 0, 1},
+		{"hard: the next region", limits{hard: 2}, []candidate{at(0, load(2)), at(200), at(60)}, toSend, 2, -1},
+		{"hard: wake near before far", limits{hard: 2, wake: true}, []candidate{at(0, load(2)), at(200), at(1, is(suspended))}, toWake, 2, -1},
+		{"all full: queue", limits{hard: 2}, []candidate{at(0, load(2)), at(60, load(2))}, toQueue, -1, -1},
+		{"full, and another's node down: try it", limits{hard: 2}, []candidate{at(0, load(2)), at(60, down)}, toSend, 1, -1},
+		{"down comes last", limits{}, []candidate{at(1, down), at(200)}, toSend, 1, -1},
+		{"down but nothing else", limits{}, []candidate{at(1, down)}, toSend, 0, -1},
+		{"down and wanted", limits{}, []candidate{at(1, down, wanted), at(200)}, toSend, 1, -1},
+		{"healthy far before sick near", limits{}, []candidate{at(1, sick), at(200)}, toSend, 1, -1},
+		{"sick near before a wake", limits{wake: true}, []candidate{at(1, sick), at(1, is(paused))}, toSend, 0, -1},
+		{"a near wake before sick far", limits{wake: true}, []candidate{at(200, sick), at(1, is(suspended))}, toWake, 1, -1},
+		{"healthy but down does not count", limits{}, []candidate{at(1, sick), at(200, down)}, toSend, 0, -1},
+		{"the preferred region", limits{}, []candidate{at(1), at(200, favored)}, toSend, 1, -1},
+		{"the preferred region is sick", limits{}, []candidate{at(1), at(200, favored, sick)}, toSend, 0, -1},
+		{"the preferred machine sleeps", limits{wake: true}, []candidate{at(1), at(200, is(stopped), wanted)}, toWake, 1, -1},
+	}
+	for _, tt := range tests {
+		for turn := range uint32(7) {
+			got := choose(tt.l, tt.cs, turn)
+			if want := (choice{tt.want, tt.index, tt.also}); got != want {
+				t.Errorf("%s (turn %d): got %+v, want %+v", tt.name, turn, got, want)
+				break
+			}
+		}
+	}
+}
+
+func BenchmarkChoose(b *testing.B) {
+	cs := make([]candidate, 3)
+	for i := range cs {
+		cs[i] = candidate{temper: running, healthy: true, local: true, inflight: i % 2}
+	}
+	for i := range b.N {
+		choose(limits{soft: 20, hard: 25}, cs, uint32(i))
 	}
 }
 

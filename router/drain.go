@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -16,6 +17,8 @@ import (
 func (r *Router) Drain(ctx context.Context) error {
 	r.leaving.Store(true)
 	r.closePublic()
+	r.accepting.Wait()
+	_ = r.wait(ctx, isArrival)
 	old := r.web.Load()
 	web := make(chan error, 1)
 	go func() { web <- old.srv.Shutdown(ctx) }()
@@ -36,6 +39,31 @@ func (r *Router) Resume() {
 	}
 }
 
+// arrival is a connection that was accepted and has not come to who serves it: a handshake may be under way.
+type arrival struct{ net.Conn }
+
+func (arrival) closeIdle() {}
+
+func isArrival(v visitor) bool {
+	_, ok := v.(arrival)
+	return ok
+}
+
+// settled says that an arrival has come to who serves it.
+func (r *Router) settled(c net.Conn) {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	if e, ok := c.(*edgeConn); ok {
+		c = e.Conn
+	}
+	r.leaveLive(arrival{c})
+}
+
+// patience is how long a connection that ends is given for what may be on its way to us: the first request of a new one,
+// the next one of another router's.
+const patience = time.Second
+
 // isMesh says that a connection is of another node's router, or of a machine.
 func isMesh(v visitor) bool {
 	c, ok := v.(*conn)
@@ -47,13 +75,18 @@ func (c *conn) ending() bool { return c.r.draining.Load() || !isMesh(c) && c.r.l
 
 // wait waits until no visitor is left for whom counts says so, and closes those that are idle.
 func (r *Router) wait(ctx context.Context, counts func(visitor) bool) error {
-	for {
+	for began := time.Now(); ; {
 		n := 0
 		r.eachLive(func(v visitor) {
-			if counts(v) {
-				n++
+			switch {
+			case !counts(v):
+				return
+			case isArrival(v) && time.Since(began) > patience:
+				_ = v.Close()
+			default:
 				v.closeIdle()
 			}
+			n++
 		})
 		if n == 0 {
 			return nil

@@ -28,12 +28,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // edge is a router that runs, for a test.
 type edge struct {
 	*Router
-	t  *testing.T
+	t  testing.TB
 	ca *localca.CA
 }
 
 // startEdge runs a router on ports of the loopback, with TLS from a local authority.
-func startEdge(t *testing.T, cfg Config, table Table) *edge {
+func startEdge(t testing.TB, cfg Config, table Table) *edge {
 	t.Helper()
 	e := &edge{t: t}
 	if cfg.Certificates == nil {
@@ -81,7 +81,7 @@ func (e *edge) at(port int) string {
 	return addr.String()
 }
 
-func waitFor(t *testing.T, what string, ok func() bool) {
+func waitFor(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for range 2000 {
 		if ok() {
@@ -148,7 +148,7 @@ func origin(t *testing.T, h http.HandlerFunc) netip.AddrPort {
 }
 
 // rawOrigin is a machine's program that serves each connection by hand.
-func rawOrigin(t *testing.T, serve func(net.Conn)) netip.AddrPort {
+func rawOrigin(t testing.TB, serve func(net.Conn)) netip.AddrPort {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

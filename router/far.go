@@ -215,6 +215,14 @@ func (s *seat) others(hard int) int {
 	return l.others
 }
 
+// shun avoids a machine for a while that its owner gives nothing: the next table will say why.
+func (s *seat) shun() { s.shunned.Store(time.Now().Add(suspicion).UnixNano()) }
+
+func (s *seat) shuns() bool {
+	until := s.shunned.Load()
+	return until > 0 && time.Now().UnixNano() < until
+}
+
 // full notes that the owner has no room, whatever our count says.
 func (s *seat) full(hard int) {
 	s.told.Store(&load{others: max(hard, 1), at: time.Now()})

@@ -29,6 +29,11 @@ func (x *exchange) throughH2() (again, retry bool) {
 		return x.refuse(refuse(http.StatusBadRequest, "%v", err)), false
 	}
 	x.consumed = x.req.Len
+	if x.req.Continue && x.n == x.req.Len { // the machine is not asked: HTTP/2 has flow control for it
+		if _, err := io.WriteString(x.c, "HTTP/1.1 100 Continue\r\n\r\n"); err != nil {
+			return false, false
+		}
+	}
 	if x.req.HasBody() {
 		req.Body, req.ContentLength = body, max(x.req.ContentLength, -1)
 	} else {

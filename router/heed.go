@@ -14,7 +14,7 @@ const maxTries = 8
 
 // order is what the other router is told. large says that the request's body may be too large to be sent twice.
 func (s *slot) order(a *ask, large bool) *order {
-	o := &order{machine: []byte(s.seat.door.id), port: s.seat.port, public: a.port}
+	o := &order{machine: []byte(s.seat.door.id), port: s.target.inside, public: a.port}
 	if s.insist {
 		o.flags |= insist
 	}
@@ -86,6 +86,7 @@ func (tr *trip) final(s *slot, rf *refusal) bool {
 	case rf.code == codeFull && s.target.limits.hard > 0:
 		s.seat.full(s.target.limits.hard)
 	default:
+		s.seat.shun()
 		tr.fail(s.seat, fmt.Errorf("node %q: %s", s.peer.node, rf.reason))
 	}
 	return false

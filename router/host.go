@@ -90,11 +90,7 @@ func (c *conn) scruple() *refusal {
 			continue
 		}
 		c.hostSeat = sp.seat
-		code := sp.unwilling(tg, c.order.flags&insist != 0)
-		if code == "" && c.r.draining.Load() {
-			code = codeDraining
-		}
-		if code != "" {
+		if code := sp.unwilling(tg, c.order.flags&insist != 0); code != "" {
 			return &refusal{status: http.StatusServiceUnavailable, retry: 1, code: code, reason: fmt.Sprintf("machine %q takes no requests: it is %s (%s)", sp.id, code, sp.state)}
 		}
 		return nil

@@ -66,7 +66,11 @@ func (r *Router) listen(port int) error {
 	}
 	r.inherited[port] = true // once only: a port that was closed is opened anew
 	r.listeners[port] = l
-	r.goes.Go(func() { r.acceptAll(l, strconv.Itoa(port), func(c net.Conn) { r.serve(c, port) }) })
+	r.accepting.Add(1)
+	r.goes.Go(func() {
+		defer r.accepting.Done()
+		r.acceptAll(l, strconv.Itoa(port), func(c net.Conn) { r.serve(c, port) })
+	})
 	return nil
 }
 
@@ -99,7 +103,11 @@ func (r *Router) acceptAll(l net.Listener, port string, serve func(net.Conn)) {
 	for {
 		c, err := l.Accept()
 		if err == nil {
-			r.goes.Go(func() { serve(c) })
+			r.enterLive(arrival{c})
+			r.goes.Go(func() {
+				defer r.leaveLive(arrival{c})
+				serve(c)
+			})
 			continue
 		}
 		if errors.Is(err, net.ErrClosed) {
@@ -164,12 +172,12 @@ func (r *Router) tellProblems() {
 	defer r.telling.Unlock()
 	r.mu.Lock()
 	all := r.problems()
-	text := ""
+	var text strings.Builder
 	for _, p := range all {
-		text += p.Err.Error() + "\n"
+		text.WriteString(p.Err.Error() + "\n")
 	}
-	same := text == r.told
-	r.told = text
+	same := text.String() == r.told
+	r.told = text.String()
 	r.mu.Unlock()
 	if same {
 		return

@@ -143,6 +143,7 @@ type seat struct {
 	pool    pool
 	h2      h2backend
 	told    atomic.Pointer[load] // what its owner said last, if that is another node
+	shunned atomic.Int64         // until then (Unix nanoseconds) it is avoided, because its owner refused requests
 }
 
 // enter takes a place, if limit (0: none) and door let it.

@@ -71,7 +71,7 @@ const (
 	codeGone      = "gone"      // not here, or in no state to take requests
 	codeAsleep    = "asleep"    // and may not be woken
 	codeUnhealthy = "unhealthy" // its checks fail
-	codeDraining  = "draining"  // the machine is cordoned, or the router ends
+	codeDraining  = "draining"  // it is cordoned
 	codeSilent    = "silent"    // its port does not answer
 	codeFailed    = "failed"    // its wake failed
 	codeBroken    = "broken"    // it got the request, and there is no answer

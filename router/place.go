@@ -196,7 +196,7 @@ func (c *candidate) locate(sp *spot, hard int) {
 	if c.rtt == 0 {
 		c.rtt = sp.guess
 	}
-	c.down = sp.peer.gone()
+	c.down = sp.peer.gone() || sp.seat.shuns()
 	c.inflight += sp.seat.others(hard)
 }
 

@@ -22,13 +22,14 @@ type Router struct {
 	web      atomic.Pointer[webServer] // HTTP/2 alone
 	lost     *appStats                 // requests for nobody's host
 
-	life     context.Context // ends when nothing may go on any more
-	end      context.CancelCauseFunc
-	draining atomic.Bool
-	leaving  atomic.Bool    // no visitors any more, but other nodes' routers
-	goes     sync.WaitGroup // every goroutine of the router
-	ready    chan struct{}
-	changed  chan struct{} // the table has changed: look after the listeners
+	life      context.Context // ends when nothing may go on any more
+	end       context.CancelCauseFunc
+	draining  atomic.Bool
+	leaving   atomic.Bool    // no visitors any more, but other nodes' routers
+	goes      sync.WaitGroup // every goroutine of the router
+	accepting sync.WaitGroup // those that accept visitors; Add with mu held
+	ready     chan struct{}
+	changed   chan struct{} // the table has changed: look after the listeners
 
 	telling sync.Mutex // keeps reports of problems in order; taken before mu
 
@@ -126,6 +127,8 @@ func (r *Router) Shutdown(ctx context.Context) error {
 	r.draining.Store(true)
 	r.poke()
 	r.closeListeners()
+	r.accepting.Wait()
+	_ = r.wait(ctx, isArrival)
 	web := make(chan error, 1)
 	server := r.web.Load()
 	go func() { web <- server.srv.Shutdown(ctx) }()

@@ -56,6 +56,7 @@ type portRoute struct {
 // target is a service as one of its public ports shows it.
 type target struct {
 	app    *appRoute
+	inside int // internal port
 	port   Port
 	kind   portKind
 	http   bool // the bytes inside are HTTP
@@ -258,7 +259,7 @@ func (p Port) kind() (k portKind, isHTTP bool, err error) {
 }
 
 func (c *compiler) target(app *appRoute, s *Service, p Port, kind portKind, isHTTP bool) *target {
-	tg := &target{app: app, port: p, kind: kind, http: isHTTP, queue: c.r.queueFor(app.name, s.InternalPort)}
+	tg := &target{app: app, inside: s.InternalPort, port: p, kind: kind, http: isHTTP, queue: c.r.queueFor(app.name, s.InternalPort)}
 	canWake := c.r.cfg.Waker != nil
 	tg.spots = make([]spot, len(s.Machines))
 	for i := range s.Machines {

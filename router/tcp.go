@@ -3,10 +3,15 @@ package router
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"slices"
+	"time"
+
+	"github.com/perigee-run/perigee/router/http1"
 )
 
 // patient is a client that cannot be watched while it waits: what it sends belongs to the machine.
@@ -23,10 +28,11 @@ func (rawVisitor) closeIdle() {}
 func (r *Router) serveRaw(c net.Conn, a *ask) {
 	v := &rawVisitor{c}
 	r.enterLive(v)
+	r.settled(c)
 	defer r.leaveLive(v)
 	defer c.Close()
 	tr := trip{ask: a, client: patient{r.life}, fresh: true}
-	s, u, rf := r.reach(&tr)
+	s, u, early, rf := r.reachRaw(&tr)
 	if rf != nil {
 		r.log.Debug("connection refused", "port", a.port, "host", string(a.host), "reason", rf.reason)
 		reset(c)
@@ -42,9 +48,71 @@ func (r *Router) serveRaw(c net.Conn, a *ask) {
 			return
 		}
 	}
+	if len(early) > 0 {
+		if _, err := c.Write(early); err != nil {
+			return
+		}
+	}
+	s.target.app.stats.connections.Add(1)
 	in, out := r.tunnel(c, u.Conn, s.target)
 	s.target.app.stats.in.Add(uint64(in))
 	s.target.app.stats.out.Add(uint64(out))
+}
+
+// reachRaw is reach for bytes that are not HTTP. early is what the machine has said already.
+func (r *Router) reachRaw(tr *trip) (s slot, u *upstream, early []byte, rf *refusal) {
+	for {
+		if s, u, rf = r.reach(tr); rf != nil || s.peer == nil {
+			return s, u, nil, rf
+		}
+		var err error
+		if early, rf, err = r.askStream(&s, u, tr); err == nil && rf == nil {
+			return s, u, early, nil
+		}
+		_ = u.Close()
+		s.release()
+		switch {
+		case err != nil && !tr.again(&s, u):
+			return s, nil, nil, refuse(http.StatusBadGateway, "%v", err)
+		case err == nil && tr.final(&s, rf):
+			return s, nil, nil, rf
+		}
+	}
+}
+
+// askStream asks another node's router to pass bytes to a machine. Nothing of the client's has been sent before it agrees.
+func (r *Router) askStream(s *slot, u *upstream, tr *trip) (early []byte, rf *refusal, err error) {
+	o := s.order(tr.ask, false)
+	o.flags = o.flags&^toH2 | asStream
+	out := o.append([]byte("GET / HTTP/1.1\r\nHost: stream\r\n"))
+	_ = u.SetDeadline(time.Now().Add(r.cfg.WakeTimeout + r.cfg.QueueTimeout))
+	if _, err := u.Write(append(out, "\r\n"...)); err != nil {
+		return nil, nil, err
+	}
+	var res http1.Response
+	buf, n := make([]byte, 4<<10), 0
+	for {
+		k, err := u.Read(buf[n:])
+		if k == 0 {
+			return nil, nil, unexpected(err)
+		}
+		n += k
+		if _, err = http1.AppendResponse(nil, buf[:n], len(buf), &res); err == nil {
+			break
+		} else if !errors.Is(err, http1.ErrMore) {
+			return nil, nil, err
+		}
+	}
+	_ = u.SetDeadline(time.Time{})
+	code, load, ok := parseReport(res.Host)
+	if !ok {
+		return nil, &refusal{status: http.StatusBadGateway, code: codeBroken, reason: "no router of ours answers there"}, nil
+	}
+	s.seat.heard(load)
+	if code != codeOK || res.Status != http.StatusSwitchingProtocols {
+		return nil, &refusal{status: res.Status, code: code, reason: string(readShort(u, buf[res.Len:n], &res))}, nil
+	}
+	return buf[res.Len:n], nil, nil
 }
 
 // reset closes a connection so that the client sees an error and not an end.

@@ -13,7 +13,6 @@ import (
 // tunnel passes bytes both ways until both sides are done, one fails, or it was silent for too long. It returns how many
 // went in and out, and leaves both connections useless but open.
 func (r *Router) tunnel(client, machine net.Conn, tg *target) (in, out int64) {
-	tg.app.stats.connections.Add(1)
 	t := &pipe{idle: tg.port.IdleTimeout, stall: r.cfg.StallTimeout}
 	_ = client.SetReadDeadline(time.Time{})
 	_ = machine.SetReadDeadline(time.Time{})

@@ -65,10 +65,10 @@ func (u *upload) fill() {
 func (u *upload) add(b []byte, err error) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for u.whole && len(u.kept)+len(b) > maxReplayBody-64 && !u.taken && !u.dead {
+	for u.whole && len(u.kept)+len(b) > maxReplayBody && !u.taken && !u.dead {
 		u.moved.Wait()
 	}
-	if u.whole && len(u.kept)+len(b) > maxReplayBody-64 {
+	if u.whole && len(u.kept)+len(b) > maxReplayBody {
 		u.whole = false
 		u.kept, u.pos = append([]byte(nil), u.kept[u.pos:]...), 0
 	}

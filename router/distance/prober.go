@@ -30,7 +30,7 @@ type Config struct {
 	Peers func() []Peer
 	// Busy says that a node has traffic of ours now, so that it is asked twice a second. Nil: none has.
 	Busy func(node string) bool
-	// Rate is the most probes that are sent each second. Default 200.
+	// Rate is the most probes that are sent each second to nodes that are not busy. Default 200.
 	Rate int
 	// Now is the clock. Default time.Now.
 	Now func() time.Time
