@@ -464,7 +464,7 @@ func (c *Catalog) moveToState(table string, into sink) error {
 		if err == nil {
 			into.change(record{table: table, key: key, rev: rev, data: r.data})
 		}
-		if _, err := c.own.write(c.ctx, c.own.remove(full, c.ttl, nil)); err != nil {
+		if _, err := c.own.write(c.ctx, remove(full, c.ttl, nil)); err != nil {
 			return fmt.Errorf("cannot move record %q to the state: %w", key, err)
 		}
 	}
