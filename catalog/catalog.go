@@ -110,6 +110,8 @@ type Catalog struct {
 	state          *bucket // the same as own for a node alone
 	said           *bucket // what nodes say of themselves; nil for a node alone
 
+	seq *sequence
+
 	ctx     context.Context // ends at Close; every follower lives under it
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -195,7 +197,7 @@ func (c *Catalog) openState(ctx context.Context, cfg Config) error {
 	case cfg.RouteListen != "" || cfg.ClientListen != "":
 		return c.openCloud(ctx, cfg)
 	}
-	c.conn, c.stateJS, c.state = c.ownConn, c.ownJS, c.own
+	c.conn, c.stateJS, c.state, c.seq = c.ownConn, c.ownJS, c.own, &sequence{}
 	c.stands = StateStatus{Connected: true, To: c.node, Leader: c.node, Quorum: true, Member: true, Replicas: 1, Current: true}
 	return nil
 }
@@ -233,6 +235,9 @@ func (c *Catalog) openOutside(ctx context.Context, cfg Config) (err error) {
 func (c *Catalog) openShared(ctx context.Context, cfg Config, replicas int, make func(jetstream.KeyValueConfig) func(context.Context) (jetstream.KeyValue, error)) (err error) {
 	if c.stateJS, err = jetstream.New(c.conn); err != nil {
 		return fmt.Errorf("cannot use JetStream of the state: %w", err)
+	}
+	if c.seq, err = openSequence(cfg.Dir); err != nil {
+		return err
 	}
 	c.state = c.shared(make(bucketConfig(cfg, bucketName, replicas)), bucketName)
 	c.said = c.shared(make(bucketConfig(cfg, publishedName, replicas)), publishedName)
@@ -310,6 +315,9 @@ func (c *Catalog) start() {
 	if c.state == c.own {
 		return
 	}
+	c.goOn(func(ctx context.Context) {
+		c.seq.run(ctx, func(err error) { c.log.Warn("cannot keep this node's numbers", "error", err) })
+	})
 	for _, b := range []*bucket{c.state, c.said} {
 		c.goOn(b.feed.run)
 		if b.feed.copy != nil {
@@ -523,8 +531,11 @@ func (c *Catalog) Close() error {
 		}
 	}
 	var err error
+	if c.seq != nil {
+		err = c.seq.keep()
+	}
 	if c.cloud != nil {
-		err = c.cloud.close()
+		err = errors.Join(err, c.cloud.close())
 	}
 	if c.local != nil {
 		err = errors.Join(err, c.local.stop())
