@@ -371,3 +371,30 @@ func TestCloudRefusals(t *testing.T) {
 	}
 	must[uint64](t)(n.apps.Put(t.Context(), "k", rec{}))
 }
+
+func TestNextToGo(t *testing.T) {
+	on := func(ids ...string) map[string]bool {
+		m := map[string]bool{}
+		for _, id := range ids {
+			m[id] = true
+		}
+		return m
+	}
+	for _, tc := range []struct {
+		peers, leaving []string
+		online         map[string]bool
+		want           string
+	}{
+		{[]string{"a", "b", "c", "d"}, []string{"b", "c", "d"}, on("a", "b", "d"), "c"},
+		{[]string{"a", "b", "d"}, []string{"d", "b"}, on("a", "b", "d"), "b"},
+		{[]string{"a", "b"}, []string{"b"}, on("a", "b"), "b"},
+		{[]string{"a", "b", "c"}, []string{"b"}, on("a", "b"), ""},
+		{[]string{"a", "b", "c"}, []string{"c"}, on("a", "b"), "c"},
+		{[]string{"a", "b", "c", "d"}, []string{"d"}, on("a", "d"), ""},
+	} {
+		got, err := nextToGo(tc.peers, tc.leaving, tc.online)
+		if got != tc.want || (err != nil) != (tc.want == "") {
+			t.Errorf("of %v leave %v, here are %v: %q %v, want %q", tc.peers, tc.leaving, tc.online, got, err, tc.want)
+		}
+	}
+}

@@ -29,11 +29,13 @@ const (
 // is one of a cluster, and the door for nodes that are not.
 type stateServer struct {
 	*embedded
-	node   string
-	peers  peers
-	door   *door
-	secret string // of the system account, which only this process knows
-	listen struct {
+	node  string
+	peers peers
+	door  *door
+	// entrance knows the routes that other members made to this one.
+	entrance entrance
+	secret   string // of the system account, which only this process knows
+	listen   struct {
 		client, route string
 		port          int // of route
 		host          string
@@ -247,7 +249,7 @@ func (s *stateServer) options() (*server.Options, error) {
 	}
 	opts.Cluster = server.ClusterOpts{
 		Name: clusterName, Host: s.listen.host, Port: s.listen.port, NoAdvertise: true, PoolSize: -1,
-		TLSConfig: s.peers.config(""), TLSTimeout: handshakeLimit.Seconds(), PingInterval: routePing, MaxPingsOut: 2,
+		TLSConfig: s.entrance.config(s.peers), TLSTimeout: handshakeLimit.Seconds(), PingInterval: routePing, MaxPingsOut: 2,
 	}
 	s.opts.Store(opts.Clone())
 	return opts, nil
@@ -280,6 +282,12 @@ func (s *stateServer) reroute() error {
 
 func sameRoutes(a, b []*url.URL) bool {
 	return slices.EqualFunc(a, b, func(x, y *url.URL) bool { return x.Host == y.Host })
+}
+
+// recheck closes what those have that are not welcome any more.
+func (s *stateServer) recheck() {
+	s.door.recheck()
+	s.entrance.recheck(s.peers)
 }
 
 // system connects to the account in which members are removed.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -24,7 +25,7 @@ func (cl *cloud) tend(ctx context.Context) {
 		if s == nil {
 			continue
 		}
-		s.door.recheck()
+		s.recheck()
 		if cl.leave(s) {
 			continue
 		}
@@ -76,13 +77,47 @@ func (cl *cloud) shape(ctx context.Context, s *stateServer) error {
 		return err
 	}
 	own := peerID(s.node)
-	if slices.Contains(leaving, own) {
-		if len(leaving) == 1 {
-			return cl.stepDown(s)
-		}
-		leaving = slices.DeleteFunc(leaving, func(id string) bool { return id == own })
+	if slices.Equal(leaving, []string{own}) {
+		return cl.stepDown(s)
 	}
-	return cl.farewell(s, leaving[0])
+	next, err := nextToGo(peers, slices.DeleteFunc(leaving, func(id string) bool { return id == own }), s.online())
+	if err != nil {
+		return err
+	}
+	return cl.farewell(s, next)
+}
+
+// nextToGo are those that are dead first: of the peers that are left, most must
+// be there to agree.
+func nextToGo(peers, leaving []string, online map[string]bool) (string, error) {
+	slices.SortStableFunc(leaving, func(a, b string) int {
+		switch {
+		case online[a] == online[b]:
+			return strings.Compare(a, b)
+		case online[b]:
+			return -1
+		}
+		return 1
+	})
+	there := 0
+	for _, id := range peers {
+		if online[id] && id != leaving[0] {
+			there++
+		}
+	}
+	if left := len(peers) - 1; there <= left/2 {
+		return "", fmt.Errorf("of the %d members that would be left only %d are here: one of the others must come back first", left, there)
+	}
+	return leaving[0], nil
+}
+
+// online are the ids of the peers that are here.
+func (s *stateServer) online() map[string]bool {
+	out := map[string]bool{peerID(s.node): true}
+	for _, name := range s.ns.Load().JetStreamClusterPeers() {
+		out[peerID(name)] = true
+	}
+	return out
 }
 
 // copies is how many members keep each record.
@@ -107,12 +142,12 @@ func (cl *cloud) leaving(peers []string) (out []string) {
 		named[peerID(m.Name)] = true
 		delete(cl.strange, peerID(m.Name))
 	}
-	for name := range cl.gone {
+	for name, m := range cl.gone {
 		id := peerID(name)
+		named[id] = true
 		if slices.Contains(peers, id) {
 			out = append(out, id)
-			named[id] = true
-		} else {
+		} else if time.Since(m.since) > strangerFor { // it does not come any more
 			delete(cl.gone, name)
 		}
 	}
