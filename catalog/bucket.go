@@ -30,6 +30,7 @@ type bucket struct {
 	conn *nats.Conn
 	js   jetstream.JetStream
 	feed *feed
+	late sync.WaitGroup // of what ends with the connection at the latest
 	// disk is where the bucket is kept when it is in this process; nil if not.
 	disk func() *disk
 	// make creates the bucket when there is none yet, or says why not.

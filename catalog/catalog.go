@@ -242,9 +242,11 @@ func (c *Catalog) openShared(ctx context.Context, cfg Config, replicas int, make
 	c.state = c.shared(make(bucketConfig(cfg, bucketName, replicas)), bucketName)
 	c.said = c.shared(make(bucketConfig(cfg, publishedName, replicas)), publishedName)
 	if c.own != nil {
-		return c.openCopies(ctx)
+		if err := c.openCopies(ctx); err != nil {
+			return err
+		}
 	}
-	return nil
+	return c.heedLeaders()
 }
 
 func (c *Catalog) openCopies(ctx context.Context) (err error) {
@@ -265,10 +267,7 @@ func (c *Catalog) shared(make func(context.Context) (jetstream.KeyValue, error),
 }
 
 func (c *Catalog) unreachable(cause error) error {
-	select {
-	case c.lookNow <- struct{}{}:
-	default:
-	}
+	c.lookSoon()
 	if c.cloud != nil {
 		return c.cloud.unreachable(cause)
 	}
@@ -303,6 +302,23 @@ func stateOptions() []nats.Option {
 	return []nats.Option{
 		nats.RetryOnFailedConnect(true), nats.PingInterval(time.Second), nats.MaxPingsOutstanding(2), nats.ReconnectBufSize(-1),
 		nats.Timeout(dialLimit), nats.IgnoreDiscoveredServers(),
+	}
+}
+
+// heedLeaders looks at the state as soon as another member leads: news may have
+// been lost with the former one.
+func (c *Catalog) heedLeaders() error {
+	_, err := c.conn.Subscribe("$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.*", func(*nats.Msg) { c.lookSoon() })
+	if err != nil {
+		return fmt.Errorf("cannot follow the state: %w", err)
+	}
+	return nil
+}
+
+func (c *Catalog) lookSoon() {
+	select {
+	case c.lookNow <- struct{}{}:
+	default:
 	}
 }
 
@@ -528,6 +544,11 @@ func (c *Catalog) Close() error {
 	for _, nc := range []*nats.Conn{c.conn, c.ownConn} {
 		if nc != nil {
 			nc.Close()
+		}
+	}
+	for _, b := range []*bucket{c.own, c.state, c.said} {
+		if b != nil {
+			b.late.Wait()
 		}
 	}
 	var err error

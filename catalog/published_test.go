@@ -170,3 +170,53 @@ func TestSequenceNeverGoesBack(t *testing.T) {
 		t.Error(fmt.Errorf("the damaged file is gone: %w", err))
 	}
 }
+
+// FuzzHear gives what any node may send, and what any may have stored.
+func FuzzHear(f *testing.F) {
+	c, err := Open(f.Context(), Config{Dir: f.TempDir(), Node: "n1", Logger: quiet})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { c.Close() })
+	p, err := NewPublished[rec](c, "machines")
+	if err != nil {
+		f.Fatal(err)
+	}
+	p.out = newSpeaker(c, "machines")
+	f.Add("n2.m", saying{7, []byte(`{"n":1}`)}.bytes(), false)
+	f.Add("n2.m", seqBytes(8), true)
+	f.Add("n1.m", []byte{1}, true)
+	f.Fuzz(func(t *testing.T, entry string, data []byte, deleted bool) {
+		p.hear(entry, data)
+		p.change(record{table: "machines", key: entry, data: data, deleted: deleted})
+		if e, ok := p.mem.get(entry); ok && len(data) > seqSize && e.Revision < seqOf(data) && !deleted {
+			if _, _, err := encode(e.Value); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if p.has("n1", "m") {
+			t.Fatal("another node wrote this node's entry")
+		}
+	})
+}
+
+func FuzzPeers(f *testing.F) {
+	dir := f.TempDir()
+	if err := writePeers(dir, 3, []string{"a", "b"}); err != nil {
+		f.Fatal(err)
+	}
+	whole, err := os.ReadFile(peersFile(dir))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole)
+	f.Add(whole[:9])
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if err := os.WriteFile(peersFile(dir), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if ids, err := readPeers(dir); err == nil && len(ids) > len(data)/8 {
+			t.Fatalf("%d peers in %d bytes", len(ids), len(data))
+		}
+	})
+}

@@ -44,6 +44,7 @@ type speaker struct {
 	news    map[string]struct{} // keys whose message was not sent
 	due     map[string]struct{} // keys that are not stored
 	earlier map[string]struct{} // keys that are stored and were said in an earlier life
+	storing bool                // a batch is under way
 	whole   bool                // all that is to be said was said: what is earlier goes
 }
 
@@ -232,6 +233,7 @@ func (s *speaker) takeDue() (msgs []*nats.Msg, as map[*nats.Msg]string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	as = map[*nats.Msg]string{}
+	s.storing = len(s.due) > 0
 	for key := range s.due {
 		if len(msgs) == storeBatch {
 			break
@@ -260,6 +262,13 @@ func (s *speaker) marker(entry string, seq uint64) *nats.Msg {
 	m.Header.Set("KV-Operation", "DEL")
 	m.Header.Set(jetstream.MsgTTLHeader, s.cat.ttl)
 	return m
+}
+
+// isDone reports whether all that was said is stored.
+func (s *speaker) isDone() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.due) == 0 && !s.storing
 }
 
 func (s *speaker) stillDue(failed []*nats.Msg, as map[*nats.Msg]string) {

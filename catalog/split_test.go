@@ -142,7 +142,9 @@ func TestSplit(t *testing.T) {
 		name        string
 		there, back bool
 	}{{"both ways", true, true}, {"one way", true, false}} {
-		t.Run(tc.name, func(t *testing.T) { testSplit(t, tc.there, tc.back) })
+		t.Run(tc.name, func(t *testing.T) {
+			testSplit(t, tc.there, tc.back)
+		})
 	}
 }
 
