@@ -106,3 +106,62 @@ func fill(b *testing.B, tab *Table[rec], n int) {
 		}
 	}
 }
+
+// BenchmarkPublished10000 is a node that joins a cloud of three members in which
+// 10,000 entries are published: until it has them all, and what they weigh.
+func BenchmarkPublished10000(b *testing.B) {
+	const n = 10_000
+	tc := three(b)
+	p := must[*Published[rec]](b)(NewPublished[rec](tc.node["a"].Catalog, "machines"))
+	began := time.Now()
+	for i := range n {
+		p.Set(fmt.Sprintf("m%d", i), rec{Name: "machine", N: i, Tags: map[string]string{"app": "web", "region": "fra"}})
+	}
+	eventually(b, "all is stored", func() bool { return p.out.isDone() })
+	b.ReportMetric(float64(n)/time.Since(began).Seconds(), "stored/s")
+	for b.Loop() {
+		b.StopTimer()
+		before := heap()
+		d := tc.add("d").start(b, tc.members("a", "b", "c")...)
+		b.StartTimer()
+		q := must[*Published[rec]](b)(NewPublished[rec](d.Catalog, "machines"))
+		for len(q.mem.list("")) < n {
+			time.Sleep(time.Millisecond)
+		}
+		b.StopTimer()
+		b.ReportMetric(float64(heap()-before)/n, "B/entry")
+		d.Close()
+		b.StartTimer()
+	}
+}
+
+// BenchmarkPublishedChange is from Set on one node to the change in the hands of
+// a reader on another.
+func BenchmarkPublishedChange(b *testing.B) {
+	tc := three(b)
+	p := published3(b, tc)
+	changes := p["c"].Watch(b.Context())
+	p["a"].Set("m", rec{N: -1})
+	<-changes
+	for i := 0; b.Loop(); i++ {
+		p["a"].Set("m", rec{N: i})
+		<-changes
+	}
+}
+
+// BenchmarkPutThreeMembers is a write that two members have synced.
+func BenchmarkPutThreeMembers(b *testing.B) {
+	tc := three(b)
+	for i := 0; b.Loop(); i++ {
+		if _, err := tc.node["b"].apps.Put(b.Context(), fmt.Sprintf("k%d", i%1000), rec{N: i}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}

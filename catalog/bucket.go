@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,9 +14,13 @@ import (
 )
 
 const (
-	writeLimit = 5 * time.Second       // of a write to the replicated state
-	writeRetry = 50 * time.Millisecond // while nobody takes it
-	askLimit   = 2 * time.Second       // of a question to the state
+	writeLimit = 6 * time.Second         // of a write to the replicated state: a new leader is found in less
+	writeTry   = 1500 * time.Millisecond // until a write that nobody acknowledged is sent again
+	writeRetry = 50 * time.Millisecond   // while nobody takes it
+	askLimit   = 2 * time.Second         // of a question to the state
+
+	// stillOnItsWay is the answer to a write sent again before it was decided.
+	stillOnItsWay jetstream.ErrorCode = 10158
 )
 
 // bucket is a key-value bucket behind a connection.
@@ -25,6 +30,7 @@ type bucket struct {
 	conn *nats.Conn
 	js   jetstream.JetStream
 	feed *feed
+	late sync.WaitGroup // of what ends with the connection at the latest
 	// disk is where the bucket is kept when it is in this process; nil if not.
 	disk func() *disk
 	// make creates the bucket when there is none yet, or says why not.
@@ -63,29 +69,38 @@ func (b *bucket) room(need int64) error {
 	return nil
 }
 
-// write stores one thing. What nobody has taken is tried again until the limit,
-// so that a change of leader is not an error; what may have been taken is not.
+// write stores one thing. Until the limit it is sent again when nobody takes or
+// acknowledges it, so that a change of leader is not an error: the store knows a
+// write that it has already by its id.
 func (b *bucket) write(ctx context.Context, store storing) (uint64, error) {
 	guarded, done := b.guard(ctx)
 	defer done()
+	w := attempt{b: b}
+	if b.unreachable != nil {
+		w.id = rand.Text()
+	}
 	for {
-		rev, err := b.try(guarded, store)
+		rev, again, err := b.try(guarded, w, store)
 		switch {
 		case err == nil:
 			return rev, nil
-		case b.unreachable != nil && notTaken(err) && pause(guarded, writeRetry):
+		case again && pause(guarded, writeRetry):
 			continue
 		}
 		return 0, b.plainly(ctx, guarded, err)
 	}
 }
 
-func (b *bucket) try(ctx context.Context, store storing) (uint64, error) {
-	kv, err := b.handle(ctx)
-	if err != nil {
-		return 0, err
+// try is one attempt; again says that another one may do better.
+func (b *bucket) try(ctx context.Context, w attempt, store storing) (rev uint64, again bool, err error) {
+	if b.unreachable == nil {
+		rev, err = store(ctx, w)
+		return rev, false, err
 	}
-	return store(ctx, kv)
+	limited, cancel := context.WithTimeout(ctx, writeTry)
+	defer cancel()
+	rev, err = store(limited, w)
+	return rev, notTaken(err) || limited.Err() != nil || errors.Is(err, nats.ErrTimeout) || isCode(err, stillOnItsWay), err
 }
 
 // guard is ctx, ended with the store's health and, where the store is elsewhere,
@@ -145,25 +160,38 @@ func pause(ctx context.Context, d time.Duration) bool {
 }
 
 // storing is one way to write.
-type storing func(context.Context, jetstream.KeyValue) (uint64, error)
+type storing func(context.Context, attempt) (uint64, error)
 
-func put(full string, data []byte) storing {
-	return func(ctx context.Context, kv jetstream.KeyValue) (uint64, error) { return kv.Put(ctx, full, data) }
+// attempt sends a write to the bucket.
+type attempt struct {
+	b  *bucket
+	id string // the same for each attempt at one write
 }
 
-func create(full string, data []byte) storing {
-	return func(ctx context.Context, kv jetstream.KeyValue) (uint64, error) {
-		rev, err := kv.Create(ctx, full, data)
-		if errors.Is(err, jetstream.ErrKeyExists) {
-			return 0, ErrExists
-		}
-		return rev, err
+func (w attempt) send(ctx context.Context, msg *nats.Msg, opts ...jetstream.PublishOpt) (uint64, error) {
+	if w.id != "" {
+		opts = append(opts, jetstream.WithMsgID(w.id), jetstream.WithRetryAttempts(0))
 	}
+	ack, err := w.b.js.PublishMsg(ctx, msg, opts...)
+	if err != nil {
+		return 0, err
+	}
+	return ack.Sequence, nil
+}
+
+func (w attempt) msg(full string, data []byte) *nats.Msg {
+	return &nats.Msg{Subject: w.b.subject(full), Data: data, Header: nats.Header{}}
+}
+
+func (b *bucket) subject(full string) string { return "$KV." + b.name + "." + full }
+
+func put(full string, data []byte) storing {
+	return func(ctx context.Context, w attempt) (uint64, error) { return w.send(ctx, w.msg(full, data)) }
 }
 
 func update(full string, data []byte, rev uint64) storing {
-	return func(ctx context.Context, kv jetstream.KeyValue) (uint64, error) {
-		rev, err := kv.Update(ctx, full, data, rev)
+	return func(ctx context.Context, w attempt) (uint64, error) {
+		rev, err := w.send(ctx, w.msg(full, data), jetstream.WithExpectLastSequencePerSubject(rev))
 		if wrongRevision(err) {
 			return 0, ErrConflict
 		}
@@ -171,23 +199,55 @@ func update(full string, data []byte, rev uint64) storing {
 	}
 }
 
-// remove leaves a marker for ttl. It is published by hand because the library's
-// Delete does not tell the revision.
-func (b *bucket) remove(full, ttl string, data []byte) storing {
-	return func(ctx context.Context, _ jetstream.KeyValue) (uint64, error) {
-		msg := nats.NewMsg("$KV." + b.name + "." + full)
-		msg.Data = data
+func create(full string, data []byte) storing {
+	return func(ctx context.Context, w attempt) (uint64, error) {
+		rev, err := update(full, data, 0)(ctx, w)
+		if !errors.Is(err, ErrConflict) {
+			return rev, err
+		}
+		marker, err := w.b.marker(ctx, full)
+		if err != nil || marker == 0 {
+			return 0, errors.Join(err, ErrExists)
+		}
+		rev, err = update(full, data, marker)(ctx, w)
+		if errors.Is(err, ErrConflict) {
+			return 0, ErrExists
+		}
+		return rev, err
+	}
+}
+
+// marker is the revision of a deleted record, 0 if the record is there.
+func (b *bucket) marker(ctx context.Context, full string) (uint64, error) {
+	s, err := b.js.Stream(ctx, "KV_"+b.name)
+	if err != nil {
+		return 0, err
+	}
+	last, err := s.GetLastMsgForSubject(ctx, b.subject(full))
+	if err != nil {
+		return 0, err
+	}
+	if last.Header.Get("KV-Operation") == "" && last.Header.Get(jetstream.MarkerReasonHeader) == "" {
+		return 0, nil
+	}
+	return last.Sequence, nil
+}
+
+// remove leaves a marker for ttl.
+func remove(full, ttl string, data []byte) storing {
+	return func(ctx context.Context, w attempt) (uint64, error) {
+		msg := w.msg(full, data)
 		msg.Header.Set("KV-Operation", "DEL")
 		msg.Header.Set(jetstream.MsgTTLHeader, ttl)
-		ack, err := b.js.PublishMsg(ctx, msg)
-		if err != nil {
-			return 0, err
-		}
-		return ack.Sequence, nil
+		return w.send(ctx, msg)
 	}
 }
 
 func wrongRevision(err error) bool {
+	return isCode(err, jetstream.JSErrCodeStreamWrongLastSequence) || isCode(err, jetstream.JSErrCodeStreamWrongLastSequenceConstant)
+}
+
+func isCode(err error, code jetstream.ErrorCode) bool {
 	var api *jetstream.APIError
-	return errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
+	return errors.As(err, &api) && api.ErrorCode == code
 }

@@ -110,6 +110,8 @@ type Catalog struct {
 	state          *bucket // the same as own for a node alone
 	said           *bucket // what nodes say of themselves; nil for a node alone
 
+	seq *sequence
+
 	ctx     context.Context // ends at Close; every follower lives under it
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -195,7 +197,7 @@ func (c *Catalog) openState(ctx context.Context, cfg Config) error {
 	case cfg.RouteListen != "" || cfg.ClientListen != "":
 		return c.openCloud(ctx, cfg)
 	}
-	c.conn, c.stateJS, c.state = c.ownConn, c.ownJS, c.own
+	c.conn, c.stateJS, c.state, c.seq = c.ownConn, c.ownJS, c.own, &sequence{}
 	c.stands = StateStatus{Connected: true, To: c.node, Leader: c.node, Quorum: true, Member: true, Replicas: 1, Current: true}
 	return nil
 }
@@ -234,12 +236,17 @@ func (c *Catalog) openShared(ctx context.Context, cfg Config, replicas int, make
 	if c.stateJS, err = jetstream.New(c.conn); err != nil {
 		return fmt.Errorf("cannot use JetStream of the state: %w", err)
 	}
+	if c.seq, err = openSequence(cfg.Dir); err != nil {
+		return err
+	}
 	c.state = c.shared(make(bucketConfig(cfg, bucketName, replicas)), bucketName)
 	c.said = c.shared(make(bucketConfig(cfg, publishedName, replicas)), publishedName)
 	if c.own != nil {
-		return c.openCopies(ctx)
+		if err := c.openCopies(ctx); err != nil {
+			return err
+		}
 	}
-	return nil
+	return c.heedLeaders()
 }
 
 func (c *Catalog) openCopies(ctx context.Context) (err error) {
@@ -260,10 +267,7 @@ func (c *Catalog) shared(make func(context.Context) (jetstream.KeyValue, error),
 }
 
 func (c *Catalog) unreachable(cause error) error {
-	select {
-	case c.lookNow <- struct{}{}:
-	default:
-	}
+	c.lookSoon()
 	if c.cloud != nil {
 		return c.cloud.unreachable(cause)
 	}
@@ -301,6 +305,23 @@ func stateOptions() []nats.Option {
 	}
 }
 
+// heedLeaders looks at the state as soon as another member leads: news may have
+// been lost with the former one.
+func (c *Catalog) heedLeaders() error {
+	_, err := c.conn.Subscribe("$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.*", func(*nats.Msg) { c.lookSoon() })
+	if err != nil {
+		return fmt.Errorf("cannot follow the state: %w", err)
+	}
+	return nil
+}
+
+func (c *Catalog) lookSoon() {
+	select {
+	case c.lookNow <- struct{}{}:
+	default:
+	}
+}
+
 // start begins all that runs until Close.
 func (c *Catalog) start() {
 	if c.own != nil {
@@ -310,6 +331,9 @@ func (c *Catalog) start() {
 	if c.state == c.own {
 		return
 	}
+	c.goOn(func(ctx context.Context) {
+		c.seq.run(ctx, func(err error) { c.log.Warn("cannot keep this node's numbers", "error", err) })
+	})
 	for _, b := range []*bucket{c.state, c.said} {
 		c.goOn(b.feed.run)
 		if b.feed.copy != nil {
@@ -464,7 +488,7 @@ func (c *Catalog) moveToState(table string, into sink) error {
 		if err == nil {
 			into.change(record{table: table, key: key, rev: rev, data: r.data})
 		}
-		if _, err := c.own.write(c.ctx, c.own.remove(full, c.ttl, nil)); err != nil {
+		if _, err := c.own.write(c.ctx, remove(full, c.ttl, nil)); err != nil {
 			return fmt.Errorf("cannot move record %q to the state: %w", key, err)
 		}
 	}
@@ -522,9 +546,17 @@ func (c *Catalog) Close() error {
 			nc.Close()
 		}
 	}
+	for _, b := range []*bucket{c.own, c.state, c.said} {
+		if b != nil {
+			b.late.Wait()
+		}
+	}
 	var err error
+	if c.seq != nil {
+		err = c.seq.keep()
+	}
 	if c.cloud != nil {
-		err = c.cloud.close()
+		err = errors.Join(err, c.cloud.close())
 	}
 	if c.local != nil {
 		err = errors.Join(err, c.local.stop())

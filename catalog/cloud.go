@@ -40,9 +40,15 @@ type cloud struct {
 	mu      sync.Mutex // guards what follows
 	members []Member
 	server  *stateServer         // nil unless this node is a member
-	gone    map[string]time.Time // former members, and since when
-	strange map[string]time.Time // peers that nobody named, and since when
+	gone    map[string]former    // members that were, and may be peers still
+	strange map[string]time.Time // ids of peers that nobody named, and since when
 	status  StateStatus
+}
+
+// former is a member that is one no more.
+type former struct {
+	Member
+	since time.Time
 }
 
 // openCloud remembers or begins the cloud and makes the connection to it.
@@ -57,7 +63,7 @@ func openCloud(ctx context.Context, c *Catalog, cfg Config) (*cloud, error) {
 	if err != nil {
 		return nil, err
 	}
-	cl := &cloud{c: c, cfg: cfg, began: r.Began, members: r.Members, gone: map[string]time.Time{}, strange: map[string]time.Time{}}
+	cl := &cloud{c: c, cfg: cfg, began: r.Began, members: r.Members, gone: map[string]former{}, strange: map[string]time.Time{}}
 	cl.link = newLink(cfg.Node, r.Members)
 	cl.link.dial, cl.link.own = peers{cfg.TLS, cfg.Allow}.dial, cl.inProcess
 	if err := cl.follow(ctx); err != nil {
@@ -71,6 +77,18 @@ func (cl *cloud) list() []Member {
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
 	return slices.Clone(cl.members)
+}
+
+// routed are the members, and the former ones that must be reached until they
+// are let go.
+func (cl *cloud) routed() []Member {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	out := slices.Clone(cl.members)
+	for _, m := range cl.gone {
+		out = append(out, m.Member)
+	}
+	return out
 }
 
 func (cl *cloud) part() *stateServer {
@@ -110,7 +128,7 @@ func exists(path string) bool {
 }
 
 func (cl *cloud) begin(ctx context.Context) error {
-	s, err := startState(ctx, cl.cfg, cl.list)
+	s, err := startState(ctx, cl.cfg, cl.list, cl.routed)
 	if err != nil {
 		return err
 	}
@@ -132,7 +150,7 @@ func (cl *cloud) setMembers(members []Member) error {
 	}
 	cl.link.set(members)
 	if s := cl.part(); s != nil {
-		s.door.recheck()
+		s.recheck()
 	}
 	return cl.follow(cl.c.ctx)
 }
@@ -149,7 +167,7 @@ func (cl *cloud) remember(members []Member) error {
 	cl.members = slices.Clone(members)
 	for _, m := range old {
 		if !isMember(members, m.Name) {
-			cl.gone[m.Name] = time.Now()
+			cl.gone[m.Name] = former{m, time.Now()}
 		}
 	}
 	for _, m := range members {
@@ -231,7 +249,7 @@ func (cl *cloud) snapshot() StateStatus {
 	faults := cl.link.faults()
 	routes := map[string]bool{}
 	if s != nil {
-		routes = s.routed()
+		routes = s.routesUp()
 	}
 	for _, m := range members {
 		ms := MemberStatus{Member: m, Reachable: m.Name == cl.cfg.Node && s != nil || routes[m.Name] || s == nil && faults[m.Name] == nil}

@@ -12,6 +12,9 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -70,7 +73,7 @@ func freeAddr(t testing.TB) string {
 func (tc *testCloud) add(name string) *testNode {
 	n := &testNode{member: Member{name, freeAddr(tc.t), freeAddr(tc.t)}}
 	n.cfg = Config{Dir: tc.t.TempDir(), Node: name, ClientListen: n.member.ClientAddr, RouteListen: n.member.RouteAddr,
-		TLS: tc.ca.config(tc.t, name), Logger: quiet}
+		TLS: tc.ca.config(tc.t, name), Logger: quiet.With("node", name)}
 	tc.node[name] = n
 	return n
 }
@@ -275,4 +278,123 @@ func TestNoQuorum(t *testing.T) {
 	eventually(t, "the deletion arrives", func() bool { _, ok := c.apps.Get("lost"); return !ok })
 	eventually(t, "c is current", func() bool { return c.StateStatus().Current })
 	must[uint64](t)(c.apps.Put(t.Context(), "x", rec{N: 5}))
+}
+
+// TestLetOneGo removes a member that is dead, and one that leads.
+func TestLetOneGo(t *testing.T) {
+	tc := three(t)
+	must[uint64](t)(tc.node["a"].apps.Put(t.Context(), "k", rec{N: 1}))
+	tc.add("d").start(t, tc.members("a", "b", "c")...)
+	tc.node["c"].Close()
+	tc.setMembers("a", "b", "d")
+	eventually(t, "the peers are a, b and d", func() bool {
+		peers := tc.node["a"].cloud.part().ns.Load().JetStreamClusterPeers()
+		slices.Sort(peers)
+		return slices.Equal(peers, []string{"a", "b", "d"})
+	})
+	tc.awaitReplicas(3)
+	tc.setMembers("a")
+	for _, name := range []string{"b", "d"} {
+		eventually(t, name+" keeps nothing any more", func() bool { return tc.node[name].cloud.part() == nil && !exists(tc.node[name].cloud.stateDir()) })
+	}
+	tc.awaitReplicas(1)
+	for i, name := range []string{"a", "b", "d"} {
+		n := tc.node[name]
+		eventually(t, name+" reaches a", func() bool { st := n.StateStatus(); return st.To == "a" && st.Quorum })
+		must[uint64](t)(n.apps.Put(t.Context(), "k", rec{N: 10 + i}))
+	}
+	eventually(t, "all have the last write", func() bool {
+		e, _ := tc.node["a"].apps.Get("k")
+		o, _ := tc.node["b"].apps.Get("k")
+		return e.Value.N == 12 && o.Value.N == 12
+	})
+}
+
+// TestAloneBecomesCloud moves what a node kept while it was alone.
+func TestAloneBecomesCloud(t *testing.T) {
+	tc := newTestCloud(t)
+	n := tc.add("a")
+	alone := open(t, Config{Dir: n.cfg.Dir, Node: "a"})
+	apps, own := table(t, alone, "apps"), must[*Table[rec]](t)(NewLocal[rec](alone, "machines"))
+	for i := range 20 {
+		must[uint64](t)(apps.Put(t.Context(), fmt.Sprintf("k%d", i), rec{N: i}))
+		must[uint64](t)(own.Put(t.Context(), fmt.Sprintf("m%d", i), rec{N: i}))
+	}
+	alone.Close()
+	for range 2 {
+		n.start(t)
+		own = must[*Table[rec]](t)(NewLocal[rec](n.Catalog, "machines"))
+		if a, m := len(n.apps.List("")), len(own.List("")); a != 20 || m != 20 {
+			t.Fatalf("%d apps and %d machines", a, m)
+		}
+		n.Close()
+	}
+}
+
+func TestStateIsLost(t *testing.T) {
+	tc := newTestCloud(t)
+	n := tc.add("a").start(t)
+	must[uint64](t)(n.apps.Put(t.Context(), "k", rec{}))
+	n.Close()
+	if err := os.RemoveAll(filepath.Join(n.cfg.Dir, "state", "jetstream")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), n.cfg); !errors.Is(err, ErrDamaged) {
+		t.Fatalf("opened with the state gone: %v", err)
+	}
+}
+
+func TestCloudRefusals(t *testing.T) {
+	tc := newTestCloud(t)
+	n := tc.add("a")
+	for name, change := range map[string]func(*Config){
+		"no certificate": func(c *Config) { c.TLS = nil },
+		"no door":        func(c *Config) { c.ClientListen = "" },
+		"a port":         func(c *Config) { c.RouteListen = "127.0.0.1:x" },
+		"a name":         func(c *Config) { c.Node = "a.b" },
+		"a member twice": func(c *Config) { c.Members = []Member{n.member, n.member} },
+		"an address":     func(c *Config) { c.Members = []Member{{Name: "a", ClientAddr: "x", RouteAddr: "y"}} },
+	} {
+		cfg := n.cfg
+		cfg.Dir = t.TempDir()
+		change(&cfg)
+		if c, err := Open(t.Context(), cfg); err == nil {
+			c.Close()
+			t.Errorf("%s: was opened", name)
+		}
+	}
+	n.start(t)
+	for _, members := range [][]Member{nil, {{}}, {n.member, n.member}} {
+		if err := n.SetMembers(members); err == nil {
+			t.Errorf("members %v were taken", members)
+		}
+	}
+	must[uint64](t)(n.apps.Put(t.Context(), "k", rec{}))
+}
+
+func TestNextToGo(t *testing.T) {
+	on := func(ids ...string) map[string]bool {
+		m := map[string]bool{}
+		for _, id := range ids {
+			m[id] = true
+		}
+		return m
+	}
+	for _, tc := range []struct {
+		peers, leaving []string
+		online         map[string]bool
+		want           string
+	}{
+		{[]string{"a", "b", "c", "d"}, []string{"b", "c", "d"}, on("a", "b", "d"), "c"},
+		{[]string{"a", "b", "d"}, []string{"d", "b"}, on("a", "b", "d"), "b"},
+		{[]string{"a", "b"}, []string{"b"}, on("a", "b"), "b"},
+		{[]string{"a", "b", "c"}, []string{"b"}, on("a", "b"), ""},
+		{[]string{"a", "b", "c"}, []string{"c"}, on("a", "b"), "c"},
+		{[]string{"a", "b", "c", "d"}, []string{"d"}, on("a", "d"), ""},
+	} {
+		got, err := nextToGo(tc.peers, tc.leaving, tc.online)
+		if got != tc.want || (err != nil) != (tc.want == "") {
+			t.Errorf("of %v leave %v, here are %v: %q %v, want %q", tc.peers, tc.leaving, tc.online, got, err, tc.want)
+		}
+	}
 }

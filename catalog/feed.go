@@ -165,7 +165,8 @@ func (f *feed) pass(ctx context.Context, signal <-chan struct{}) error {
 	if err != nil {
 		return f.unless(signal, err)
 	}
-	defer w.Stop()
+	// It tells the store, and waits seconds for an answer if none is there.
+	defer f.b.late.Go(func() { _ = w.Stop() })
 	return f.unless(signal, f.apply(ctx, w, asOf))
 }
 

@@ -7,6 +7,15 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+const (
+	// looseFor is how long an entry may be on its way into the bucket.
+	looseFor = 30 * time.Second
+	// forgetAfter is how long it is known that an entry was taken back.
+	forgetAfter = 10 * time.Minute
 )
 
 // PublishedEntry is one thing that a node says of itself. Value is shared:
@@ -30,13 +39,17 @@ type Published[T any] struct {
 	cat  *Catalog
 	name string
 	mem  *mirror[T]
+	out  *speaker // nil for a node alone
 
-	mu   sync.Mutex // guards what follows
-	last uint64     // the latest sequence number that was used
+	mu sync.Mutex // guards what follows; before the locks of mem and out
+	// loose are entries of others that came as a message alone, and when: they
+	// are on their way into the bucket.
+	loose map[string]time.Time
 }
 
 // NewPublished opens the table name (one token) of what nodes say of themselves.
-// A table is opened once per Catalog.
+// It does not wait: what others say arrives in a moment, and meanwhile it is what
+// this node last knew. A table is opened once per Catalog.
 func NewPublished[T any](c *Catalog, name string) (*Published[T], error) {
 	if err := checkTable(name); err != nil {
 		return nil, err
@@ -44,13 +57,40 @@ func NewPublished[T any](c *Catalog, name string) (*Published[T], error) {
 	if err := c.claimTable("published/" + name); err != nil {
 		return nil, err
 	}
-	return &Published[T]{cat: c, name: name, mem: newMirror[T]()}, nil
+	p := &Published[T]{cat: c, name: name, mem: newMirror[T](), loose: map[string]time.Time{}}
+	if c.said == nil {
+		return p, nil
+	}
+	if err := p.join(); err != nil {
+		c.releaseTable("published/" + name)
+		return nil, fmt.Errorf("cannot open table %q: %w", name, err)
+	}
+	return p, nil
+}
+
+// join begins to speak and to listen.
+func (p *Published[T]) join() error {
+	p.out = newSpeaker(p.cat, p.name)
+	sub, err := p.cat.conn.Subscribe(p.out.heard+">", func(m *nats.Msg) { p.hear(m.Subject[len(p.out.heard):], m.Data) })
+	if err != nil {
+		return err
+	}
+	// What is missed here is in the bucket.
+	if err := sub.SetPendingLimits(-1, -1); err != nil {
+		return err
+	}
+	f := p.cat.said.feed
+	f.openFromCopy(p.name, p)
+	f.open(p.name, p)
+	p.cat.goOn(p.out.run)
+	return nil
 }
 
 // Set says key of this node. It shows in this node's memory at once and in
-// everyone else's as soon as it can. A key is one that CheckKey takes.
+// everyone else's as soon as it can. A key is one that CheckKey takes. To say
+// again what is said already is nothing.
 func (p *Published[T]) Set(key string, v T) {
-	shown, err := copyOf(v)
+	data, shown, err := encode(v)
 	if err == nil {
 		err = CheckKey(key)
 	}
@@ -60,14 +100,22 @@ func (p *Published[T]) Set(key string, v T) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.mem.put(&Entry[T]{Key: p.own(key), Value: shown, Revision: p.next()})
+	seq := p.cat.seq.next()
+	if p.out != nil && !p.out.say(key, seq, data) {
+		return
+	}
+	p.mem.put(&Entry[T]{Key: p.own(key), Value: shown, Revision: seq})
 }
 
 // Unset takes the key back.
 func (p *Published[T]) Unset(key string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.mem.remove(p.own(key), p.next(), false)
+	seq := p.cat.seq.next()
+	if p.out != nil {
+		p.out.takeBack(key, seq)
+	}
+	p.mem.remove(p.own(key), seq, false)
 }
 
 // Replace sets all that this node says; what it said before and is not in all
@@ -81,6 +129,81 @@ func (p *Published[T]) Replace(all map[string]T) {
 	for key, v := range all {
 		p.Set(key, v)
 	}
+	if p.out != nil {
+		p.out.wholeSaid()
+	}
+}
+
+// hear is for a message of another node: entry is <node>.<key>.
+func (p *Published[T]) hear(entry string, data []byte) {
+	if strings.HasPrefix(entry, p.own("")) || len(data) < seqSize {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.apply(entry, data, len(data) == seqSize) {
+		p.loose[entry] = time.Now()
+	}
+}
+
+// apply takes an entry of another node unless a newer one is known.
+func (p *Published[T]) apply(entry string, data []byte, deleted bool) bool {
+	seq := seqOf(data)
+	if deleted {
+		p.mem.remove(entry, seq, true)
+		return false
+	}
+	if e, ok := p.mem.get(entry); ok && e.Revision >= seq {
+		return false
+	}
+	e := &Entry[T]{Key: entry, Revision: seq}
+	if err := json.Unmarshal(data[seqSize:], &e.Value); err != nil {
+		p.cat.log.Error("what a node says cannot be read and is left out", "table", p.name, "entry", entry, "error", err)
+		return false
+	}
+	p.mem.put(e)
+	return true
+}
+
+// load implements sink.
+func (p *Published[T]) load(all map[string]record, _ uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	own := map[string]record{}
+	for entry, r := range all {
+		if key, ok := strings.CutPrefix(entry, p.own("")); ok {
+			own[key] = r
+		} else {
+			p.read(r)
+		}
+	}
+	for _, e := range p.mem.list("") {
+		if r, ok := all[e.Key]; (!ok || r.deleted) && !strings.HasPrefix(e.Key, p.own("")) && time.Since(p.loose[e.Key]) > looseFor {
+			p.mem.remove(e.Key, e.Revision, false)
+		}
+	}
+	p.mem.passed(uint64(time.Now().Add(-forgetAfter).UnixNano()))
+	p.out.compare(own)
+}
+
+// change implements sink.
+func (p *Published[T]) change(r record) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if key, ok := strings.CutPrefix(r.key, p.own("")); ok {
+		p.out.compareOne(key, r)
+		return
+	}
+	p.read(r)
+}
+
+// read takes what the bucket has. A marker without a number is of the store's
+// own making, and says nothing new.
+func (p *Published[T]) read(r record) {
+	delete(p.loose, r.key)
+	if len(r.data) >= seqSize {
+		p.apply(r.key, r.data, r.deleted)
+	}
 }
 
 func has[V any](m map[string]V, key string) bool {
@@ -89,12 +212,6 @@ func has[V any](m map[string]V, key string) bool {
 }
 
 func (p *Published[T]) own(key string) string { return p.cat.node + "." + key }
-
-// next is a sequence number larger than all before; p.mu is held.
-func (p *Published[T]) next() uint64 {
-	p.last = max(p.last+1, uint64(time.Now().UnixNano()))
-	return p.last
-}
 
 // Get returns what node says under key.
 func (p *Published[T]) Get(node, key string) (PublishedEntry[T], bool) {
@@ -130,19 +247,26 @@ func (p *Published[T]) Watch(ctx context.Context) <-chan PublishedChange[T] {
 
 // Forget takes back all that a node said that is gone for good.
 func (p *Published[T]) Forget(ctx context.Context, node string) error {
+	var msgs []*nats.Msg
 	for _, e := range p.mem.list(node + ".") {
-		p.mem.remove(e.Key, e.Revision, false)
+		p.mem.remove(e.Key, e.Revision, true)
+		if p.out != nil {
+			msgs = append(msgs, p.out.marker(e.Key, e.Revision))
+			_ = p.cat.conn.Publish(p.out.heard+e.Key, seqBytes(e.Revision)) // the bucket tells those who miss it
+		}
 	}
-	return nil
-}
-
-func copyOf[T any](v T) (shown T, err error) {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return shown, err
+	if len(msgs) == 0 {
+		return nil
 	}
-	if len(data) > MaxRecord {
-		return shown, fmt.Errorf("record has %d bytes, the most is %d", len(data), MaxRecord)
+	ctx, cancel := context.WithTimeout(ctx, writeLimit)
+	defer cancel()
+	for {
+		msgs = p.out.store(ctx, msgs)
+		if len(msgs) == 0 {
+			return nil
+		}
+		if !pause(ctx, writeRetry) {
+			return fmt.Errorf("cannot forget what node %q said: %w", node, p.cat.unreachable(ctx.Err()))
+		}
 	}
-	return shown, json.Unmarshal(data, &shown)
 }

@@ -274,12 +274,28 @@ func (l *serverLog) fatal() string {
 func (l *serverLog) Noticef(f string, v ...any) { l.log.Debug("nats: " + fmt.Sprintf(f, v...)) }
 func (l *serverLog) Debugf(f string, v ...any)  { l.log.Debug("nats: " + fmt.Sprintf(f, v...)) }
 func (l *serverLog) Tracef(f string, v ...any)  { l.log.Debug("nats: " + fmt.Sprintf(f, v...)) }
-func (l *serverLog) Warnf(f string, v ...any)   { l.log.Warn("nats: " + fmt.Sprintf(f, v...)) }
+
+// Warnf makes little of what a member alone hears all the time, and leaves out
+// that the server does not check other members' certificates: this package does.
+func (l *serverLog) Warnf(f string, v ...any) {
+	msg := fmt.Sprintf(f, v...)
+	switch {
+	case strings.Contains(msg, "will not be verified"):
+	case strings.Contains(msg, "Waiting for routing"), strings.Contains(msg, "contact with a meta leader"), strings.Contains(msg, "blocking snapshot"):
+		l.log.Debug("nats: " + msg)
+	default:
+		l.log.Warn("nats: " + msg)
+	}
+}
 
 // Errorf also looks for the one sign that the server gives of a store that
 // takes no writes any more.
 func (l *serverLog) Errorf(f string, v ...any) {
 	msg := fmt.Sprintf(f, v...)
+	if strings.Contains(msg, "Error flushing") { // the other end is gone, as its own line says
+		l.log.Debug("nats: " + msg)
+		return
+	}
 	l.log.Error("nats: " + msg)
 	if strings.Contains(msg, "Critical write error") || strings.Contains(msg, "will be DISABLED") {
 		l.fail()

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -28,16 +29,19 @@ const (
 // is one of a cluster, and the door for nodes that are not.
 type stateServer struct {
 	*embedded
-	node   string
-	peers  peers
-	door   *door
-	secret string // of the system account, which only this process knows
-	listen struct {
+	node  string
+	peers peers
+	door  *door
+	// entrance knows the routes that other members made to this one.
+	entrance entrance
+	secret   string // of the system account, which only this process knows
+	listen   struct {
 		client, route string
 		port          int // of route
 		host          string
 	}
 	members func() []Member
+	routed  func() []Member
 	buckets []jetstream.KeyValueConfig // of a cloud that begins
 	cancel  context.CancelFunc         // of what runs beside it
 	ended   chan struct{}
@@ -46,8 +50,8 @@ type stateServer struct {
 
 // startState starts the server. A first member is ready for writes when it
 // returns; another one when the others have taken it in.
-func startState(ctx context.Context, cfg Config, members func() []Member) (*stateServer, error) {
-	s := &stateServer{node: cfg.Node, peers: peers{cfg.TLS, cfg.Allow}, secret: rand.Text(), members: members, ended: make(chan struct{}),
+func startState(ctx context.Context, cfg Config, members, routed func() []Member) (*stateServer, error) {
+	s := &stateServer{node: cfg.Node, peers: peers{cfg.TLS, cfg.Allow}, secret: rand.Text(), members: members, routed: routed, ended: make(chan struct{}),
 		buckets: []jetstream.KeyValueConfig{bucketConfig(cfg, bucketName, 1), bucketConfig(cfg, publishedName, 1)}}
 	s.embedded = &embedded{dir: filepath.Join(cfg.Dir, "state"), log: cfg.Logger, disk: newDisk(cfg.Dir, cfg.measure)}
 	s.embedded.options, s.embedded.prepare = s.options, s.preparePeers
@@ -136,16 +140,8 @@ func (s *stateServer) found(ctx context.Context) error {
 		return fmt.Errorf("cannot begin the state: %w", err)
 	}
 	for _, kc := range s.buckets {
-		_, err := js.KeyValue(ctx, kc.Bucket)
-		if errors.Is(err, jetstream.ErrBucketNotFound) && !s.mark.Bucket {
-			err = makeFirst(ctx, js, kc)
-		}
-		if errors.Is(err, jetstream.ErrBucketNotFound) && kc.Bucket == bucketName {
-			return fmt.Errorf("cannot open the state in %q: %w: the bucket that was there cannot be read; "+
-				"restore the directory from a backup, or move it away to start empty", s.dir, ErrDamaged)
-		}
-		if err != nil && !errors.Is(err, jetstream.ErrBucketNotFound) {
-			return fmt.Errorf("cannot begin the state: %w", err)
+		if err := s.foundBucket(ctx, js, kc); err != nil {
+			return err
 		}
 	}
 	if s.mark.Bucket {
@@ -154,19 +150,22 @@ func (s *stateServer) found(ctx context.Context) error {
 	return s.markBucket()
 }
 
-// noPeers is NATS's code for a server that does not count itself as there yet.
-const noPeers = 10005
-
-// makeFirst makes a bucket on a server that has just begun to lead: for a moment
-// it may not find itself among those that could keep it.
-func makeFirst(ctx context.Context, js jetstream.JetStream, kc jetstream.KeyValueConfig) error {
-	ctx, cancel := context.WithTimeout(ctx, startLimit)
-	defer cancel()
-	for {
-		_, err := js.CreateKeyValue(ctx, kc)
-		var refused *jetstream.APIError
-		if !errors.As(err, &refused) || refused.ErrorCode != noPeers || !pause(ctx, 20*time.Millisecond) {
-			return err
+func (s *stateServer) foundBucket(ctx context.Context, js jetstream.JetStream, kc jetstream.KeyValueConfig) error {
+	for end := time.Now().Add(firstLimit); ; {
+		_, err := js.KeyValue(ctx, kc.Bucket)
+		none := errors.Is(err, jetstream.ErrBucketNotFound)
+		if none && !s.mark.Bucket {
+			_, err = js.CreateKeyValue(ctx, kc)
+		}
+		switch {
+		case err == nil, none && s.mark.Bucket && kc.Bucket != bucketName:
+			return nil
+		case none && s.mark.Bucket:
+			return fmt.Errorf("cannot open the state in %q: %w: the bucket that was there cannot be read; "+
+				"restore the directory from a backup, or move it away to start empty", s.dir, ErrDamaged)
+		// A server that leads since a moment may not know itself as a place yet.
+		case time.Now().After(end) || !pause(ctx, writeRetry):
+			return fmt.Errorf("cannot begin the state: %w", err)
 		}
 	}
 }
@@ -244,12 +243,13 @@ func (s *stateServer) options() (*server.Options, error) {
 	opts := &server.Options{
 		ServerName: s.node, Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true,
 		JetStream: true, StoreDir: s.dir, JetStreamMaxMemory: 256 << 20, JetStreamMaxStore: 1 << 50,
-		SyncAlways: true, SyncInterval: SyncInterval, PingInterval: 10 * time.Second, MaxPingsOut: 2,
+		ReconnectErrorReports: 3600, // attempts, one a second
+		SyncAlways:            true, SyncInterval: SyncInterval, PingInterval: 10 * time.Second, MaxPingsOut: 2,
 		CustomClientAuthentication: &insiders{s}, Routes: s.routes(),
 	}
 	opts.Cluster = server.ClusterOpts{
 		Name: clusterName, Host: s.listen.host, Port: s.listen.port, NoAdvertise: true, PoolSize: -1,
-		TLSConfig: s.peers.config(""), TLSTimeout: handshakeLimit.Seconds(), PingInterval: routePing, MaxPingsOut: 2,
+		TLSConfig: s.entrance.config(s.peers), TLSTimeout: handshakeLimit.Seconds(), PingInterval: routePing, MaxPingsOut: 2,
 	}
 	s.opts.Store(opts.Clone())
 	return opts, nil
@@ -259,12 +259,10 @@ func (s *stateServer) options() (*server.Options, error) {
 // knows itself when it meets itself.
 func (s *stateServer) routes() []*url.URL {
 	out := []*url.URL{}
-	for _, m := range s.members() {
+	for _, m := range s.routed() {
 		out = append(out, routeURL(m.RouteAddr))
 	}
-	if len(out) == 0 {
-		out = append(out, routeURL(net.JoinHostPort("127.0.0.1", strconv.Itoa(s.listen.port))))
-	}
+	slices.SortFunc(out, func(a, b *url.URL) int { return strings.Compare(a.Host, b.Host) })
 	return out
 }
 
@@ -284,6 +282,12 @@ func (s *stateServer) reroute() error {
 
 func sameRoutes(a, b []*url.URL) bool {
 	return slices.EqualFunc(a, b, func(x, y *url.URL) bool { return x.Host == y.Host })
+}
+
+// recheck closes what those have that are not welcome any more.
+func (s *stateServer) recheck() {
+	s.door.recheck()
+	s.entrance.recheck(s.peers)
 }
 
 // system connects to the account in which members are removed.

@@ -198,7 +198,7 @@ func (t *Table[T]) Delete(ctx context.Context, key string) error {
 	if err := t.b.room(LastReserve); err != nil {
 		return t.fault("delete", key, t.closedOr(err))
 	}
-	rev, err := t.b.write(ctx, t.b.remove(t.name+"."+key, t.cat.ttl, nil))
+	rev, err := t.b.write(ctx, remove(t.name+"."+key, t.cat.ttl, nil))
 	if err != nil {
 		return t.fault("delete", key, t.closedOr(err))
 	}

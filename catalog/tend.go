@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -24,7 +25,7 @@ func (cl *cloud) tend(ctx context.Context) {
 		if s == nil {
 			continue
 		}
-		s.door.recheck()
+		s.recheck()
 		if cl.leave(s) {
 			continue
 		}
@@ -60,10 +61,13 @@ func (cl *cloud) leave(s *stateServer) bool {
 func (cl *cloud) shape(ctx context.Context, s *stateServer) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*askLimit)
 	defer cancel()
-	peers := s.ns.Load().JetStreamClusterPeers()
+	peers, err := readPeers(s.dir)
+	if err != nil {
+		return err
+	}
 	leaving := cl.leaving(peers)
 	if len(leaving) == 0 {
-		return cl.replicate(ctx, copies(len(peers)))
+		return errors.Join(cl.replicate(ctx, copies(len(cl.list())), copies(len(peers))), s.reroute())
 	}
 	if len(leaving) == len(peers) {
 		return errors.New("none of the new members is here yet")
@@ -72,13 +76,48 @@ func (cl *cloud) shape(ctx context.Context, s *stateServer) error {
 	if err := cl.replicateAtLeast(ctx, min(3, len(peers))); err != nil {
 		return err
 	}
-	if slices.Contains(leaving, s.node) {
-		if len(leaving) == 1 {
-			return cl.stepDown(s)
-		}
-		leaving = slices.DeleteFunc(leaving, func(n string) bool { return n == s.node })
+	own := peerID(s.node)
+	if slices.Equal(leaving, []string{own}) {
+		return cl.stepDown(s)
 	}
-	return cl.farewell(s, leaving[0])
+	next, err := nextToGo(peers, slices.DeleteFunc(leaving, func(id string) bool { return id == own }), s.online())
+	if err != nil {
+		return err
+	}
+	return cl.farewell(s, next)
+}
+
+// nextToGo are those that are dead first: of the peers that are left, most must
+// be there to agree.
+func nextToGo(peers, leaving []string, online map[string]bool) (string, error) {
+	slices.SortStableFunc(leaving, func(a, b string) int {
+		switch {
+		case online[a] == online[b]:
+			return strings.Compare(a, b)
+		case online[b]:
+			return -1
+		}
+		return 1
+	})
+	there := 0
+	for _, id := range peers {
+		if online[id] && id != leaving[0] {
+			there++
+		}
+	}
+	if left := len(peers) - 1; there <= left/2 {
+		return "", fmt.Errorf("of the %d members that would be left only %d are here: one of the others must come back first", left, there)
+	}
+	return leaving[0], nil
+}
+
+// online are the ids of the peers that are here.
+func (s *stateServer) online() map[string]bool {
+	out := map[string]bool{peerID(s.node): true}
+	for _, name := range s.ns.Load().JetStreamClusterPeers() {
+		out[peerID(name)] = true
+	}
+	return out
 }
 
 // copies is how many members keep each record.
@@ -93,28 +132,47 @@ func copies(members int) int {
 }
 
 // leaving are the peers that are members no more. One that was never named stays
-// for a while: the list may be on its way.
+// for a while: the list may be on its way. Former members that are no peers are
+// forgotten.
 func (cl *cloud) leaving(peers []string) (out []string) {
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
-	for _, p := range peers {
+	named := map[string]bool{}
+	for _, m := range cl.members {
+		named[peerID(m.Name)] = true
+		delete(cl.strange, peerID(m.Name))
+	}
+	for name, m := range cl.gone {
+		id := peerID(name)
+		named[id] = true
+		if slices.Contains(peers, id) {
+			out = append(out, id)
+		} else if time.Since(m.since) > strangerFor { // it does not come any more
+			delete(cl.gone, name)
+		}
+	}
+	for _, id := range peers {
 		switch {
-		case isMember(cl.members, p):
-			delete(cl.strange, p)
-		case !cl.gone[p].IsZero():
-			out = append(out, p)
-		case cl.strange[p].IsZero():
-			cl.strange[p] = time.Now()
-		case time.Since(cl.strange[p]) > strangerFor:
-			out = append(out, p)
+		case named[id]:
+		case cl.strange[id].IsZero():
+			cl.strange[id] = time.Now()
+		case time.Since(cl.strange[id]) > strangerFor:
+			out = append(out, id)
 		}
 	}
 	return out
 }
 
-// replicate has every record kept n times.
-func (cl *cloud) replicate(ctx context.Context, n int) error {
+// replicate has every record kept want times, as far as there are peers for it.
+// While some are missing nothing is given up.
+func (cl *cloud) replicate(ctx context.Context, want, can int) error {
 	return cl.eachStream(ctx, func(si *jetstream.StreamInfo) error {
+		n := si.Config.Replicas
+		if n < want {
+			n = max(n, min(want, can))
+		} else {
+			n = want
+		}
 		if si.Config.Replicas == n {
 			return nil
 		}
@@ -126,7 +184,8 @@ func (cl *cloud) replicate(ctx context.Context, n int) error {
 	})
 }
 
-// replicateAtLeast returns an error until every record is kept n times.
+// replicateAtLeast has every record kept n times or more, and returns an error
+// until a member that stays has them all.
 func (cl *cloud) replicateAtLeast(ctx context.Context, n int) error {
 	return cl.eachStream(ctx, func(si *jetstream.StreamInfo) error {
 		if si.Config.Replicas < n {
@@ -140,13 +199,17 @@ func (cl *cloud) replicateAtLeast(ctx context.Context, n int) error {
 	})
 }
 
-// kept returns an error while the stream has no second place to be.
+// kept returns an error while no member that stays has all of the stream.
 func (cl *cloud) kept(si *jetstream.StreamInfo) error {
 	if si.Cluster == nil {
 		return nil
 	}
+	stay := cl.list()
+	if isMember(stay, si.Cluster.Leader) {
+		return nil
+	}
 	for _, r := range si.Cluster.Replicas {
-		if r.Current {
+		if r.Current && isMember(stay, r.Name) {
 			return nil
 		}
 	}
@@ -170,12 +233,12 @@ func (cl *cloud) eachStream(ctx context.Context, do func(*jetstream.StreamInfo) 
 }
 
 // farewell takes a member out of the cluster; it need not be there.
-func (cl *cloud) farewell(s *stateServer, name string) error {
-	cl.c.log.Info("a member of the state is let go", "member", name)
+func (cl *cloud) farewell(s *stateServer, id string) error {
+	cl.c.log.Info("a member of the state is let go", "id", id)
 	var answer server.JSApiMetaServerRemoveResponse
-	err := cl.ask(s, server.JSApiRemoveServer, server.JSApiMetaServerRemoveRequest{Peer: peerID(name)}, &answer)
+	err := cl.ask(s, server.JSApiRemoveServer, server.JSApiMetaServerRemoveRequest{Peer: id}, &answer)
 	if err != nil || answer.Error != nil {
-		return fmt.Errorf("cannot let member %q go: %w", name, errors.Join(err, apiFault(answer.Error)))
+		return fmt.Errorf("cannot let member %q go: %w", id, errors.Join(err, apiFault(answer.Error)))
 	}
 	return nil
 }
@@ -215,7 +278,7 @@ func (cl *cloud) ask(s *stateServer, subject string, question, answer any) error
 }
 
 // routed are the members to which this one has a route.
-func (s *stateServer) routed() map[string]bool {
+func (s *stateServer) routesUp() map[string]bool {
 	out := map[string]bool{}
 	z, err := s.ns.Load().Routez(nil)
 	if err != nil {

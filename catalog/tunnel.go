@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -60,6 +61,62 @@ func (p peers) welcome(c *x509.Certificate) error {
 		return nil
 	}
 	return p.allow(c)
+}
+
+// entrance remembers whose the connections are that a server accepted.
+type entrance struct {
+	mu     sync.Mutex // guards what follows
+	inside map[net.Conn]*x509.Certificate
+}
+
+// config is that of p, for both ends; those who come are remembered.
+func (e *entrance) config(p peers) *tls.Config {
+	c := p.config("")
+	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		one := p.config("")
+		one.VerifyConnection = func(cs tls.ConnectionState) error {
+			err := p.check(cs.PeerCertificates, "")
+			if err == nil {
+				e.enter(hello.Conn, cs.PeerCertificates[0])
+			}
+			return err
+		}
+		return one, nil
+	}
+	return c
+}
+
+func (e *entrance) enter(conn net.Conn, cert *x509.Certificate) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.inside == nil {
+		e.inside = map[net.Conn]*x509.Certificate{}
+	}
+	e.inside[conn] = cert
+}
+
+// recheck closes the connections of those that are not welcome any more, and
+// forgets those that are closed.
+func (e *entrance) recheck(p peers) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for conn, cert := range e.inside {
+		if p.welcome(cert) != nil {
+			conn.Close()
+		}
+		if isClosed(conn) {
+			delete(e.inside, conn)
+		}
+	}
+}
+
+func isClosed(conn net.Conn) bool {
+	sc, ok := conn.(syscall.Conn)
+	if !ok {
+		return true
+	}
+	raw, err := sc.SyscallConn()
+	return err != nil || raw.Control(func(uintptr) {}) != nil
 }
 
 // dial connects to a member's server. It returns once the member has let this
