@@ -363,4 +363,3 @@ func (j *joiner) files(r *joinResponse) (map[string][]byte, identity, error) {
 	r.Shared["name"] = []byte(j.Name + "\n")
 	return files, identity{format, r.Cluster, r.Self, r.Self.Roles}, nil
 }
-

@@ -233,4 +233,3 @@ func (c *Cluster) enter(ctx context.Context, t *tables, node Node, cert *x509.Ce
 		return nil
 	})
 }
-

@@ -50,9 +50,11 @@ func (c *Cluster) Server(handler http.Handler) *Server {
 	cfg.NextProtos = []string{"h2", "http/1.1"}
 	s.http = &http.Server{
 		Handler: s, TLSConfig: cfg, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		HTTP2:       &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second, MaxConcurrentStreams: 1000},
-		ConnContext: func(ctx context.Context, _ net.Conn) context.Context { return context.WithValue(ctx, callerKey{}, &caller{}) },
-		ErrorLog:    slog.NewLogLogger(c.log.Handler(), slog.LevelDebug),
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second, MaxConcurrentStreams: 1000},
+		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
+			return context.WithValue(ctx, callerKey{}, &caller{})
+		},
+		ErrorLog: slog.NewLogLogger(c.log.Handler(), slog.LevelDebug),
 	}
 	return s
 }

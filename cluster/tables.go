@@ -235,4 +235,3 @@ func (c *Cluster) Changes(ctx context.Context) <-chan Node {
 	}()
 	return out
 }
-
