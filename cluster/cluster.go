@@ -202,12 +202,13 @@ func (c *Cluster) Removed() <-chan struct{} { return c.gone }
 
 func (c *Cluster) learnRemoved() { c.once.Do(func() { close(c.gone) }) }
 
-// Self is this node's record.
+// Self is this node's record, with what it says of itself now.
 func (c *Cluster) Self() Node {
 	c.mu.RLock()
 	self := c.self
 	c.mu.RUnlock()
 	if n, ok := c.record(self.Name); ok && n.KeyHash == self.KeyHash {
+		n.says(self)
 		return n
 	}
 	return self

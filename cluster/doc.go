@@ -19,17 +19,18 @@
 //
 //	cl, err := cluster.Open(cluster.Config{Dir: data, Name: name, Region: region,
 //		Version: version, Bundle: sharedFiles, Status: status, Logger: log})
-//	cat, err := catalog.Open(ctx, …cl.Self(), cl.StateURLs(), cl.RouteURLs(),
-//		cl.ClientTLS(""), cl.ServerTLS()…)   // the catalog's own configuration
-//	err = cl.Attach(ctx, cat)               // opens the tables, writes the own record
+//	err = cl.CheckIn(ctx)                // cluster.ErrRemoved: say so and end
+//	cat, err := catalog.Open(ctx, catalog.Config{Dir: data, Node: cl.Self().Name,
+//		TLS: cl.ServerTLS(), Allow: cl.Allow, …}) // members are cl.Nodes() with Member
+//	err = cl.Attach(ctx, cat)            // opens the tables, writes the own record
 //	l, err := net.Listen("tcp", ":4281")
-//	srv := cl.Server(handler)               // /v1/…, /v2/… and /peer/v1/… for other nodes
+//	srv := cl.Server(handler)            // for other nodes: /v1/…, /v2/…, /peer/v1/…
 //	g.Go(func() error { return srv.Run(ctx, l) })
-//	g.Go(func() error { return cl.Run(ctx) }) // renewal, members, nodes.json; ErrRemoved
-//	for n := range cl.Changes(ctx) { … }    // mesh peers, NATS routes, fleet
-//	api, err := httpapi.New(httpapi.Config{…, Cluster: cl})
-//	// in handler: name, ok := cluster.PeerFrom(r.Context())
-//	// to call:    client, base, err := cl.HTTPClient("fra2")
+//	g.Go(func() error { return cl.Run(ctx) }) // renews, chooses members; ErrRemoved
+//	for n := range cl.Changes(ctx) { … } // mesh peers, the catalog's members
+//	server, err := httpapi.New(httpapi.Config{…, Cluster: cl})
+//	name, ok := cluster.PeerFrom(r.Context())   // in handler: who calls
+//	client, base, err := cl.HTTPClient("fra2")  // to call
 //
 // The next thing that a node says of itself goes into [Node]; the next call
 // between nodes into the handler given to [Cluster.Server].

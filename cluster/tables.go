@@ -165,12 +165,17 @@ func (c *Cluster) announce(ctx context.Context) error {
 		if !there {
 			*n = self
 		}
-		n.Region, n.Roles, n.Address, n.Version = self.Region, self.Roles, self.Address, self.Version
-		n.PeerPort, n.StatePort, n.RoutePort, n.WireGuardPort = self.PeerPort, self.StatePort, self.RoutePort, self.WireGuardPort
-		n.WireGuardKey, n.WantMembers = self.WireGuardKey, self.WantMembers
+		n.says(self)
 		return nil
 	})
 	return err
+}
+
+// says takes over what a node itself says.
+func (n *Node) says(self Node) {
+	n.Region, n.Roles, n.Address, n.Version = self.Region, self.Roles, self.Address, self.Version
+	n.PeerPort, n.StatePort, n.RoutePort, n.WireGuardPort = self.PeerPort, self.StatePort, self.RoutePort, self.WireGuardPort
+	n.WireGuardKey, n.WantMembers = self.WireGuardKey, self.WantMembers
 }
 
 var errNotAttached = errors.New("cannot change the cluster: its records are not open yet")
