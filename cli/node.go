@@ -11,12 +11,20 @@ import (
 )
 
 func nodeCmd(e *env) *cobra.Command {
-	show := &cobra.Command{Use: "show", Short: "Show what this node is and has", Args: noArgs, Example: "  perigee node show --json",
-		RunE: func(c *cobra.Command, _ []string) error { return e.nodeStatus(c.Context()) }}
+	show := &cobra.Command{Use: "show [NODE]", Short: "Show what this node is and has, or another node of the cloud", Args: maxArgs(1), Example: "  perigee node show --json\n  perigee node show fra1",
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return e.showNode(c.Context(), args[0])
+			}
+			return e.nodeStatus(c.Context())
+		}}
 	ca := &cobra.Command{Use: "ca", Short: "Print the certificate of the node's local CA, to trust it", Args: noArgs,
 		Example: "  perigee node ca > ca.crt && curl --cacert ca.crt https://shop.perigee.localhost",
 		RunE:    func(c *cobra.Command, _ []string) error { return e.nodeCA(c.Context()) }}
-	return parent("node", "Look at the node", nil, show, ca)
+	return parent("node", "Look at nodes, let them join, and let them go", nil, show, ca, joinTokenCmd(e), joinTokensCmd(e),
+		e.nodeVerb("cordon", "Keep new machines away from a node", (*api.Client).CordonNode, "%s takes no new machines"),
+		e.nodeVerb("uncordon", "Let a node take machines again, and end its draining", (*api.Client).UncordonNode, "%s takes machines"),
+		drainCmd(e), removeNodeCmd(e))
 }
 
 func (e *env) nodeCA(ctx context.Context) error {

@@ -182,10 +182,10 @@ and lets idle machines sleep until the next request.`,
 	f.StringVar(&e.token, "token", "", "API token (env PERIGEE_TOKEN; better than a flag, which others can see)")
 	f.BoolVar(&e.noColor, "no-color", os.Getenv("NO_COLOR") != "", "plain text")
 
-	root.AddGroup(&cobra.Group{ID: "app", Title: "Apps:"}, &cobra.Group{ID: "machine", Title: "Machines:"}, &cobra.Group{ID: "node", Title: "This node:"})
+	root.AddGroup(&cobra.Group{ID: "app", Title: "Apps:"}, &cobra.Group{ID: "machine", Title: "Machines:"}, &cobra.Group{ID: "node", Title: "Nodes:"})
 	add(root, "app", launchCmd(e), deployCmd(e), statusCmd(e), appsCmd(e), logsCmd(e), scaleCmd(e), secretsCmd(e), releasesCmd(e), rollbackCmd(e), configCmd(e), openCmd(e), hostsCmd(e))
 	add(root, "machine", machineCmd(e), execCmd(e), consoleCmd(e), imagesCmd(e))
-	add(root, "node", upCmd(e), downCmd(e), nodeCmd(e), doctorCmd(e), tokenCmd(e))
+	add(root, "node", upCmd(e), joinCmd(e), downCmd(e), nodesCmd(e), nodeCmd(e), doctorCmd(e), tokenCmd(e))
 	root.AddCommand(docsCmd(e))
 	return root
 }

@@ -50,10 +50,16 @@ node stops or is killed, and are found again when it starts. What stands behind
 			return e.up(c.Context(), f)
 		},
 	}
+	f.register(c)
+	return c
+}
+
+// register is the flags of a node's start.
+func (f *upFlags) register(c *cobra.Command) {
 	fl := c.Flags()
 	fl.StringVar(&f.data, "data", defaultData, "directory of the node's whole state")
 	fl.StringVar(&f.name, "name", "", "name of the node (default: the host's name)")
-	fl.StringVar(&f.region, "region", "local", "city code of this server, such as fra")
+	fl.StringVar(&f.region, "region", "", "city code of this server, such as fra (default: the one it has or joined with, or local)")
 	fl.StringVar(&f.domain, "domain", "perigee.localhost", "apps answer at <app>.<domain>")
 	fl.StringVar(&f.listen, "listen", "127.0.0.1:4280", "address of the API and of the built-in registry")
 	fl.StringVar(&f.socket, "socket", DefaultSocket, "unix socket of the API, for root of this server")
@@ -63,12 +69,11 @@ node stops or is killed, and are found again when it starts. What stands behind
 	fl.StringVar(&f.acmeDirectory, "acme-directory", "", "ACME directory URL (default: Let's Encrypt)")
 	fl.BoolVar(&f.foreground, "foreground", false, "stay in the foreground")
 	fl.DurationVar(&f.timeout, "timeout", 30*time.Second, "how long to wait for the node")
-	return c
 }
 
 func (f upFlags) args() []string {
-	a := []string{"--data", f.data, "--region", f.region, "--domain", f.domain, "--listen", f.listen, "--socket", f.socket}
-	for _, o := range [][2]string{{"--name", f.name}, {"--http", f.http}, {"--https", f.https}, {"--acme-email", f.acmeEmail}, {"--acme-directory", f.acmeDirectory}} {
+	a := []string{"--data", f.data, "--domain", f.domain, "--listen", f.listen, "--socket", f.socket}
+	for _, o := range [][2]string{{"--name", f.name}, {"--region", f.region}, {"--http", f.http}, {"--https", f.https}, {"--acme-email", f.acmeEmail}, {"--acme-directory", f.acmeDirectory}} {
 		if o[1] != "" {
 			a = append(a, o[0], o[1])
 		}

@@ -87,7 +87,7 @@ func inTime(cert *x509.Certificate, now time.Time) error {
 	switch {
 	case now.Before(cert.NotBefore):
 		return fmt.Errorf("certificate is not valid yet: %w by %s or more; set this server's clock, and that of node %q",
-			ErrClock, cert.NotBefore.Add(backdate).Sub(now).Round(time.Second), cert.Subject.CommonName)
+			ErrClock, cert.NotBefore.Add(backdate).Sub(now).Round(time.Minute), cert.Subject.CommonName)
 	case now.After(cert.NotAfter):
 		return fmt.Errorf("certificate of node %q expired on %s: it was not renewed in time, or this server's clock is wrong (it says %s)",
 			cert.Subject.CommonName, cert.NotAfter.UTC().Format(time.DateOnly), now.UTC().Format(time.DateTime))

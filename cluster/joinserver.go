@@ -141,7 +141,7 @@ func readJoin(w http.ResponseWriter, r *http.Request) (req joinRequest, pub *ecd
 func (c *Cluster) wanted(req joinRequest, rec tokenRecord, key string) (Node, error) {
 	now := c.cfg.now()
 	if d := now.Sub(req.Time).Abs(); d > backdate {
-		return Node{}, api.Errorf(api.CodeForbidden, "%v by %s: it is %s here and %s on the server that wants to join", ErrClock, d.Round(time.Second),
+		return Node{}, api.Errorf(api.CodeForbidden, "%v by %s: it is %s here and %s on the server that wants to join", ErrClock, d.Round(time.Minute),
 			now.UTC().Format(time.DateTime), req.Time.UTC().Format(time.DateTime)).WithHint("set the clocks of both servers, by NTP for example")
 	}
 	said := req.Node

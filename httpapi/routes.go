@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"net/http"
+	"slices"
 
 	"github.com/perigee-run/perigee/api"
 )
@@ -43,7 +44,7 @@ const (
 
 // routes is the API: what there is, for whom, and who does it.
 func (s *Server) routes() []route {
-	return append(append(append(s.appRoutes(), s.machineRoutes()...), s.releaseRoutes()...), s.nodeRoutes()...)
+	return slices.Concat(s.appRoutes(), s.machineRoutes(), s.releaseRoutes(), s.clusterRoutes(), s.nodeRoutes())
 }
 
 func (s *Server) appRoutes() []route {

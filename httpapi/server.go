@@ -24,6 +24,9 @@ type Config struct {
 	Machines Machines
 	Images   Images
 	Node     Node
+	// Cluster is the nodes of the cloud. Default: calls about them are refused in
+	// words.
+	Cluster Cluster
 	// Builder builds Dockerfiles. Default: builds are refused in words.
 	Builder Builder
 	// Logs reads what machines said. Default: nothing.

@@ -46,7 +46,7 @@ func command() *cobra.Command {
 	f := c.Flags()
 	f.StringVar(&cfg.Data, "data", "/var/lib/perigee", "directory of the node's whole state")
 	f.StringVar(&cfg.Name, "name", "", "name of the node; it must not change (default: the host's name)")
-	f.StringVar(&cfg.Region, "region", "local", "city code of this server")
+	f.StringVar(&cfg.Region, "region", "", "city code of this server (default: the one it has or joined with, or local)")
 	f.StringVar(&cfg.Domain, "domain", "perigee.localhost", "apps answer at <app>.<domain>")
 	f.StringVar(&cfg.Listen, "listen", "127.0.0.1:4280", "address of the API and of the built-in registry")
 	f.StringVar(&cfg.Socket, "socket", "/run/perigee/api.sock", "unix socket of the API, for root, without a token")
@@ -69,7 +69,7 @@ func command() *cobra.Command {
 		return err
 	})
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
-	c.AddCommand(builderCommand())
+	c.AddCommand(builderCommand(), joinCommand())
 	return c
 }
 

@@ -1,0 +1,59 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+)
+
+// ListNodes returns the nodes of the cloud, by name.
+func (c *Client) ListNodes(ctx context.Context) (nodes []ClusterNode, err error) {
+	return nodes, c.call(ctx, http.MethodGet, pathf("/nodes"), nil, nil, &nodes)
+}
+
+// GetNode returns one node; CodeNotFound if there is none of the name.
+func (c *Client) GetNode(ctx context.Context, name string) (n ClusterNode, err error) {
+	return n, c.call(ctx, http.MethodGet, pathf("/nodes/%s", name), nil, nil, &n)
+}
+
+// CordonNode keeps new machines away from a node.
+func (c *Client) CordonNode(ctx context.Context, name string) error {
+	return c.ok(ctx, http.MethodPost, pathf("/nodes/%s/cordon", name), nil, nil)
+}
+
+// UncordonNode ends what CordonNode or DrainNode began.
+func (c *Client) UncordonNode(ctx context.Context, name string) error {
+	return c.ok(ctx, http.MethodPost, pathf("/nodes/%s/uncordon", name), nil, nil)
+}
+
+// DrainNode has a node's machines and requests move away. It returns at once;
+// [ClusterNode.Drained] tells when they have.
+func (c *Client) DrainNode(ctx context.Context, name string) error {
+	return c.ok(ctx, http.MethodPost, pathf("/nodes/%s/drain", name), nil, nil)
+}
+
+// RemoveNode ends a node's membership. One that is up must be drained, or force
+// be given.
+func (c *Client) RemoveNode(ctx context.Context, name string, force bool) error {
+	q := url.Values{}
+	if force {
+		q.Set("force", "true")
+	}
+	return c.ok(ctx, http.MethodDelete, pathf("/nodes/%s", name), q, nil)
+}
+
+// CreateJoinToken makes a token by which nodes join. Its text is in the answer,
+// and cannot be had again.
+func (c *Client) CreateJoinToken(ctx context.Context, req CreateJoinTokenRequest) (t JoinToken, err error) {
+	return t, c.call(ctx, http.MethodPost, pathf("/nodes/tokens"), nil, req, &t)
+}
+
+// ListJoinTokens returns the join tokens without their secrets, oldest first.
+func (c *Client) ListJoinTokens(ctx context.Context) (tokens []JoinToken, err error) {
+	return tokens, c.call(ctx, http.MethodGet, pathf("/nodes/tokens"), nil, nil, &tokens)
+}
+
+// RevokeJoinToken makes a token useless.
+func (c *Client) RevokeJoinToken(ctx context.Context, id string) error {
+	return c.ok(ctx, http.MethodDelete, pathf("/nodes/tokens/%s", id), nil, nil)
+}
