@@ -14,12 +14,14 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/app"
 	"github.com/perigee-run/perigee/catalog"
+	"github.com/perigee-run/perigee/cluster"
 	"github.com/perigee-run/perigee/deploy"
 	"github.com/perigee-run/perigee/image"
 	"github.com/perigee-run/perigee/machine"
@@ -45,6 +47,8 @@ type kit struct {
 	apps     *app.Store
 	machines *machine.Host
 	box      *box
+	cluster  *cluster.Cluster
+	busy     atomic.Int64 // machines that every other node says it has; negative: it is down
 	stopped  chan bool
 }
 
@@ -70,7 +74,17 @@ func newKit(t testing.TB) *kit {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(Config{Apps: k.apps, Deploys: deploys, Machines: k.machines, Images: shelf{}, Node: self{k}, Builder: builder{}, Logs: talk{},
+	k.cluster, err = cluster.Open(cluster.Config{Dir: dir, Name: "n1", Region: "fra", Address: "192.0.2.1", Logger: quiet, Status: func(string) cluster.Status {
+		n := k.busy.Load()
+		return cluster.Status{Up: n >= 0, Machines: int(max(n, 0))}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.cluster.Attach(t.Context(), cat); err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(Config{Cluster: k.cluster, Apps: k.apps, Deploys: deploys, Machines: k.machines, Images: shelf{}, Node: self{k}, Builder: builder{}, Logs: talk{},
 		Address: func(a string) (string, string) { return a + ".node.example", "http://" + a + ".node.example" }, Logger: quiet})
 	if err != nil {
 		t.Fatal(err)
