@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"time"
@@ -135,12 +136,14 @@ func refusal(resp *http.Response) *api.Error {
 	return &e
 }
 
-// CheckIn asks the other nodes, one after another until one answers, whether
-// this one still belongs to them. It returns [ErrRemoved] if not, and no error
+// CheckIn asks the other nodes, in any order until one answers, whether
+// this one still belongs to them. The error is [ErrRemoved] if not, and no error
 // if nobody can be reached: then nobody knows.
 func (c *Cluster) CheckIn(ctx context.Context) error {
 	self := c.Self().Name
-	for _, n := range c.Nodes() {
+	nodes := c.Nodes()
+	rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
+	for _, n := range nodes {
 		if n.Name == self || ctx.Err() != nil {
 			continue
 		}

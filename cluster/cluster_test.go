@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -188,6 +190,39 @@ func TestRemovedNode(t *testing.T) {
 	wantError(t, a.Allow(cert), "was replaced by a newer one")
 	if again.Self().Number != b.Self().Number {
 		t.Error("the name came back with another number")
+	}
+}
+
+// TestJudge: what a record says of a certificate, also when the record is old.
+func TestJudge(t *testing.T) {
+	at := time.Unix(1_000_000, 0)
+	cert := func(serial int64, after time.Duration) *x509.Certificate {
+		return &x509.Certificate{SerialNumber: big.NewInt(serial), NotBefore: at.Add(after)}
+	}
+	kept := Node{Name: "n", Serial: "2", PreviousSerial: "1", CertifiedAt: at}
+	gone := kept
+	gone.Removed = true
+	for _, c := range []struct {
+		why  string
+		node Node
+		cert *x509.Certificate
+		want string
+	}{
+		{"the newest", kept, cert(2, 0), ""},
+		{"the one before", kept, cert(1, -time.Hour), ""},
+		{"a newer one, which is not heard of yet", kept, cert(3, time.Hour), ""},
+		{"an older one", kept, cert(9, -time.Hour), ReasonReplaced},
+		{"another of the same moment", kept, cert(9, 0), ReasonReplaced},
+		{"removed", gone, cert(2, 0), ReasonRemoved},
+		{"removed, the one before", gone, cert(1, -time.Hour), ReasonRemoved},
+		{"removed, an older one", gone, cert(9, -time.Hour), ReasonRemoved},
+		{"removed, and joined again, which is not heard of yet", gone, cert(3, time.Hour), ""},
+	} {
+		err := judge(c.node, c.cert)
+		var r *RefusedError
+		if errors.As(err, &r); c.want == "" && err != nil || c.want != "" && (r == nil || r.Reason != c.want || !errors.Is(err, ErrRemoved)) {
+			t.Errorf("%s: %v, want %q", c.why, err, c.want)
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -255,7 +256,7 @@ func TestManInTheMiddle(t *testing.T) {
 			var heard atomic.Int32
 			thief := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { heard.Add(1) }))
 			thief.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
-			thief.Config.ErrorLog = nil
+			thief.Config.ErrorLog = slog.NewLogLogger(quiet.Handler(), slog.LevelError)
 			thief.StartTLS()
 			defer thief.Close()
 			thief.TLS.Certificates = []tls.Certificate{pair}

@@ -52,9 +52,15 @@ func (c *Cluster) serveJoin(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if wait := c.limit.wait(r.RemoteAddr); wait > 0 {
-		fail(w, &api.Error{Code: api.CodeForbidden, Status: http.StatusTooManyRequests, Message: "too many joins failed; wait " + wait.String()})
+		busy(w, "too many joins failed; wait "+wait.String())
 		return
 	}
+	leave, ok := c.limit.enter()
+	if !ok {
+		busy(w, "too many servers join at this moment; try again")
+		return
+	}
+	defer leave()
 	if !c.Certifies() {
 		c.sendElsewhere(w)
 		return
@@ -70,6 +76,10 @@ func (c *Cluster) serveJoin(w http.ResponseWriter, r *http.Request) {
 	}
 	c.log.Info("node joins", "node", resp.Self.Name, "region", resp.Self.Region, "from", r.RemoteAddr)
 	answer(w, resp)
+}
+
+func busy(w http.ResponseWriter, text string) {
+	fail(w, &api.Error{Code: api.CodeForbidden, Status: http.StatusTooManyRequests, Message: text})
 }
 
 func (c *Cluster) sendElsewhere(w http.ResponseWriter) {

@@ -10,12 +10,14 @@ const (
 	limitWindow  = time.Minute
 	limitPerHost = 10  // joins from one host that failed
 	limitAll     = 300 // joins from all hosts that failed
+	limitAtOnce  = 32  // joins under way
 )
 
 // limiter counts joins that failed, so that nobody tries tokens for long. Joins
 // that succeed are not counted: many nodes may stand behind one address.
 type limiter struct {
-	now func() time.Time
+	now   func() time.Time
+	slots chan struct{} // one for each join under way
 
 	mu    sync.Mutex // guards what follows
 	began time.Time  // of the window
@@ -23,7 +25,9 @@ type limiter struct {
 	total int
 }
 
-func newLimiter(now func() time.Time) *limiter { return &limiter{now: now, fails: map[string]int{}} }
+func newLimiter(now func() time.Time) *limiter {
+	return &limiter{now: now, slots: make(chan struct{}, limitAtOnce), fails: map[string]int{}}
+}
 
 // wait is how long the host has to wait; zero lets it in.
 func (l *limiter) wait(remote string) time.Duration {
@@ -34,6 +38,16 @@ func (l *limiter) wait(remote string) time.Duration {
 		return 0
 	}
 	return max(time.Second, l.began.Add(limitWindow).Sub(l.now()).Round(time.Second))
+}
+
+// enter takes a place among the joins under way; leave gives it back.
+func (l *limiter) enter() (leave func(), ok bool) {
+	select {
+	case l.slots <- struct{}{}:
+		return func() { <-l.slots }, true
+	default:
+		return nil, false
+	}
 }
 
 func (l *limiter) failed(remote string) {

@@ -25,7 +25,7 @@ const (
 
 // Run keeps this node's record, its certificate and its copy of the records up
 // to date, and, where the authority's key is, chooses the members. It ends with
-// ctx, or with [ErrRemoved] when this node was removed.
+// ctx, or with an error that is [ErrRemoved] when this node was removed.
 func (c *Cluster) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.follow(ctx) })
@@ -52,7 +52,7 @@ func (c *Cluster) every(ctx context.Context, pause time.Duration, do func(contex
 	for {
 		next := pause
 		if err := do(ctx); errors.Is(err, ErrRemoved) {
-			return ErrRemoved
+			return err
 		} else if err != nil && ctx.Err() == nil {
 			c.log.Warn("cluster", "error", err)
 			next = min(pause, 6*retry)
@@ -83,7 +83,7 @@ func (c *Cluster) follow(ctx context.Context) error {
 			act.Reset(settle)
 		case <-act.C:
 			if err := c.act(ctx); errors.Is(err, ErrRemoved) {
-				return ErrRemoved
+				return err
 			} else if err != nil && ctx.Err() == nil {
 				c.log.Warn("cluster", "error", err)
 				act.Reset(retry)

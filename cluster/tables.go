@@ -105,7 +105,7 @@ func (t *tables) claimNumber(ctx context.Context, node string, number uint32) (u
 
 // Attach opens the tables in the catalog and writes this node's own record.
 // Where the state cannot be reached the record is written later, by [Cluster.Run].
-// It returns [ErrRemoved] if this node was removed.
+// Its error is [ErrRemoved] if this node was removed.
 func (c *Cluster) Attach(ctx context.Context, cat *catalog.Catalog) error {
 	t, err := openTables(cat)
 	if err != nil {
@@ -158,12 +158,13 @@ func (c *Cluster) announce(ctx context.Context) error {
 		}
 	}
 	_, err = change(ctx, t.nodes, self.Name, func(n *Node, there bool) error {
-		if there && (n.Removed || n.KeyHash != self.KeyHash) {
-			c.learnRemoved()
-			return ErrRemoved
-		}
 		if !there {
 			*n = self
+		} else if err := judge(*n, c.cert.Load().Leaf); err != nil {
+			c.learnRemoved()
+			return err
+		} else if n.Removed || n.KeyHash != self.KeyHash {
+			return errors.New("the record of this node is older than the node; waiting for the new one")
 		}
 		n.says(self)
 		return nil

@@ -51,17 +51,24 @@ func (c *Cluster) current(cert *x509.Certificate) error {
 	if err := inTime(cert, c.cfg.now()); err != nil {
 		return &RefusedError{Node: name, Reason: ReasonCertificate, Text: err.Error()}
 	}
-	n, ok := c.record(name)
+	if n, ok := c.record(name); ok {
+		return judge(n, cert)
+	}
+	return nil
+}
+
+// judge reports why a certificate is not the node's any more. One that is newer
+// than the record is good: the authority made it, and the record is old.
+func judge(n Node, cert *x509.Certificate) error {
 	serial := serialOf(cert)
+	known := serial == n.Serial || serial == n.PreviousSerial
 	switch {
-	case !ok || serial == n.Serial && !n.Removed:
+	case !known && cert.NotBefore.After(n.CertifiedAt) || known && !n.Removed:
 		return nil
 	case n.Removed:
-		return &RefusedError{Node: name, Reason: ReasonRemoved, Text: fmt.Sprintf("node %q was removed from the cluster on %s", name, n.RemovedAt.UTC().Format("2006-01-02 15:04:05 MST"))}
-	case serial == n.PreviousSerial || cert.NotBefore.After(n.CertifiedAt):
-		return nil
+		return &RefusedError{Node: n.Name, Reason: ReasonRemoved, Text: fmt.Sprintf("node %q was removed from the cluster on %s", n.Name, n.RemovedAt.UTC().Format("2006-01-02 15:04:05 MST"))}
 	}
-	return &RefusedError{Node: name, Reason: ReasonReplaced, Text: fmt.Sprintf("the certificate of node %q was replaced by a newer one: the node was removed and its name given to another, or its data directory is an old copy", name)}
+	return &RefusedError{Node: n.Name, Reason: ReasonReplaced, Text: fmt.Sprintf("the certificate of node %q was replaced by a newer one: the node was removed and its name given to another, or its data directory is an old copy", n.Name)}
 }
 
 // ClientTLS is for connections to a node: serverName is its [ServerName], or

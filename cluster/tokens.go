@@ -112,6 +112,7 @@ func (c *Cluster) RevokeToken(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	c.findToken(ctx, t, id)
 	_, err = change(ctx, t.tokens, tokenKey(id), func(r *tokenRecord, there bool) error {
 		if !there {
 			return api.Errorf(api.CodeNotFound, "there is no join token %q", clip(id)).WithHint("perigee node tokens lists them; the ID is the second part of a token's text")
