@@ -36,7 +36,8 @@ type Cluster struct {
 	gone      chan struct{} // closed when this node learns that it was removed
 	once      sync.Once     // closes gone
 
-	saving sync.Mutex // held while files in home are written; taken before mu
+	renewing sync.Mutex // held while the certificate is renewed
+	saving   sync.Mutex // held while files in home are written; taken before mu
 
 	mu      sync.RWMutex // guards what follows
 	self    Node         // as this node says it is

@@ -21,6 +21,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/internal/durable"
 	"golang.org/x/sys/unix"
 )
@@ -111,6 +112,8 @@ type joiner struct {
 	token Token
 	work  string // joiningDir
 	key   *ecdsa.PrivateKey
+	fresh bool              // no earlier join has left the key
+	sent  bool              // the token may have been used
 	ca    *x509.Certificate // of the other side, once it proved it
 }
 
@@ -136,10 +139,20 @@ func (j *joiner) run(ctx context.Context) (Node, error) {
 	j.step("key")
 	resp, err := j.ask(ctx)
 	if err != nil {
+		j.forget(err)
 		return Node{}, err
 	}
 	j.step("asked")
 	return resp.Self, j.keep(resp)
+}
+
+// forget removes the key of a join that came to nothing for sure: it was never
+// sent, or was refused. Otherwise the key is what completes it.
+func (j *joiner) forget(err error) {
+	var refused *api.Error
+	if j.fresh && (!j.sent || errors.As(err, &refused) && refused.Status < http.StatusInternalServerError) {
+		_ = os.RemoveAll(j.work) // it is taken up again otherwise
+	}
 }
 
 // unused refuses a directory in which a node lives.
@@ -183,6 +196,7 @@ func (j *joiner) openKey() error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	j.fresh = true
 	if j.key, err = newKey(); err != nil {
 		return err
 	}
@@ -230,6 +244,7 @@ func (j *joiner) askAt(ctx context.Context, addr string) (*joinResponse, []strin
 		return nil, nil, err
 	}
 	j.step("send")
+	j.sent = true
 	resp, err := client.Do(req)
 	if err != nil {
 		return nil, nil, err

@@ -151,8 +151,10 @@ func TestJoinRefusals(t *testing.T) {
 			_, err := Join(t.Context(), cfg)
 			wantError(t, err, tc.want)
 			t.Log(err)
-			if _, err := os.Stat(filepath.Join(cfg.Dir, homeDir)); err == nil {
-				t.Error("something was made")
+			for _, name := range []string{homeDir, joiningDir} {
+				if _, err := os.Stat(filepath.Join(cfg.Dir, name)); err == nil {
+					t.Errorf("%s was made", name)
+				}
 			}
 		})
 	}

@@ -91,6 +91,8 @@ func renewAt(cert *x509.Certificate) time.Time {
 // renewIfDue renews the own certificate if it is time, through any node that
 // certifies.
 func (c *Cluster) renewIfDue(ctx context.Context) error {
+	c.renewing.Lock()
+	defer c.renewing.Unlock()
 	pair := c.cert.Load()
 	if c.cfg.now().Before(renewAt(pair.Leaf)) {
 		return nil
