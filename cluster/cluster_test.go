@@ -330,14 +330,19 @@ func TestSkewedClock(t *testing.T) {
 	cl := newCloud(t)
 	k := &clock{}
 	a := cl.found(t, Config{now: k.now})
-	b := cl.add(t, a, "b", "fra")
 	skew := &clock{}
-	b.cfg.now = skew.now
-	skew.add(-3 * time.Hour)
-	_, err := b.call(t.Context(), "a") // b's clock is behind: a's certificate is of the future
-	if !errors.Is(err, ErrClock) {
-		t.Errorf("b behind: %v", err)
+	l, tok, dir := listen(t), a.token(t, api.CreateJoinTokenRequest{}), t.TempDir()
+	if _, err := Join(t.Context(), JoinConfig{Address: a.at, Token: tok.Token, Dir: dir, Name: "b", PeerPort: port(l)}); err != nil {
+		t.Fatal(err)
 	}
+	b := cl.start(t, Config{Dir: dir, now: skew.now}, l)
+	skew.add(-3 * time.Hour)
+	var err error
+	eventually(t, "b's clock is behind: a's certificate is of the future", func() bool {
+		b.closeClients() // one that was open stays good
+		_, err = b.call(t.Context(), "a")
+		return errors.Is(err, ErrClock)
+	})
 	wantError(t, err, "certificate is not valid yet: clocks differ by 3h0m", `that of node "a"`)
 	skew.add(3 * time.Hour)
 	if _, err := b.call(t.Context(), "a"); err != nil {

@@ -36,20 +36,25 @@ func (e *RefusedError) Is(target error) bool {
 // are remembered.
 func (c *Cluster) Allow(cert *x509.Certificate) error {
 	if err := c.authority.verify(cert, c.cfg.now()); err != nil {
-		reason := ReasonCertificate
-		if errors.Is(err, ErrClock) {
-			reason = ReasonClock
-		}
-		return &RefusedError{Node: cert.Subject.CommonName, Reason: reason, Text: err.Error()}
+		return refused(cert, err)
 	}
 	return c.current(cert)
+}
+
+// refused tells a wrong clock from a wrong certificate.
+func refused(cert *x509.Certificate, err error) error {
+	reason := ReasonCertificate
+	if errors.Is(err, ErrClock) {
+		reason = ReasonClock
+	}
+	return &RefusedError{Node: cert.Subject.CommonName, Reason: reason, Text: err.Error()}
 }
 
 // current is Allow without what cannot change while a connection lasts.
 func (c *Cluster) current(cert *x509.Certificate) error {
 	name := cert.Subject.CommonName
 	if err := inTime(cert, c.cfg.now()); err != nil {
-		return &RefusedError{Node: name, Reason: ReasonCertificate, Text: err.Error()}
+		return refused(cert, err)
 	}
 	if n, ok := c.record(name); ok {
 		return judge(n, cert)
