@@ -42,7 +42,7 @@ func (w world) advance(m Move) (Move, next) {
 		return p, write
 	}
 	switch {
-	case m.over():
+	case m.over() && w.judged(m):
 		return m, forget
 	case m.Phase == Open:
 		return w.open(m)
@@ -50,6 +50,17 @@ func (w world) advance(m Move) (Move, next) {
 		return w.again(m)
 	}
 	return m, nothing
+}
+
+// judged reports whether nobody is heard of any more that the record condemns. A
+// node says that a machine is gone after it is: until then the record must
+// keep the machine from being healed should the node die.
+func (w world) judged(m Move) bool {
+	only := map[string]Move{m.Machine: m}
+	return !slices.ContainsFunc(w.machines, func(p Placed) bool {
+		_, there := find(w.nodes, p.Node)
+		return there && Judge(p, only) == Destroy
+	})
 }
 
 // prune forgets nodes that have been removed for good.
@@ -93,12 +104,16 @@ func (w world) needless(m Move) bool {
 	from, there := find(w.nodes, m.From)
 	_, has := w.old(m)
 	switch {
-	case !there || !from.Up:
+	case !there:
+		return false
+	case !has:
+		return m.Reason == Drain || m.New == "" // somebody has destroyed it
+	case !from.Up:
 		return false
 	case m.Reason == Dead:
-		return has && m.New == "" // it is back; a replacement that is there already stays
+		return m.New == "" // it is back; a replacement that is there already stays
 	}
-	return !has || !from.Draining
+	return !from.Draining
 }
 
 // retarget looks for another place, if there is one.

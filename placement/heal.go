@@ -58,7 +58,7 @@ func plan(now time.Time, nodes []Node, machines []Placed, moves map[string]Move,
 	var stuck []Stuck
 	for _, m := range machines {
 		n, ok := find(nodes, m.Node)
-		if _, moving := moves[m.ID]; !ok || moving || !leaves(n, m) || Judge(m, moves) != Keep {
+		if !ok || busy(m, moves) || !leaves(n, m) || Judge(m, moves) != Keep {
 			continue
 		}
 		to, err := refuge(nodes, m)
@@ -70,6 +70,14 @@ func plan(now time.Time, nodes []Node, machines []Placed, moves map[string]Move,
 		out = append(out, Move{Machine: m.ID, App: m.App, Reason: why, Phase: Open, From: m.Node, To: to, Home: m.Region, Cordoned: m.Cordoned, Begun: now})
 	}
 	return out, stuck
+}
+
+// busy reports whether a move has the machine, or has it made and is not decided
+// yet: that one looks for another place by itself.
+func busy(m Placed, moves map[string]Move) bool {
+	_, moving := moves[m.ID]
+	made, ok := moves[m.Replaces]
+	return moving || m.Replaces != "" && ok && made.Phase == Open
 }
 
 // refuge is the best node for a machine that leaves its own.

@@ -1,0 +1,363 @@
+package placement
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// sim is a cloud in memory: nodes that crash, are cut off and come back, healers
+// that are killed before or after any operation, and summaries that arrive late.
+// It exists because a kill at every point cannot be had from real nodes.
+type sim struct {
+	mu    sync.Mutex
+	rnd   *rand.Rand
+	now   time.Time
+	nodes map[string]*simNode
+	moves map[string]MoveRecord
+	rev   uint64
+	next  int
+	crash float64 // how likely a kill is at an operation
+	roots map[string]string
+}
+
+type simNode struct {
+	Node
+	state     string // up, crashed, cut
+	machines  map[string]Placed
+	published []Placed
+	stale     []MoveRecord // what it knew of moves when it was cut off
+	daemon    *daemon
+}
+
+// daemon is one life of a node's process.
+type daemon struct {
+	s      *sim
+	n      *simNode
+	dead   bool
+	healer *Healer
+}
+
+var errKilled = errors.New("killed")
+
+func newSim(seed uint64, regions ...string) *sim {
+	s := &sim{rnd: rand.New(rand.NewPCG(seed, 1)), now: time.Unix(1e9, 0), nodes: map[string]*simNode{}, moves: map[string]MoveRecord{}, roots: map[string]string{}}
+	for i, r := range regions {
+		n := &simNode{Node: Node{Name: fmt.Sprint("n", i), Region: r, Host: true, Up: true, Since: s.now, FreeMemoryMB: 1 << 20}, state: "up", machines: map[string]Placed{}}
+		s.nodes[n.Name] = n
+		s.boot(n)
+	}
+	return s
+}
+
+func (s *sim) boot(n *simNode) {
+	d := &daemon{s: s, n: n}
+	h, err := NewHealer(HealerConfig{Node: n.Name, Fleet: d, Own: own{d}, Moves: d2moves{d}, Leader: d,
+		Now: func() time.Time { return s.now }, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		panic(err)
+	}
+	d.healer, n.daemon = h, d
+}
+
+// op is one operation of a daemon, which may be killed before or after it. mu is
+// not held.
+func (d *daemon) op(do func() error) error {
+	d.s.mu.Lock()
+	defer d.s.mu.Unlock()
+	if d.dead {
+		return errKilled
+	}
+	if d.s.rnd.Float64() < d.s.crash {
+		d.dead = true
+		return errKilled
+	}
+	err := do()
+	if d.s.rnd.Float64() < d.s.crash {
+		d.dead = true
+		return errKilled
+	}
+	return err
+}
+
+func (d *daemon) Held(context.Context) bool {
+	d.s.mu.Lock()
+	defer d.s.mu.Unlock()
+	return d.n.state == "up" // several at a time: worse than any real lease
+}
+
+func (d *daemon) Nodes() []Node {
+	d.s.mu.Lock()
+	defer d.s.mu.Unlock()
+	var out []Node
+	for _, name := range slices.Sorted(maps.Keys(d.s.nodes)) {
+		n := d.s.nodes[name].Node
+		n.Groups = map[string]int{}
+		for range d.s.nodes[name].published {
+			n.Groups[GroupKey("shop", "app")]++
+		}
+		out = append(out, n)
+	}
+	return out
+}
+
+func (d *daemon) Machines() []Placed {
+	d.s.mu.Lock()
+	defer d.s.mu.Unlock()
+	var out []Placed
+	for _, n := range d.s.nodes {
+		out = append(out, n.published...)
+	}
+	return out
+}
+
+func (d *daemon) Create(ctx context.Context, m Move) (string, error) {
+	var to *daemon
+	err := d.op(func() error {
+		n := d.s.nodes[m.To]
+		if n == nil || n.state != "up" || d.n.state != "up" {
+			return errors.New("unreachable")
+		}
+		to = n.daemon
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
+	id, err := to.healer.Make(ctx, m, func(context.Context) (id string, err error) {
+		err = to.op(func() error {
+			to.s.next++
+			id = fmt.Sprint("m", to.s.next)
+			to.s.roots[id] = to.s.roots[m.Machine]
+			to.n.machines[id] = Placed{ID: id, App: "shop", Group: "app", Node: to.n.Name, Region: m.Home, Allowed: []string{"iad", "fra"}, Replaces: m.Machine}
+			return nil
+		})
+		return id, err
+	})
+	if err == nil {
+		err = d.op(func() error { return nil }) // the answer may not arrive
+	}
+	return id, err
+}
+
+func (d *daemon) Ready(context.Context, Move) error {
+	return d.op(func() error {
+		if d.s.rnd.Float64() < .3 {
+			return errors.New("not healthy yet")
+		}
+		return nil
+	})
+}
+
+type own struct{ d *daemon }
+
+func (o own) Machines() []Placed {
+	o.d.s.mu.Lock()
+	defer o.d.s.mu.Unlock()
+	return slices.SortedFunc(maps.Values(o.d.n.machines), func(a, b Placed) int { return cmp.Compare(a.ID, b.ID) })
+}
+
+func (o own) cordon(id string, on bool) error {
+	return o.d.op(func() error {
+		if m, ok := o.d.n.machines[id]; ok {
+			m.Cordoned = on
+			o.d.n.machines[id] = m
+		}
+		return nil
+	})
+}
+
+func (o own) Cordon(_ context.Context, id string) error   { return o.cordon(id, true) }
+func (o own) Uncordon(_ context.Context, id string) error { return o.cordon(id, false) }
+func (o own) Destroy(_ context.Context, id string) error {
+	return o.d.op(func() error { delete(o.d.n.machines, id); return nil })
+}
+
+// d2moves is the table of moves as a node reaches it.
+type d2moves struct{ d *daemon }
+
+func (t d2moves) List() []MoveRecord {
+	t.d.s.mu.Lock()
+	defer t.d.s.mu.Unlock()
+	if t.d.n.state == "cut" {
+		return t.d.n.stale
+	}
+	return t.d.s.list()
+}
+
+func (s *sim) list() []MoveRecord {
+	return slices.SortedFunc(maps.Values(s.moves), func(a, b MoveRecord) int { return cmp.Compare(a.Machine, b.Machine) })
+}
+
+func (t d2moves) write(m Move, check func(MoveRecord, bool) bool) error {
+	return t.d.op(func() error {
+		if t.d.n.state != "up" {
+			return errors.New("no quorum")
+		}
+		if r, ok := t.d.s.moves[m.Machine]; !check(r, ok) {
+			return ErrRaced
+		}
+		t.d.s.rev++
+		t.d.s.moves[m.Machine] = MoveRecord{m, t.d.s.rev}
+		return nil
+	})
+}
+
+func (t d2moves) Create(_ context.Context, m Move) error {
+	return t.write(m, func(_ MoveRecord, there bool) bool { return !there })
+}
+
+func (t d2moves) Update(_ context.Context, m Move, rev uint64) error {
+	return t.write(m, func(r MoveRecord, there bool) bool { return there && r.Revision == rev })
+}
+
+func (t d2moves) Delete(_ context.Context, machine string) error {
+	return t.d.op(func() error {
+		if t.d.n.state != "up" {
+			return errors.New("no quorum")
+		}
+		delete(t.d.s.moves, machine)
+		return nil
+	})
+}
+
+// tick lets a second pass and every node that runs look once.
+func (s *sim) tick() {
+	s.now = s.now.Add(time.Duration(1+s.rnd.IntN(40)) * time.Second)
+	var wg sync.WaitGroup
+	for _, n := range s.nodes {
+		if n.state == "crashed" {
+			continue
+		}
+		wg.Go(func() { n.daemon.healer.Fence(context.Background()) })
+		wg.Go(func() { n.daemon.healer.Lead(context.Background()) })
+	}
+	wg.Wait()
+	for _, n := range s.nodes {
+		if n.daemon.dead {
+			s.boot(n) // the daemon comes back at once; that the node stays away is another event
+		}
+		if n.state == "up" && s.rnd.Float64() < .7 {
+			n.published = slices.Collect(maps.Values(n.machines))
+		}
+	}
+}
+
+// disturb changes the state of a node.
+func (s *sim) disturb() {
+	names := slices.Sorted(maps.Keys(s.nodes))
+	n := s.nodes[names[s.rnd.IntN(len(names))]]
+	if s.rnd.Float64() < .2 {
+		n.Draining = !n.Draining
+		return
+	}
+	to := []string{"up", "up", "crashed", "cut"}[s.rnd.IntN(4)]
+	s.become(n, to)
+}
+
+func (s *sim) become(n *simNode, state string) {
+	if n.state == state {
+		return
+	}
+	if state == "cut" {
+		n.stale = s.list()
+	}
+	if up := state == "up"; up != n.Up {
+		n.Up, n.Since = up, s.now
+	}
+	n.state = state
+	s.boot(n)
+}
+
+// copies counts the machines of each root by whether they serve.
+func (s *sim) copies(only func(*simNode) bool) (all, serving map[string]int) {
+	all, serving = map[string]int{}, map[string]int{}
+	for _, n := range s.nodes {
+		if !only(n) {
+			continue
+		}
+		for id, m := range n.machines {
+			all[s.roots[id]]++
+			if !m.Cordoned {
+				serving[s.roots[id]]++
+			}
+		}
+	}
+	return all, serving
+}
+
+// TestNothingIsDoubledOrLost: whatever dies and when, each machine is there at
+// every moment, and once all is calm exactly one of each serves.
+func TestNothingIsDoubledOrLost(t *testing.T) {
+	seeds := uint64(500)
+	if testing.Short() {
+		seeds = 40
+	}
+	for seed := range seeds {
+		s := newSim(seed, "iad", "iad", "fra", "syd", "fra")
+		const machines = 4
+		for i := range machines {
+			id := fmt.Sprint("root", i)
+			s.roots[id] = id
+			n := s.nodes[fmt.Sprint("n", i%3)]
+			n.machines[id] = Placed{ID: id, App: "shop", Group: "app", Node: n.Name, Region: n.Region, Allowed: []string{"iad", "fra"}}
+			n.published = slices.Collect(maps.Values(n.machines))
+		}
+		s.crash = []float64{0, .02, .1, .3}[seed%4]
+		for range 60 {
+			if s.rnd.Float64() < .3 {
+				s.disturb()
+			}
+			s.tick()
+			if all, _ := s.copies(func(*simNode) bool { return true }); len(all) != machines {
+				t.Fatalf("seed %d: a machine is lost: %v\n%v", seed, all, s.list())
+			}
+		}
+		s.crash = 0
+		s.calm(t, seed, machines)
+	}
+}
+
+// calm lets the sim come to rest, first with a node away, then with all, and judges.
+func (s *sim) calm(t *testing.T, seed uint64, machines int) {
+	t.Helper()
+	for _, n := range s.nodes {
+		n.Draining = false
+		s.become(n, "up")
+	}
+	s.become(s.nodes["n0"], "crashed")
+	for range 60 {
+		s.tick()
+	}
+	up := func(n *simNode) bool { return n.state == "up" }
+	if all, serving := s.copies(up); !once(all, machines) || !once(serving, machines) {
+		t.Fatalf("seed %d: with a node away there are %v, of them serve %v\n%v", seed, all, serving, s.list())
+	}
+	s.become(s.nodes["n0"], "up")
+	for range 40 {
+		s.tick()
+	}
+	if all, serving := s.copies(up); !once(all, machines) || !once(serving, machines) || len(s.moves) != 0 {
+		t.Fatalf("seed %d: in the end there are %v, of them serve %v\n%v", seed, all, serving, s.list())
+	}
+}
+
+func once(counts map[string]int, n int) bool {
+	if len(counts) != n {
+		return false
+	}
+	for _, c := range counts {
+		if c != 1 {
+			return false
+		}
+	}
+	return true
+}
