@@ -27,6 +27,15 @@ func (n *Node) openFleet(context.Context) (err error) {
 	return err
 }
 
+// named finds a machine of another node that has the name already. The machines
+// come before the fleet.
+func (n *Node) named(app, name string) string {
+	if n.fleet == nil {
+		return ""
+	}
+	return n.fleet.Named(app, name)
+}
+
 // neighbours are the nodes as the fleet sees them.
 type neighbours struct{ n *Node }
 

@@ -70,6 +70,7 @@ type Node struct {
 	moves     *placement.MoveTable
 	healer    *placement.Healer
 	lives     liveness
+	wiring    sync.Mutex // held while the mesh gets its peers, so that no older list follows
 	router    *router.Router
 	certs     *certificates
 	zone      *zone.Server
@@ -230,6 +231,7 @@ func (n *Node) openMachines(context.Context) error {
 		Sandbox: n.sandbox, Images: n.images, Networks: n.network, Records: records, Apps: owners{n.apps}, Secrets: n.apps,
 		Console:     console{n.collector, n.store, n.cfg.Region, n.log},
 		MaySleep:    n.maySleep,
+		Named:       n.named,
 		Nameservers: nameservers, Pool: n.cfg.Pool, SinkAfter: n.cfg.SinkAfter, Logger: n.log,
 	})
 	return err

@@ -123,6 +123,8 @@ func (n *Node) setPeers(ctx context.Context) {
 	if n.wire == nil {
 		return
 	}
+	n.wiring.Lock()
+	defer n.wiring.Unlock()
 	var all []wire.Peer
 	for _, o := range n.others() {
 		p, err := n.peer(o)
