@@ -312,12 +312,22 @@ func (h *Healer) sign(ctx context.Context, m Move) (Move, bool) {
 	if m.From == h.cfg.Node && !m.Left && m.Phase != Open && h.left(ctx, m, own) {
 		m.Left, changed = true, true
 	}
+	if h.lostNew(m, own) {
+		m.New, changed = "", true
+	}
 	copies := slices.ContainsFunc(own, func(p Placed) bool { return p.Replaces == m.Machine })
 	if slices.Contains(m.Tried, h.cfg.Node) && !copies && !h.makes(m.Machine) {
 		m.Tried = slices.DeleteFunc(slices.Clone(m.Tried), func(n string) bool { return n == h.cfg.Node })
 		changed = true
 	}
 	return m, changed
+}
+
+// lostNew reports whether the replacement that the record names is not here any
+// more, as when somebody destroyed it: then another one is to be made.
+func (h *Healer) lostNew(m Move, own []Placed) bool {
+	return m.To == h.cfg.Node && m.Phase == Open && m.New != "" && !h.makes(m.Machine) &&
+		!slices.ContainsFunc(own, func(p Placed) bool { return p.ID == m.New })
 }
 
 // left reports whether the old machine is gone, or stays for good and serves.
