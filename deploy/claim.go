@@ -12,6 +12,10 @@ import (
 // unlockTimeout bounds how long leaving an app's lock may take when we go down.
 const unlockTimeout = 5 * time.Second
 
+// staleness is how old what this node knows of another one may be: a lock that
+// was left a moment ago looks held for as long as the word is on its way.
+const staleness = time.Second
+
 // moverTimeout is how long a deploy waits for machines that are being moved.
 const moverTimeout = time.Minute
 
@@ -28,16 +32,20 @@ func (d *Deployer) alone(w *work, do func(context.Context, *work) (api.Release, 
 }
 
 // lock takes the app's lock. Who moves machines has it for moments only, and is
-// waited for.
+// waited for; who else has it may have left it already.
 func (d *Deployer) lock(w *work) error {
 	for began := time.Now(); ; {
 		err := d.cfg.Apps.Lock(d.ctx, w.app, d.cfg.Node, w.doing(), d.cfg.Gone)
 		owner, _ := d.cfg.Apps.Locked(w.app)
-		if err == nil || !strings.HasSuffix(owner, app.Mover) || time.Since(began) > moverTimeout {
+		patience := staleness
+		if strings.HasSuffix(owner, app.Mover) {
+			patience = moverTimeout
+		}
+		if err == nil || !api.IsCode(err, api.CodeConflict) || time.Since(began) > patience {
 			return err
 		}
 		select {
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(50 * time.Millisecond):
 		case <-d.ctx.Done():
 			return err
 		}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The demo: a one-node cloud, the example app built from its Dockerfile, and
-# how it answers when it is warm, paused, suspended and stopped.
+# The demo: three cities on this machine, a node and a visitor in each, one
+# deploy; who waits how long, and what a sleeping machine costs.
 # scripts/demo.sh DIR; KEEP=1 leaves the cloud running.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,74 +13,73 @@ fi
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
-free_port() { # the first free port from $1 on
-  local p=$1
-  while (exec 3<>"/dev/tcp/127.0.0.1/$p") 2>/dev/null; do p=$((p + 1)); done
-  echo "$p"
-}
-
 work=$(mktemp -d)
-http=127.0.0.1:$(free_port 8080)
-https=127.0.0.1:$(free_port 8443)
-api=127.0.0.1:$(free_port 4280)
-export PERIGEE_LOGIN=$work/login.json PERIGEE_ADDR=unix://$work/api.sock
+lab=$work/lab
+cities="iad fra syd"
+export PERIGEE_LOGIN=$work/login.json PERIGEE_ADDR=unix://$lab/nodes/iad-1/sock
 
 finish() {
   status=$?
   if [ "${KEEP:-}" = 1 ] && [ $status = 0 ]; then
     echo
-    echo "The cloud runs on: http://hello.perigee.localhost:${http##*:}/"
-    echo "To talk to it: export PERIGEE_LOGIN=$PERIGEE_LOGIN PERIGEE_ADDR=$PERIGEE_ADDR"
-    echo "To end it:     $perigee down --machines --data $work/data && rm -r $work"
+    echo "The cloud runs. To talk to it: export PERIGEE_LOGIN=$PERIGEE_LOGIN PERIGEE_ADDR=$PERIGEE_ADDR"
+    echo "To look at its cities:         $perigee lab status --dir $lab"
+    echo "To end it:                     $perigee lab down --dir $lab && rm -r $work"
     return
   fi
-  [ $status = 0 ] || tail -n 30 "$work/data/perigeed.log" >&2 || true
-  "$perigee" down --machines --data "$work/data" >/dev/null 2>&1 || true
+  [ $status = 0 ] || tail -n 20 "$lab"/nodes/*/log >&2 || true
+  "$perigee" lab down --dir "$lab" >/dev/null 2>&1 || true
   rm -rf "$work"
 }
 trap finish EXIT
 
-say '$ perigee up'
-"$perigee" up --data "$work/data" --socket "$work/api.sock" --listen "$api" --http "$http" --https "$https" \
-  -- --network-prefix pgdemo --ipv6 fdad::/16 --pause-after 2s
+say '$ perigee lab up --cities iad,fra,syd --nodes 1'
+"$perigee" lab up --dir "$lab" --cities iad,fra,syd --nodes 1 -- --pause-after 1h
+
+for _ in $(seq 200); do
+  [ "$("$perigee" nodes | grep -c ' up')" = 3 ] && break
+  sleep 0.1
+done
+say '$ perigee nodes'
+"$perigee" nodes
 
 cp -r examples/hello "$work/hello"
 cp "$(command -v busybox)" "$work/hello/busybox"
 cd "$work/hello"
+sed -i '1i regions = ["iad", "fra", "syd"]' perigee.toml
 
-say '$ perigee deploy'
+say '$ perigee deploy          # regions = ["iad", "fra", "syd"]'
 "$perigee" deploy
 
-get() { # prints the seconds to the first byte of the answer
-  curl -sS --fail --max-time 20 -o "$work/answer" -w '%{time_starttransfer}' -H 'Host: hello.perigee.localhost' "http://$http/"
+# first_byte VISITOR NODE prints the median seconds to the first byte of five
+# answers, each on a new connection.
+first_byte() {
+  local at
+  at=$("$perigee" lab exec --dir "$lab" "$2" -- sh -c "ip -4 -o addr show scope global" | sed -n 's/.* inet \([0-9.]*\).*/\1/p' | head -1)
+  for _ in 1 2 3 4 5; do
+    "$perigee" lab exec --dir "$lab" "$1" -- curl -sS --fail --max-time 20 -o /dev/null -w '%{time_starttransfer}\n' -H 'Host: hello.perigee.localhost' "http://$at/"
+  done | sort | sed -n 3p
 }
-state() { "$perigee" machine list --json | sed -n 's/^ *"state": "\(.*\)",$/\1/p' | head -1; }
-until_state() { for _ in $(seq 200); do [ "$(state)" = "$1" ] && return; sleep 0.1; done; echo "the machine is $(state), not $1" >&2; exit 1; }
 
-say "\$ curl http://hello.perigee.localhost:${http##*:}/"
-get >/dev/null
-sed -n 's/<h1>\(.*\)<\/h1>/\1/p' "$work/answer"
-warm=$(get)
+say 'Time to the first byte of the answer, connection included, for a visitor in each city:'
+printf '  %-8s %22s %26s\n' visitor 'at the city'\''s own edge' 'all served from Ashburn'
+for city in $cities; do
+  near=$(first_byte "visitor-$city" "$city-1")
+  far=$(first_byte "visitor-$city" iad-1)
+  awk -v c="$city" -v n="$near" -v f="$far" 'BEGIN { printf "  %-8s %19.1f ms %23.1f ms\n", c, n * 1000, f * 1000 }'
+done
 
-say 'Nobody asks for two seconds: the machine is paused, its memory kept.'
-until_state paused
-paused=$(get)
-
-say '$ perigee machine suspend: its memory goes to disk, no process is left.'
-id=$("$perigee" machine list --json | sed -n 's/^    "id": "\(.*\)",$/\1/p' | head -1)
-"$perigee" machine suspend "$id"
-suspended=$(get)
-
-say '$ perigee machine stop: only its image is left.'
-"$perigee" machine stop "$id"
-stopped=$(get)
-
-say 'Time to the first byte of the answer, the request held while the machine wakes:'
-row() { awk -v n="$1" -v s="$2" 'BEGIN { printf "  %-28s %7.1f ms\n", n, s * 1000 }'; }
-row 'running' "$warm"
-row 'paused' "$paused"
-row 'suspended to disk' "$suspended"
-row 'stopped (cold start)' "$stopped"
+say 'And asleep: the request is held while the machine of the city wakes.'
+id=$("$perigee" machine list --json | tr -d '\n ' | grep -o '{"id":"[^"]*"[^{]*' | grep '"region":"iad"' | sed 's/{"id":"\([^"]*\)".*/\1/' | head -1)
+asleep() { # verb, words
+  "$perigee" machine "$1" "$id" >/dev/null
+  local at t
+  at=$("$perigee" lab exec --dir "$lab" iad-1 -- sh -c "ip -4 -o addr show scope global" | sed -n 's/.* inet \([0-9.]*\).*/\1/p' | head -1)
+  t=$("$perigee" lab exec --dir "$lab" visitor-iad -- curl -sS --fail --max-time 20 -o /dev/null -w '%{time_starttransfer}' -H 'Host: hello.perigee.localhost' "http://$at/")
+  awk -v n="$2" -v s="$t" 'BEGIN { printf "  %-28s %7.1f ms\n", n, s * 1000 }'
+}
+asleep pause 'paused, its memory kept'
+asleep suspend 'suspended to disk'
 
 say '$ perigee status'
 "$perigee" status
