@@ -398,3 +398,25 @@ func TestNextToGo(t *testing.T) {
 		}
 	}
 }
+
+// TestCatchUp: what one node has written, another reads after CatchUp.
+func TestCatchUp(t *testing.T) {
+	tc := three(t)
+	for i := range 200 {
+		from, to := tc.node["a"], tc.node["c"]
+		if i%2 == 1 {
+			from, to = to, from
+		}
+		key := fmt.Sprintf("k%d", i)
+		must[uint64](t)(from.apps.Put(t.Context(), key, rec{N: i}))
+		if err := to.CatchUp(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if e, ok := to.apps.Get(key); !ok || e.Value.N != i {
+			t.Fatalf("after CatchUp %q is %v, %v", key, e.Value, ok)
+		}
+	}
+	tc.node["a"].Close()
+	tc.node["b"].Close()
+	eventually(t, "without a majority it fails", func() bool { return errors.Is(tc.node["c"].CatchUp(t.Context()), ErrNoQuorum) })
+}

@@ -27,6 +27,9 @@ type Config struct {
 	// it, such as its logs. Default: nothing.
 	Forget func(ctx context.Context, app string) error
 
+	// CatchUp returns when Apps shows all that other nodes have written. Default:
+	// nobody else writes.
+	CatchUp func(ctx context.Context) error
 	// CheckPorts says that the node can offer the public ports that the groups
 	// ask for: an error of the API's if another app or program has one. Default:
 	// all are taken for free.
@@ -143,6 +146,9 @@ func (c Config) check() (Config, error) {
 	}
 	if c.Router == nil {
 		c.Router = noRouter{}
+	}
+	if c.CatchUp == nil {
+		c.CatchUp = func(context.Context) error { return nil }
 	}
 	if c.Forget == nil {
 		c.Forget = func(context.Context, string) error { return nil }

@@ -12,6 +12,9 @@ import (
 // has begun it is carried to its end, also across a crash of the daemon.
 // api.CodeConflict while the app is being deployed.
 func (d *Deployer) DestroyApp(ctx context.Context, name string) error {
+	if err := d.cfg.CatchUp(ctx); err != nil {
+		return err
+	}
 	if _, err := d.cfg.Apps.Get(name); err != nil {
 		return err
 	}

@@ -36,12 +36,18 @@ const (
 // returns early, and the work goes on. api.CodeConflict says that the app is
 // being deployed already.
 func (d *Deployer) Deploy(ctx context.Context, name string, req api.DeployRequest, progress func(api.Progress)) (api.Release, error) {
+	if err := d.cfg.CatchUp(ctx); err != nil {
+		return api.Release{}, err
+	}
 	return d.deploy(ctx, name, req, false, progress)
 }
 
 // Rollback makes a new release from the one of the version; 0 means the newest
 // complete one before the present.
 func (d *Deployer) Rollback(ctx context.Context, name string, to int, progress func(api.Progress)) (api.Release, error) {
+	if err := d.cfg.CatchUp(ctx); err != nil {
+		return api.Release{}, err
+	}
 	if to == 0 {
 		present, _ := d.cfg.Apps.CompleteRelease(name, 0)
 		former, ok := d.cfg.Apps.CompleteRelease(name, present.Version)
@@ -60,6 +66,9 @@ func (d *Deployer) Rollback(ctx context.Context, name string, to int, progress f
 // Scale changes the number and the size of the app's machines in a new release.
 // Machines that are as they should be already are left alone.
 func (d *Deployer) Scale(ctx context.Context, name string, req api.ScaleRequest, progress func(api.Progress)) (api.Release, error) {
+	if err := d.cfg.CatchUp(ctx); err != nil {
+		return api.Release{}, err
+	}
 	if _, err := d.cfg.Apps.Get(name); err != nil {
 		return api.Release{}, err
 	}

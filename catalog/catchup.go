@@ -1,0 +1,39 @@
+package catalog
+
+import (
+	"context"
+	"time"
+)
+
+// catchUpStep is how often it is looked whether the news are here.
+const catchUpStep = 2 * time.Millisecond
+
+// CatchUp returns when reads show all that was written to the replicated tables
+// before the call, by whatever node. It costs a round trip to the members: it is
+// for who is about to decide something by what it reads, not for every read. It
+// fails, in words, where the members cannot be asked; ctx bounds it. A leader that
+// has just lost its majority may still answer for some seconds, with what it
+// knows: the write that follows fails then.
+func (c *Catalog) CatchUp(ctx context.Context) error {
+	if c.cloud == nil && len(c.outside) == 0 {
+		return nil // nobody else writes
+	}
+	ctx, cancel := context.WithTimeout(ctx, writeLimit)
+	defer cancel()
+	info, err := c.state.info(ctx)
+	for err != nil && pause(ctx, writeRetry) { // a leader may be about to be found
+		info, err = c.state.info(ctx)
+	}
+	if err != nil {
+		return c.unreachable(err)
+	}
+	if c.state.feed.missed(info.State.LastSeq) {
+		defer c.lookSoon()
+	}
+	for !c.state.feed.current(info.State.LastSeq) {
+		if !pause(ctx, catchUpStep) {
+			return c.unreachable(ctx.Err())
+		}
+	}
+	return nil
+}
