@@ -20,7 +20,7 @@ build: deps ## build perigee, perigeed and perigee-sandbox into bin/
 	@scripts/build.sh "$(BIN)" "$(VERSION)"
 
 .PHONY: demo
-demo: build ## one-node cloud, example app from its Dockerfile: answering, asleep, awake
+demo: build ## three cities in a lab, one deploy from a Dockerfile: near, far, asleep
 	@scripts/demo.sh "$(BIN)"
 
 .PHONY: test

@@ -9,10 +9,10 @@ sudo=""
 
 say() { printf '\033[2m· %s\033[0m\n' "$*" >&2; }
 
-packages="ca-certificates curl git busybox-static"
+packages="ca-certificates curl git busybox-static iproute2"
 case $want in
-test)  packages="$packages erofs-utils mmdebstrap skopeo buildah runc iproute2 nftables wireguard-tools chromium bird2 bind9-dnsutils knot-dnsutils" ;;
-bench) packages="$packages erofs-utils mmdebstrap skopeo runc docker.io iproute2 nginx-light wrk"
+test)  packages="$packages erofs-utils mmdebstrap skopeo buildah runc nftables wireguard-tools chromium bird2 bind9-dnsutils knot-dnsutils" ;;
+bench) packages="$packages erofs-utils mmdebstrap skopeo runc docker.io nginx-light wrk"
        command -v npm >/dev/null || packages="$packages npm" ;; # it may have come with another Node.js
 esac
 
