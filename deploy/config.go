@@ -42,6 +42,10 @@ type Config struct {
 	Region string
 	// Regions are those that have nodes. Default: Region is the only one.
 	Regions func() []string
+	// StandIn is the region where the machines of another are made while that one
+	// has no node that takes any: the nearest, of those allowed if there are such.
+	// Default: each region itself.
+	StandIn func(region string, allowed []string) string
 	// Gone says that a node has been away for so long that others take over its
 	// releases. Default: no node ever is.
 	Gone func(node string) bool
@@ -155,6 +159,9 @@ func (c Config) check() (Config, error) {
 	}
 	if c.CheckPorts == nil {
 		c.CheckPorts = func(string, map[string]api.MachineConfig) error { return nil }
+	}
+	if c.StandIn == nil {
+		c.StandIn = func(region string, _ []string) string { return region }
 	}
 	if c.Gone == nil {
 		c.Gone = func(string) bool { return false }

@@ -310,9 +310,12 @@ func (d *Deployer) do(ctx context.Context, w *work, r *app.Release, s Step) erro
 }
 
 func (d *Deployer) create(ctx context.Context, w *work, r *app.Release, s Step) error {
-	m, err := d.cfg.Machines.Create(ctx, r.App, api.CreateMachineRequest{
-		Config: config(r, s.Group, r.Groups[s.Group]), Region: s.Region, Release: r.Version, SkipServiceRegistration: true,
-	})
+	c, at := config(r, s.Group, r.Groups[s.Group]), d.cfg.StandIn(s.Region, r.Regions)
+	if at != s.Region {
+		w.warn("region %q has no node that takes machines now: one of its machines is made in %q", s.Region, at)
+		c.Metadata[api.MetaHome] = s.Region
+	}
+	m, err := d.cfg.Machines.Create(ctx, r.App, api.CreateMachineRequest{Config: c, Region: at, Release: r.Version, SkipServiceRegistration: true})
 	if err != nil {
 		return wrap(err, "process group %q: cannot create a machine", s.Group)
 	}

@@ -44,8 +44,9 @@ func (v neighbours) Nodes() []fleet.Node {
 	all := v.n.cluster.Nodes()
 	out := make([]fleet.Node, len(all))
 	for i, o := range all {
+		up, _ := v.n.alive(o.Name)
 		out[i] = fleet.Node{
-			Name: o.Name, Region: o.Region, Up: v.n.up(o.Name), Cordoned: o.Cordoned || o.Draining || !o.Has(cluster.RoleHost), Edge: o.Has(cluster.RoleEdge),
+			Name: o.Name, Region: o.Region, Up: up, Cordoned: o.Cordoned || o.Draining || !o.Has(cluster.RoleHost), Edge: o.Has(cluster.RoleEdge),
 		}
 	}
 	return out

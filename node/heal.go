@@ -51,8 +51,8 @@ func (n *Node) gone(name string) bool {
 	if _, ok := n.cluster.Node(name); !ok {
 		return true
 	}
-	up := n.alive(name)
-	return !up && time.Since(n.lives.note(name, up)) > n.cfg.DeadAfter
+	up, last := n.alive(name)
+	return !up && time.Since(last) > n.cfg.DeadAfter
 }
 
 // lockForMove keeps deploys away while a machine of the app is made.
@@ -202,6 +202,25 @@ func replacement(old machine.Summary, m placement.Move, here string) api.CreateM
 		Config: &c, Region: here, Release: old.Release, SkipSecrets: old.NoSecrets, MinSecretsVersion: old.SecretsVersion,
 		SkipServiceRegistration: m.Cordoned, SkipLaunch: old.State == api.StateStopped || old.State == api.StateCreated || old.State == api.StateSuspended,
 	}
+}
+
+// yielding are machines of this node that may not serve, since a move says that
+// others stand for them, or may soon. They are destroyed or cordoned in a moment;
+// until then, as after a start, the router must not lead anybody to them.
+func (n *Node) yielding() map[string]bool {
+	moves, out := map[string]placement.Move{}, map[string]bool{}
+	for _, r := range n.moves.List() {
+		moves[r.Machine] = r.Move
+	}
+	if len(moves) == 0 {
+		return nil
+	}
+	for _, p := range (ownMachines{n}).Machines() {
+		if placement.Judge(p, moves) != placement.Keep {
+			out[p.ID] = true
+		}
+	}
+	return out
 }
 
 // ownMachines is this node's machines as the healer sees them.

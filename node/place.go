@@ -19,42 +19,44 @@ import (
 // is: few machines use theirs at the same time.
 const overcommit = 8
 
-// liveness remembers since when each node is up, or down.
+// liveness remembers when each node answered over the mesh, by our clock.
 type liveness struct {
-	mu    sync.Mutex // guards what follows
-	nodes map[string]life
+	mu     sync.Mutex           // guards what follows
+	met    map[string]time.Time // looked at first
+	answer map[string]time.Time
 }
 
-type life struct {
-	up    bool
-	since time.Time
-}
-
-// note takes what is known of a node now and returns since when it is so. A node
-// of which nothing was known counts from now on: who has just started does not
-// take the others for long dead.
-func (l *liveness) note(name string, up bool) time.Time {
+// note takes it that a node answers now, if it does, and returns when it was last
+// known to, and when it was first asked for.
+func (l *liveness) note(name string, up bool) (answered, met time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.nodes == nil {
-		l.nodes = map[string]life{}
+	if l.met == nil {
+		l.met, l.answer = map[string]time.Time{}, map[string]time.Time{}
 	}
-	now := l.nodes[name]
-	if now.since.IsZero() || now.up != up {
-		now = life{up, time.Now()}
-		l.nodes[name] = now
+	now := time.Now()
+	if l.met[name].IsZero() {
+		l.met[name] = now
 	}
-	return now.since
+	if up {
+		l.answer[name] = now
+	}
+	return l.answer[name], l.met[name]
 }
 
-// alive reports whether anything is heard of a node: over the mesh, or through
-// those who keep the state. up is about the way there, this about the node.
-func (n *Node) alive(name string) bool {
-	if n.up(name) {
-		return true
+// alive reports whether anything was heard of a node lately, over the mesh or
+// through those who keep the state: up is about the way there, this about the
+// node. last is when that was; for one that was never heard of, when we began to
+// look: who has just started does not take the others for long dead.
+func (n *Node) alive(name string) (alive bool, last time.Time) {
+	last, met := n.lives.note(name, n.up(name))
+	if at, ok := n.seen.Load(name); ok && at.(time.Time).After(last) {
+		last = at.(time.Time)
 	}
-	at, ok := n.seen.Load(name)
-	return ok && time.Since(at.(time.Time)) < statusLate
+	if last.IsZero() {
+		return false, met
+	}
+	return time.Since(last) < statusLate, last
 }
 
 // hosts are the nodes as the choice of a place sees them.
@@ -75,9 +77,9 @@ func (n *Node) hosts() []placement.Node {
 		if o.Name == n.cfg.Name {
 			said.MemoryMB, said.CPUs = memoryMB(), runtime.NumCPU()
 		}
-		up := n.alive(o.Name)
+		up, last := n.alive(o.Name)
 		out = append(out, placement.Node{
-			Name: o.Name, Region: o.Region, Host: o.Has(cluster.RoleHost), Up: up, Since: n.lives.note(o.Name, up),
+			Name: o.Name, Region: o.Region, Host: o.Has(cluster.RoleHost), Up: up, Since: last,
 			Cordoned: o.Cordoned, Draining: o.Draining,
 			FreeMemoryMB: said.MemoryMB*memoryShare/100 - memory[o.Name], FreeCPUs: float64(said.CPUs*overcommit - machines[o.Name]),
 			Machines: machines[o.Name], Groups: groups[o.Name],
@@ -105,7 +107,7 @@ func (n *Node) everyMachine() []machine.Summary {
 
 // place chooses the node of a new machine. A request without a region stays here
 // if this node takes machines: whoever asks is near.
-func (n *Node) place(_ context.Context, app string, req api.CreateMachineRequest) (string, error) {
+func (n *Node) place(ctx context.Context, app string, req api.CreateMachineRequest) (string, error) {
 	want := placement.Want{App: app, Near: n.cfg.Region}
 	if req.Config != nil {
 		want.Group, want.MemoryMB = machine.Group(req.Config), guestMB(req.Config)
@@ -113,7 +115,35 @@ func (n *Node) place(_ context.Context, app string, req api.CreateMachineRequest
 	if req.Region != "" {
 		want.Regions = []string{req.Region}
 	}
-	return placement.Choose(n.hosts(), want)
+	return n.choose(ctx, want)
+}
+
+// choose waits a moment if what is missing may be a node that has joined just now
+// and has not said yet what it has.
+func (n *Node) choose(ctx context.Context, want placement.Want) (string, error) {
+	for end := time.Now().Add(statusEvery); ; {
+		name, err := placement.Choose(n.hosts(), want)
+		if err == nil || time.Now().After(end) || !n.unheard(want.Regions) {
+			return name, err
+		}
+		rest(ctx, 50*time.Millisecond)
+	}
+}
+
+// unheard reports whether a node of the regions, or of any, answers and has not
+// said how it is.
+func (n *Node) unheard(regions []string) bool {
+	return slices.ContainsFunc(n.others(), func(o cluster.Node) bool {
+		_, said := n.heard(o.Name)
+		up, _ := n.alive(o.Name)
+		return !said && up && (len(regions) == 0 || slices.Contains(regions, o.Region))
+	})
+}
+
+// standIn is the region where machines of another one are made now: itself while
+// it has a node that takes them, else the nearest that has.
+func (n *Node) standIn(region string, allowed []string) string {
+	return placement.Fallback(n.hosts(), region, allowed)[0]
 }
 
 // Regions says where there are nodes.
@@ -135,7 +165,7 @@ func (n *Node) Regions(_ context.Context, app string) (api.RegionList, error) {
 		}
 	}
 	for _, o := range n.cluster.Nodes() {
-		if o.Has(cluster.RoleEdge) && n.alive(o.Name) && !o.Draining {
+		if up, _ := n.alive(o.Name); up && o.Has(cluster.RoleEdge) && !o.Draining {
 			by[o.Region].Gateway = true
 		}
 	}

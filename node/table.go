@@ -106,10 +106,11 @@ type offer struct {
 // as they are, the others' as their nodes say.
 func (n *Node) offers(app string) []offer {
 	var out []offer
+	yielding := n.yielding()
 	for _, m := range n.machines.Statuses() {
 		if app == "" || m.App == app {
 			out = append(out, offer{
-				router.Machine{ID: m.ID, Region: n.cfg.Region, Addr: m.Addr, State: m.State, Healthy: m.Healthy, Cordoned: m.Cordoned},
+				router.Machine{ID: m.ID, Region: n.cfg.Region, Addr: m.Addr, State: m.State, Healthy: m.Healthy, Cordoned: m.Cordoned || yielding[m.ID]},
 				m.App, m.Group, m.Release, m.Config,
 			})
 		}

@@ -57,7 +57,7 @@ func (n *Node) meshWorks() []func(context.Context) error {
 	if n.cfg.Alone {
 		return nil
 	}
-	return []func(context.Context) error{n.prober.Run, n.keepDistances, n.keepLaptops}
+	return []func(context.Context) error{n.prober.Run, n.keepDistances, n.keepLaptops, n.keepImages}
 }
 
 // hostListen is where the routers and probers of other nodes reach this one.

@@ -70,9 +70,7 @@ type HealerConfig struct {
 // sees to it that this node's own machines give way to their replacements. One
 // runs on each node; the leader decides, each node acts on its own machines.
 type Healer struct {
-	cfg    HealerConfig
-	fenced chan struct{} // closed after the first look at our own machines
-	once   sync.Once
+	cfg HealerConfig
 
 	mu     sync.Mutex // guards what follows
 	making map[string]int
@@ -102,7 +100,7 @@ func NewHealer(cfg HealerConfig) (*Healer, error) {
 	if cfg.ReadyTimeout == 0 {
 		cfg.ReadyTimeout = 5 * time.Minute
 	}
-	return &Healer{cfg: cfg, fenced: make(chan struct{}), making: map[string]int{}, stuck: map[string]string{}}, nil
+	return &Healer{cfg: cfg, making: map[string]int{}, stuck: map[string]string{}}, nil
 }
 
 // Run looks again and again until ctx ends.
@@ -129,10 +127,6 @@ func (h *Healer) Run(ctx context.Context) error {
 		}
 	}
 }
-
-// Fenced is closed when this node has judged its own machines once: before
-// that, those that it found at its start should not serve.
-func (h *Healer) Fenced() <-chan struct{} { return h.fenced }
 
 // Lead makes one step of each move, and begins new ones, if this node is the
 // leader. Run calls it.
@@ -281,7 +275,6 @@ func (h *Healer) Fence(ctx context.Context) {
 	for _, m := range own {
 		h.obey(ctx, m, Judge(m, moves))
 	}
-	h.once.Do(func() { close(h.fenced) })
 	for _, r := range records {
 		if m, changed := h.sign(ctx, r.Move); changed {
 			if err := h.cfg.Moves.Update(ctx, m, r.Revision); err != nil {

@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=$(cd "${1:-bin}" && pwd)
 export CGO_ENABLED=0 PERIGEE_BIN=$bin
+export GOFLAGS=-trimpath # as in build.sh: with other flags everything would be compiled once more
 [ "$(id -u)" = 0 ] || echo "not root: the tests that start machines skip themselves" >&2
 go vet ./...
 # Stock runsc, for the tests that look at machine networks without our supervisor.
