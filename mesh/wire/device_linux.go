@@ -25,11 +25,12 @@ type Device struct {
 	backend backend
 	link    link
 
-	mu    sync.Mutex // guards what follows, and makes a change of the device one step
-	key   PrivateKey
-	peers []target
-	told  map[Key]netip.AddrPort // endpoint that the device was last told
-	met   map[Key]time.Time      // when a peer was first told of
+	mu        sync.Mutex // guards what follows, and makes a change of the device one step
+	key       PrivateKey
+	keyed     time.Time // when the key was changed; sessions of before are gone
+	peers     []target
+	told      map[Key]netip.AddrPort // endpoint that the device was last told
+	greetings map[Key]greeting       // of peers without a session
 
 	wake chan struct{}
 	stop context.CancelFunc
@@ -61,7 +62,7 @@ func New(cfg Config) (*Device, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	d := &Device{cfg: cfg, log: cfg.Logger, file: keyFile(cfg.KeyFile), told: map[Key]netip.AddrPort{}, met: map[Key]time.Time{},
+	d := &Device{cfg: cfg, log: cfg.Logger, file: keyFile(cfg.KeyFile), told: map[Key]netip.AddrPort{}, greetings: map[Key]greeting{},
 		wake: make(chan struct{}, 1), done: make(chan struct{})}
 	var err error
 	if d.key, err = d.file.open(); err != nil {
@@ -72,7 +73,7 @@ func New(cfg Config) (*Device, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	d.stop = stop
-	go d.followKeys(ctx)
+	go d.follow(ctx)
 	d.log.Info("WireGuard ready", "device", cfg.Device, "kind", d.backend.kind(), "port", cfg.Port, "key", d.key.Public())
 	return d, nil
 }
@@ -166,39 +167,13 @@ func (d *Device) UseNext() error {
 		return fmt.Errorf("cannot change WireGuard key: %w", err)
 	}
 	key := wgtypes.Key(next)
+	d.keyed = time.Now()
 	if err := d.backend.set(wgtypes.Config{PrivateKey: &key}); err != nil {
 		return fmt.Errorf("cannot change WireGuard key: %w", err)
 	}
 	d.key = next
 	d.log.Info("WireGuard key changed", "device", d.cfg.Device, "key", next.Public())
-	return d.greet()
-}
-
-// greet shakes hands with every peer at once: a keepalive that is switched on
-// is sent without delay.
-func (d *Device) greet() error {
-	off, on := time.Duration(0), 25*time.Second
-	var stop, start, restore []wgtypes.PeerConfig
-	for _, t := range d.peers {
-		for _, k := range t.keys() {
-			p := wgtypes.PeerConfig{PublicKey: wgtypes.Key(k), UpdateOnly: true}
-			p.PersistentKeepaliveInterval = &off
-			stop = append(stop, p)
-			p.PersistentKeepaliveInterval = &on
-			start = append(start, p)
-			p.PersistentKeepaliveInterval = &t.Keepalive
-			if k != t.Key {
-				p.PersistentKeepaliveInterval = &off
-			}
-			restore = append(restore, p)
-		}
-	}
-	for _, peers := range [][]wgtypes.PeerConfig{stop, start, restore} {
-		if err := d.backend.set(wgtypes.Config{Peers: peers}); err != nil {
-			return fmt.Errorf("cannot greet WireGuard peers with the new key: %w", err)
-		}
-	}
-	return nil
+	return d.greetAll()
 }
 
 // Status tells how every link does, in the order of SetPeers.

@@ -12,6 +12,11 @@
 // allowed gets a route. A peer may speak only from those prefixes: WireGuard
 // drops everything else.
 //
+// A peer with a keepalive is greeted: by the device that learns of it, and again
+// each second until a session stands, or after one has ended. WireGuard alone
+// waits five seconds, and twice as many when two greetings cross; greet_linux.go
+// says what is done about that.
+//
 // # Keys
 //
 // A WireGuard device has one key. To change it without a gap: [Device.Rotate]

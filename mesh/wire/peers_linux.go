@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,10 +14,6 @@ import (
 
 // followEvery is how soon a peer's next key is noticed to be in use.
 const followEvery = 50 * time.Millisecond
-
-// yieldFor is how long the device with the larger key waits to be greeted before
-// it greets. When both greet at once, WireGuard may take seconds to sort it out.
-const yieldFor = time.Second
 
 // lookupTimeout bounds the wait for names of endpoints, all together.
 const lookupTimeout = 3 * time.Second
@@ -132,62 +127,57 @@ func (d *Device) apply() error {
 // and is never nobody's.
 func (d *Device) changes(have map[Key]wgtypes.Peer) []wgtypes.PeerConfig {
 	var out, idle []wgtypes.PeerConfig
-	wanted := map[Key]bool{}
+	wanted, room := map[Key]bool{}, greetRoom
 	for _, t := range d.peers {
 		active := t.active(have)
 		for _, k := range t.keys() {
 			wanted[k] = true
-			c, differs := d.change(t, k, k == active, have)
+			old, known := have[k]
 			switch {
-			case differs && k == active:
-				out = append(out, c)
-			case differs:
-				idle = append(idle, c)
+			case k != active:
+				delete(d.greetings, k)
+				idle = append(idle, d.change(k, target{endpoint: t.endpoint}, old, known)...)
+			case d.mustGreet(k, t, old) && room > 0:
+				room--
+				out = append(out, d.greeting(k, t, known)...)
+			default:
+				out = append(out, d.change(k, t, old, known)...)
 			}
 		}
 	}
 	for k := range have {
 		if !wanted[k] {
-			delete(d.told, k)
-			delete(d.met, k)
+			d.forget(k)
 			idle = append(idle, wgtypes.PeerConfig{PublicKey: wgtypes.Key(k), Remove: true})
 		}
 	}
 	return append(out, idle...)
 }
 
-// change is what one key of a peer lacks; one that is not in use yet is allowed nothing.
-func (d *Device) change(t target, k Key, active bool, have map[Key]wgtypes.Peer) (wgtypes.PeerConfig, bool) {
-	old, known := have[k]
-	allowed, keepalive := t.Allowed, t.Keepalive
-	switch {
-	case !active:
-		allowed, keepalive = nil, 0
-	case d.yields(k, old):
-		keepalive = 0
-	}
+func (d *Device) forget(k Key) {
+	delete(d.told, k)
+	delete(d.greetings, k)
+}
+
+// change is what one key of a peer lacks, at most one thing; a key that is not
+// in use yet is allowed nothing.
+func (d *Device) change(k Key, t target, old wgtypes.Peer, known bool) []wgtypes.PeerConfig {
 	c := wgtypes.PeerConfig{PublicKey: wgtypes.Key(k)}
 	differs := !known
-	if !sameAllowed(old.AllowedIPs, allowed) {
-		differs, c.ReplaceAllowedIPs, c.AllowedIPs = true, true, ipNets(allowed)
+	if !sameAllowed(old.AllowedIPs, t.Allowed) {
+		differs, c.ReplaceAllowedIPs, c.AllowedIPs = true, true, ipNets(t.Allowed)
 	}
-	if old.PersistentKeepaliveInterval != keepalive {
-		differs, c.PersistentKeepaliveInterval = true, &keepalive
+	if old.PersistentKeepaliveInterval != t.Keepalive {
+		differs, c.PersistentKeepaliveInterval = true, &t.Keepalive
 	}
 	if t.endpoint.IsValid() && (!known || d.told[k] != t.endpoint) {
 		differs, c.Endpoint = true, net.UDPAddrFromAddrPort(t.endpoint)
 		d.told[k] = t.endpoint
 	}
-	return c, differs
-}
-
-// yields reports whether the peer with a key is to greet first.
-func (d *Device) yields(k Key, p wgtypes.Peer) bool {
-	if d.met[k].IsZero() {
-		d.met[k] = time.Now()
+	if !differs {
+		return nil
 	}
-	own := d.key.Public()
-	return bytes.Compare(own[:], k[:]) > 0 && p.LastHandshakeTime.Unix() <= 0 && time.Since(d.met[k]) < yieldFor
+	return []wgtypes.PeerConfig{c}
 }
 
 func sameAllowed(have []net.IPNet, want []netip.Prefix) bool {
@@ -212,36 +202,25 @@ func ipNets(all []netip.Prefix) []net.IPNet {
 	return out
 }
 
-// followKeys looks for peers that have begun to use their next key, or have not
-// greeted as they should, while there are any of which that may be.
-func (d *Device) followKeys(ctx context.Context) {
+// follow looks after what changes by itself: peers that have begun to use their
+// next key, and links that do not stand.
+func (d *Device) follow(ctx context.Context) {
 	defer close(d.done)
-	tick := time.NewTicker(followEvery)
-	defer tick.Stop()
+	next := time.NewTimer(0)
+	defer next.Stop()
 	for {
-		ticks := tick.C
-		if !d.unsettled() {
-			ticks = nil
-		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-d.wake:
-		case <-ticks:
-			d.follow()
+		case <-next.C:
 		}
+		next.Reset(d.look())
 	}
 }
 
-func (d *Device) unsettled() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return slices.ContainsFunc(d.peers, func(t target) bool {
-		return !t.Next.IsZero() || t.Keepalive > 0 && time.Since(d.met[t.Key]) < yieldFor+2*followEvery
-	})
-}
-
-func (d *Device) follow() {
+// look does what is to be done and returns how soon to look again.
+func (d *Device) look() time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	have, err := d.backend.peers()
@@ -251,6 +230,14 @@ func (d *Device) follow() {
 		}
 	}
 	if err != nil {
-		d.log.Warn("cannot follow the keys of WireGuard peers", "error", err)
+		d.log.Warn("cannot look after WireGuard peers", "error", err)
 	}
+	next, now := lookEvery, time.Now()
+	for _, g := range d.greetings {
+		next = min(next, g.nextLook(now))
+	}
+	if slices.ContainsFunc(d.peers, func(t target) bool { return !t.Next.IsZero() }) {
+		next = 0
+	}
+	return max(next, followEvery)
 }
