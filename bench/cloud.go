@@ -64,6 +64,9 @@ func startCloud(ctx context.Context, bin, work, prefix, ipv6 string) (*cloud, er
 
 // lastWords are the end of the node's log.
 func (c *cloud) lastWords() string {
+	if c == nil {
+		return ""
+	}
 	b, _ := os.ReadFile(filepath.Join(c.work, "perigeed.log"))
 	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
 	return strings.Join(lines[max(0, len(lines)-12):], "\n")

@@ -45,6 +45,7 @@ var figures = []struct {
 	{"idle", (*bench).idleFigure},
 	{"sleepers", (*bench).sleepersFigure},
 	{"loop", (*bench).loopFigure},
+	{"catalog", (*bench).catalogFigure},
 }
 
 func main() {
@@ -55,7 +56,15 @@ func main() {
 	flag.IntVar(&b.loop, "loop", 500, "machines to make, start and destroy")
 	flag.IntVar(&b.cpus, "cpus", 0, "processors of a machine (default: the node's default)")
 	flag.StringVar(&b.work, "inside", "", "internal: the work folder of the process that has its own network namespace")
+	catalogNode := flag.Bool("catalog-node", false, "internal: be a node of the figure \"catalog\"")
 	flag.Parse()
+	if *catalogNode {
+		if err := serveCatalogNode(); err != nil {
+			fmt.Fprintln(os.Stderr, "Error:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	signal.Ignore(syscall.SIGPIPE) // a reader that leaves must not leave a node behind
@@ -73,6 +82,16 @@ func names() string {
 		all = append(all, f.name)
 	}
 	return strings.Join(all, ",")
+}
+
+func (b *bench) wants(figure string) bool {
+	return b.only == "" || slices.Contains(strings.Split(b.only, ","), figure)
+}
+
+// needsNode reports whether a figure is wanted that is measured at a node with
+// machines.
+func (b *bench) needsNode() bool {
+	return slices.ContainsFunc(strings.Split(names(), ","), func(f string) bool { return f != "catalog" && b.wants(f) })
 }
 
 func (b *bench) start(ctx context.Context) (err error) {
@@ -108,13 +127,15 @@ func (b *bench) check() (err error) {
 
 func (b *bench) run(ctx context.Context) (err error) {
 	describeHost()
-	if b.cloud, err = startCloud(ctx, b.bin, b.work, "pgbench", "fdaa::/16"); err != nil {
-		return err
+	if b.needsNode() {
+		if b.cloud, err = startCloud(ctx, b.bin, b.work, "pgbench", "fdaa::/16"); err != nil {
+			return err
+		}
+		defer b.cloud.stop()
+		b.cloud.cpus = b.cpus
 	}
-	defer b.cloud.stop()
-	b.cloud.cpus = b.cpus
 	for _, f := range figures {
-		if b.only != "" && !slices.Contains(strings.Split(b.only, ","), f.name) {
+		if !b.wants(f.name) {
 			continue
 		}
 		began := time.Now()

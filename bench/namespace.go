@@ -20,8 +20,10 @@ var errInside = errors.New("the measurement failed")
 // in a network namespace of its own: its node then clashes with no other, its
 // peers may all listen on port 8080, and nothing of it can stay on the host.
 func (b *bench) reexec(ctx context.Context) error {
-	if err := warmImages(); err != nil {
-		return err
+	if b.needsNode() {
+		if err := warmImages(); err != nil {
+			return err
+		}
 	}
 	work, err := os.MkdirTemp("", "pgbench")
 	if err != nil {

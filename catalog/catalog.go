@@ -308,7 +308,15 @@ func stateOptions() []nats.Option {
 // heedLeaders looks at the state as soon as another member leads: news may have
 // been lost with the former one.
 func (c *Catalog) heedLeaders() error {
-	_, err := c.conn.Subscribe("$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.*", func(*nats.Msg) { c.lookSoon() })
+	const subject = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED."
+	_, err := c.conn.Subscribe(subject+"*", func(m *nats.Msg) {
+		for _, b := range []*bucket{c.state, c.said} {
+			if m.Subject == subject+"KV_"+b.name {
+				b.feed.hurry()
+			}
+		}
+		c.lookSoon()
+	})
 	if err != nil {
 		return fmt.Errorf("cannot follow the state: %w", err)
 	}

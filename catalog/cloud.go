@@ -66,6 +66,7 @@ func openCloud(ctx context.Context, c *Catalog, cfg Config) (*cloud, error) {
 	cl := &cloud{c: c, cfg: cfg, began: r.Began, members: r.Members, gone: map[string]former{}, strange: map[string]time.Time{}}
 	cl.link = newLink(cfg.Node, r.Members)
 	cl.link.dial, cl.link.own = peers{cfg.TLS, cfg.Allow}.dial, cl.inProcess
+	cl.link.inTouch = cl.inTouch
 	if err := cl.follow(ctx); err != nil {
 		return nil, err
 	}
@@ -104,6 +105,12 @@ func (cl *cloud) inProcess() (net.Conn, error) {
 		return nil, errors.New("this node keeps no part of the state")
 	}
 	return s.InProcessConn()
+}
+
+// inTouch reports whether this node's own part reaches most members.
+func (cl *cloud) inTouch() bool {
+	s := cl.part()
+	return s != nil && 2*(1+len(s.routesUp())) > len(cl.list())
 }
 
 // follow starts or ends this node's part, as the list of members says. A part

@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/big"
 	"net"
 	"os"
@@ -419,4 +420,74 @@ func TestCatchUp(t *testing.T) {
 	tc.node["a"].Close()
 	tc.node["b"].Close()
 	eventually(t, "without a majority it fails", func() bool { return errors.Is(tc.node["c"].CatchUp(t.Context()), ErrNoQuorum) })
+}
+
+// TestMembersCallOneWay: two members that call each other at once would both hang
+// up, again and again.
+func TestMembersCallOneWay(t *testing.T) {
+	tc := newTestCloud(t)
+	names := []string{"a", "b", "c"}
+	for _, name := range names {
+		tc.add(name)
+	}
+	all := tc.members(names...)
+	calls := map[string]bool{}
+	for _, name := range names {
+		s := &stateServer{node: name, routed: func() []Member { return all }}
+		for _, u := range s.routes() {
+			for _, m := range all {
+				if u.Host == m.RouteAddr {
+					calls[name+m.Name] = true
+				}
+			}
+		}
+	}
+	for i, one := range names {
+		if !calls[one+one] {
+			t.Errorf("%s does not call itself: the server wants one route at least", one)
+		}
+		for _, two := range names[i+1:] {
+			if calls[one+two] == calls[two+one] {
+				t.Errorf("%s calls %s: %v, and the other way round: %v", one, two, calls[one+two], calls[two+one])
+			}
+		}
+	}
+}
+
+func TestOwnServerComesLastUntilItReachesMost(t *testing.T) {
+	tc := newTestCloud(t)
+	for _, name := range []string{"a", "b", "c"} {
+		tc.add(name)
+	}
+	l := newLink("b", tc.members("b", "a", "c"))
+	for touch, want := range map[bool][]string{true: {"b", "a", "c"}, false: {"a", "c", "b"}} {
+		l.inTouch = func() bool { return touch }
+		var got []string
+		for _, m := range l.candidates() {
+			got = append(got, m.Name)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("with its own server in touch %v the order is %v, want %v", touch, got, want)
+		}
+	}
+}
+
+func TestAbsentMembersAreToldOnce(t *testing.T) {
+	var out strings.Builder
+	log := slog.New(slog.NewTextHandler(&out, nil))
+	members, a := []Member{{Name: "a"}, {Name: "b"}}, absent{}
+	a.note(members, "a", nil, log)
+	if out.Len() > 0 {
+		t.Errorf("told at once: %s", out.String())
+	}
+	a["b"] = time.Now().Add(-2 * awayFor)
+	for range 3 {
+		a.note(members, "a", nil, log)
+	}
+	for range 3 {
+		a.note(members, "a", map[string]bool{"b": true}, log)
+	}
+	if got := out.String(); strings.Count(got, "cannot be reached") != 1 || strings.Count(got, "reached again") != 1 || len(a) > 0 {
+		t.Errorf("told %q, left %v", got, a)
+	}
 }

@@ -57,6 +57,16 @@ func (f *feed) resync() {
 	f.signal = make(chan struct{})
 }
 
+// hurry begins again what could not be read, since there is a leader now.
+func (f *feed) hurry() {
+	f.mu.Lock()
+	waits := !f.news
+	f.mu.Unlock()
+	if waits {
+		f.resync()
+	}
+}
+
 func (f *feed) resyncSignal() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -194,7 +204,7 @@ func (f *feed) unless(signal <-chan struct{}, err error) error {
 }
 
 func (f *feed) begin(ctx context.Context) (jetstream.KeyValue, uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*askLimit)
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	kv, err := f.b.handle(ctx)
 	if err != nil {

@@ -33,8 +33,10 @@ type link struct {
 	log  interface{ Info(string, ...any) }
 	dial func(ctx context.Context, m Member) (net.Conn, error)
 	own  func() (net.Conn, error) // to this node's server; an error if there is none
-	conn *nats.Conn
-	kick chan struct{} // holds a token when a connection is wanted
+	// inTouch reports whether this node's server reaches most members.
+	inTouch func() bool
+	conn    *nats.Conn
+	kick    chan struct{} // holds a token when a connection is wanted
 
 	mu      sync.Mutex // guards what follows
 	members []Member   // nearest first
@@ -199,18 +201,20 @@ func (l *link) note(to string, err error) {
 	l.errs[to] = err
 }
 
-// candidates are the members, this node first, those without a quorum last.
+// candidates are the members, this node first, those without a quorum last; so
+// is this node while its own server does not reach most of them.
 func (l *link) candidates() []Member {
+	touch := l.inTouch()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	out := slices.Clone(l.members)
-	slices.SortStableFunc(out, func(a, b Member) int { return l.rank(a) - l.rank(b) })
+	slices.SortStableFunc(out, func(a, b Member) int { return l.rank(a, touch) - l.rank(b, touch) })
 	return out
 }
 
-func (l *link) rank(m Member) int {
+func (l *link) rank(m Member, touch bool) int {
 	switch {
-	case time.Since(l.bad[m.Name]) < shunned:
+	case time.Since(l.bad[m.Name]) < shunned, m.Name == l.node && !touch:
 		return 2
 	case m.Name == l.node:
 		return 0

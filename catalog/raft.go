@@ -26,7 +26,9 @@ import (
 // a cluster of their own; the members' leader tells them the true size.
 
 // The server waits 4 to 9 seconds for a leader that went away before another
-// one is chosen. Writes would fail meanwhile; with half of that they wait.
+// one is chosen, and as long when a member that was cut off comes back, which
+// unseats the leader there is. Writes would fail meanwhile; with a third of that
+// they wait. It is still six round trips between the ends of the Earth.
 //
 //go:linkname minElectionTimeout github.com/nats-io/nats-server/v2/server.minElectionTimeout
 var minElectionTimeout time.Duration
@@ -37,10 +39,16 @@ var maxElectionTimeout time.Duration
 //go:linkname hbInterval github.com/nats-io/nats-server/v2/server.hbInterval
 var hbInterval time.Duration
 
+// A member that cannot be reached is called again after this pause.
+//
+//go:linkname routeConnectDelay github.com/nats-io/nats-server/v2/server.routeConnectDelay
+var routeConnectDelay time.Duration
+
 const (
-	electionMin = 2 * time.Second
-	electionMax = 4 * time.Second
-	heartbeat   = 500 * time.Millisecond
+	electionMin = 1500 * time.Millisecond
+	electionMax = 3 * time.Second
+	heartbeat   = 300 * time.Millisecond
+	callAgain   = 250 * time.Millisecond
 	// newcomer is a cluster size that is never reached.
 	newcomer = 64
 )
@@ -60,7 +68,7 @@ func beginRaft(alone bool) (hurried bool) {
 	defer pace.Unlock()
 	if pace.running == 0 {
 		hurried = alone
-		minElectionTimeout, maxElectionTimeout, hbInterval = electionMin, electionMax, heartbeat
+		minElectionTimeout, maxElectionTimeout, hbInterval, routeConnectDelay = electionMin, electionMax, heartbeat, callAgain
 		if hurried {
 			minElectionTimeout, maxElectionTimeout = 20*time.Millisecond, 40*time.Millisecond
 		}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -275,24 +276,35 @@ func (l *serverLog) Noticef(f string, v ...any) { l.log.Debug("nats: " + fmt.Spr
 func (l *serverLog) Debugf(f string, v ...any)  { l.log.Debug("nats: " + fmt.Sprintf(f, v...)) }
 func (l *serverLog) Tracef(f string, v ...any)  { l.log.Debug("nats: " + fmt.Sprintf(f, v...)) }
 
-// Warnf makes little of what a member alone hears all the time, and leaves out
-// that the server does not check other members' certificates: this package does.
+// usual are warnings and errors of what is all in a day's work here: a member
+// that is alone or new, and ways between members that are cut and mended. That a
+// member is away is told in this package's own words, once. That the server does
+// not check the other members' certificates is wrong: this package does.
+var usual = []string{
+	"will not be verified", "Waiting for routing", "contact with a meta leader", "blocking snapshot", "detected stream remapping",
+	"resetting first sequence", "Detected another leader with higher term", "Expected first catchup entry", "not cleaned up, retrying",
+	"NO quorum, stalled", "trying to connect to route", "Error flushing",
+}
+
+func isUsual(msg string) bool {
+	return slices.ContainsFunc(usual, func(part string) bool { return strings.Contains(msg, part) })
+}
+
+// Warnf implements server.Logger.
 func (l *serverLog) Warnf(f string, v ...any) {
 	msg := fmt.Sprintf(f, v...)
-	switch {
-	case strings.Contains(msg, "will not be verified"):
-	case strings.Contains(msg, "Waiting for routing"), strings.Contains(msg, "contact with a meta leader"), strings.Contains(msg, "blocking snapshot"):
+	if isUsual(msg) {
 		l.log.Debug("nats: " + msg)
-	default:
-		l.log.Warn("nats: " + msg)
+		return
 	}
+	l.log.Warn("nats: " + msg)
 }
 
 // Errorf also looks for the one sign that the server gives of a store that
 // takes no writes any more.
 func (l *serverLog) Errorf(f string, v ...any) {
 	msg := fmt.Sprintf(f, v...)
-	if strings.Contains(msg, "Error flushing") { // the other end is gone, as its own line says
+	if isUsual(msg) {
 		l.log.Debug("nats: " + msg)
 		return
 	}
@@ -302,6 +314,7 @@ func (l *serverLog) Errorf(f string, v ...any) {
 	}
 }
 
+// Fatalf implements server.Logger.
 func (l *serverLog) Fatalf(f string, v ...any) {
 	l.mu.Lock()
 	l.death = fmt.Sprintf(f, v...)

@@ -255,12 +255,17 @@ func (s *stateServer) options() (*server.Options, error) {
 	return opts, nil
 }
 
-// routes are the other members, and this one: the server wants at least one, and
-// knows itself when it meets itself.
+// routes are those that this member makes: to itself, since the server wants at
+// least one and knows itself when it meets itself, and to the other members whose
+// names come before its own. Of two that call each other at the same time each
+// keeps the call of the other and drops its own, again and again where the way is
+// long; so one of them calls.
 func (s *stateServer) routes() []*url.URL {
 	out := []*url.URL{}
 	for _, m := range s.routed() {
-		out = append(out, routeURL(m.RouteAddr))
+		if m.Name <= s.node {
+			out = append(out, routeURL(m.RouteAddr))
+		}
 	}
 	slices.SortFunc(out, func(a, b *url.URL) int { return strings.Compare(a.Host, b.Host) })
 	return out

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -14,18 +15,23 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-const tendEvery = time.Second
+const (
+	tendEvery = time.Second
+	// awayFor is how long a member is not reached before it is told.
+	awayFor = 10 * time.Second
+)
 
 // tend has the cluster become what the list of members says. All members look;
 // the one that leads acts.
 func (cl *cloud) tend(ctx context.Context) {
-	said := ""
+	said, away := "", absent{}
 	for pause(ctx, tendEvery) {
 		s := cl.part()
 		if s == nil {
 			continue
 		}
 		s.recheck()
+		away.note(cl.list(), s.node, s.routesUp(), cl.c.log)
 		if cl.leave(s) {
 			continue
 		}
@@ -37,6 +43,35 @@ func (cl *cloud) tend(ctx context.Context) {
 			cl.c.log.Warn("the members of the state are not as they should be, for now", "error", err)
 		}
 		said = fmt.Sprint(err)
+	}
+}
+
+// absent are the members that this one does not reach, and since when. The time
+// is zero once that is told.
+type absent map[string]time.Time
+
+// note tells once when a member is away for a while, and when it is back.
+func (a absent) note(members []Member, self string, reached map[string]bool, log *slog.Logger) {
+	for _, m := range members {
+		since, known := a[m.Name]
+		switch {
+		case m.Name == self:
+		case reached[m.Name]:
+			if known && since.IsZero() {
+				log.Info("a member of the state is reached again", "member", m.Name)
+			}
+			delete(a, m.Name)
+		case !known:
+			a[m.Name] = time.Now()
+		case !since.IsZero() && time.Since(since) > awayFor:
+			log.Warn("a member of the state cannot be reached", "member", m.Name, "address", m.RouteAddr)
+			a[m.Name] = time.Time{}
+		}
+	}
+	for name := range a {
+		if !isMember(members, name) {
+			delete(a, name)
+		}
 	}
 }
 
