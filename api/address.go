@@ -9,6 +9,7 @@ import (
 // IPAssignment is an address that belongs to one app.
 type IPAssignment struct {
 	IP          string    `json:"ip"`
+	Type        string    `json:"type" doc:"v4, v6 or private_v6"`
 	Region      string    `json:"region" doc:"global: every edge has it"`
 	CreatedAt   time.Time `json:"created_at"`
 	Shared      bool      `json:"shared" doc:"Always false here; shared addresses need no assignment"`
@@ -22,7 +23,7 @@ type ListIPsResponse struct {
 
 // AllocateIPRequest asks for an address (POST /v1/apps/{app}/ip_assignments).
 type AllocateIPRequest struct {
-	Type        string `json:"type" doc:"v4 or v6; shared_v4 and private_v6 are refused in words"`
+	Type        string `json:"type" doc:"v4, v6 or private_v6, which every app has from the beginning; shared_v4 is refused in words"`
 	Region      string `json:"region,omitempty" doc:"Empty or global"`
 	OrgSlug     string `json:"org_slug,omitempty" doc:"Taken for Fly's clients and not looked at"`
 	Network     string `json:"network,omitempty" doc:"Taken for Fly's clients and not looked at"`

@@ -49,12 +49,26 @@ func (s *Store) Addresses(app string) []netip.Addr {
 	return out
 }
 
-// ListIPs returns the app's own addresses as the API shows them, oldest first.
+// AllAddresses returns the addresses of every app that has some, in no order.
+func (s *Store) AllAddresses() map[string][]netip.Addr {
+	out := map[string][]netip.Addr{}
+	for _, e := range s.addresses.List("") {
+		out[e.Value.App] = append(out[e.Value.App], e.Value.Address)
+	}
+	return out
+}
+
+// ListIPs returns the app's own addresses as the API shows them, oldest first: so the
+// private one before the others.
 func (s *Store) ListIPs(app string) ([]api.IPAssignment, error) {
-	if _, err := s.Get(app); err != nil {
+	a, err := s.Get(app)
+	if err != nil {
 		return nil, err
 	}
 	out := []api.IPAssignment{}
+	if private, ok := s.privateIP(a); ok {
+		out = append(out, private)
+	}
 	for _, e := range s.addresses.List("") {
 		if e.Value.App == app {
 			out = append(out, e.Value.shown())
@@ -67,13 +81,28 @@ func (s *Store) ListIPs(app string) ([]api.IPAssignment, error) {
 }
 
 func (a address) shown() api.IPAssignment {
-	return api.IPAssignment{IP: a.Address.String(), Region: "global", CreatedAt: a.CreatedAt}
+	kind := "v6"
+	if a.Address.Is4() {
+		kind = "v4"
+	}
+	return api.IPAssignment{IP: a.Address.String(), Type: kind, Region: "global", CreatedAt: a.CreatedAt}
 }
 
-// AllocateIP gives the app an address of its own from the pools.
+// privateIP is the address that the app has from the beginning.
+func (s *Store) privateIP(a App) (api.IPAssignment, bool) {
+	ip := s.cfg.PrivateIP(s.OrgNumber(a.Org), a.Name)
+	return api.IPAssignment{IP: ip.String(), Type: "private_v6", Region: "global", CreatedAt: a.CreatedAt}, ip.IsValid()
+}
+
+// AllocateIP gives the app an address of its own from the pools. Its private one it
+// has already.
 func (s *Store) AllocateIP(ctx context.Context, app string, req api.AllocateIPRequest) (api.IPAssignment, error) {
-	if _, err := s.usable(app); err != nil {
+	rec, err := s.usable(app)
+	if err != nil {
 		return api.IPAssignment{}, err
+	}
+	if private, ok := s.privateIP(rec); ok && req.Type == "private_v6" {
+		return private, nil
 	}
 	pools, err := s.poolsFor(req)
 	if err != nil {
@@ -103,9 +132,9 @@ func (s *Store) poolsFor(req api.AllocateIPRequest) ([]netip.Prefix, error) {
 	case "shared_v4":
 		return nil, api.Errorf(api.CodeUnsupported, "the cloud's shared addresses need no allocation: every app answers on them by its name").WithField("type")
 	case "private_v6":
-		return nil, api.Errorf(api.CodeUnsupported, "this cloud gives out no private addresses of apps: machines are reached by <app>.internal").WithField("type")
+		return nil, api.Errorf(api.CodeUnsupported, "this node has no private network for IPv6").WithField("type")
 	default:
-		return nil, invalid("type", "there is no address type %q", clip(req.Type)).WithHint("v4 or v6")
+		return nil, invalid("type", "there is no address type %q", clip(req.Type)).WithHint("v4, v6 or private_v6")
 	}
 	var pools []netip.Prefix
 	for _, p := range s.cfg.Pools {
@@ -193,10 +222,14 @@ func back(pool netip.Prefix, b [16]byte) netip.Addr {
 
 // ReleaseIP takes an address from the app; api.CodeNotFound if it does not have it.
 func (s *Store) ReleaseIP(ctx context.Context, app, ip string) error {
-	if _, err := s.Get(app); err != nil {
+	rec, err := s.Get(app)
+	if err != nil {
 		return err
 	}
 	if a, err := netip.ParseAddr(ip); err == nil && a.Zone() == "" {
+		if private, ok := s.privateIP(rec); ok && private.IP == a.String() {
+			return api.Errorf(api.CodeConflict, "%s is the app's private address, which it keeps for as long as it exists", a).WithField("ip")
+		}
 		if owner, ok := s.AddressOwner(a); ok && owner == app {
 			return s.addresses.Delete(ctx, addressKey(a.Unmap()))
 		}

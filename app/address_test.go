@@ -95,6 +95,33 @@ func TestPoolRunsOut(t *testing.T) {
 	}
 }
 
+// TestPrivateAddress: every app has one from the beginning, and keeps it.
+func TestPrivateAddress(t *testing.T) {
+	cfg := pools("203.0.113.0/29")
+	cfg.PrivateIP = func(org uint32, app string) netip.Addr {
+		return netip.AddrFrom16([16]byte{0xfd, 15: byte(len(app)), 14: byte(min(org, 1))})
+	}
+	s, _ := open(t, t.TempDir(), cfg)
+	create(t, s, "shop")
+	four, err := s.AllocateIP(t.Context(), "shop", api.AllocateIPRequest{Type: "v4"})
+	if err != nil || four.Type != "v4" {
+		t.Fatal(four, err)
+	}
+	private, err := s.AllocateIP(t.Context(), "shop", api.AllocateIPRequest{Type: "private_v6"})
+	if err != nil || private.IP != "fd00::104" || private.Type != "private_v6" {
+		t.Errorf("asked for it: %+v, %v", private, err)
+	}
+	if all, err := s.ListIPs("shop"); err != nil || len(all) != 2 || all[0] != private || all[1] != four {
+		t.Errorf("list is %+v, %v", all, err)
+	}
+	if err := s.ReleaseIP(t.Context(), "shop", private.IP); !api.IsCode(err, api.CodeConflict) {
+		t.Errorf("released: %v", err)
+	}
+	if all := s.AllAddresses(); len(all) != 1 || len(all["shop"]) != 1 || all["shop"][0].String() != four.IP {
+		t.Errorf("public addresses are %v", all)
+	}
+}
+
 func TestAddressErrors(t *testing.T) {
 	s, _ := open(t, t.TempDir(), pools("2001:db8::/32", "203.0.113.4/32"))
 	create(t, s, "shop")

@@ -25,6 +25,9 @@ type Config struct {
 	// Pools are the networks that apps get addresses of their own from. Default:
 	// none, apps are reached by name at the edges' addresses.
 	Pools []netip.Prefix
+	// PrivateIP is the address at which the machines of an org, by its number, reach
+	// an app; invalid if there is none. Default: there are none.
+	PrivateIP func(org uint32, app string) netip.Addr
 }
 
 // Store is the apps. Its methods may be called from any goroutine. What it
@@ -55,6 +58,9 @@ func New(cfg Config) (*Store, error) {
 	}
 	if cfg.KeepReleases == 0 {
 		cfg.KeepReleases = 50
+	}
+	if cfg.PrivateIP == nil {
+		cfg.PrivateIP = func(uint32, string) netip.Addr { return netip.Addr{} }
 	}
 	if err := checkPools(cfg.Pools); err != nil {
 		return nil, err

@@ -12,7 +12,7 @@ func ipsCmd(e *env) *cobra.Command {
 
 func ipsListCmd(e *env) *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Short: "List the app's own addresses", Args: noArgs, Example: "  perigee ips list",
+		Use: "list", Aliases: []string{"ls"}, Short: "List the addresses of the app's own", Args: noArgs, Example: "  perigee ips list",
 		RunE: func(c *cobra.Command, _ []string) error {
 			client, app, err := e.forApp()
 			if err != nil {
@@ -27,31 +27,51 @@ func ipsListCmd(e *env) *cobra.Command {
 			}
 			rows := make([][]string, len(ips))
 			for i, a := range ips {
-				rows[i] = []string{a.IP, a.Region, ago(a.CreatedAt)}
+				rows[i] = []string{a.IP, kindOfIP(a), a.Region, ago(a.CreatedAt)}
 			}
-			return e.table([]string{"ADDRESS", "REGION", "ALLOCATED"}, rows)
+			return e.table([]string{"ADDRESS", "TYPE", "REGION", "ALLOCATED"}, rows)
 		},
 	}
 }
 
+// kindOfIP is v4, v6, or private.
+func kindOfIP(a api.IPAssignment) string {
+	if a.Type == "private_v6" {
+		return "private"
+	}
+	return a.Type
+}
+
 func ipsAllocateCmd(e *env, kind string) *cobra.Command {
-	return &cobra.Command{
+	private := false
+	c := &cobra.Command{
 		Use: "allocate-" + kind, Short: "Give the app an IP" + kind + " address of its own", Args: noArgs, Example: "  perigee ips allocate-" + kind,
 		RunE: func(c *cobra.Command, _ []string) error {
 			client, app, err := e.forApp()
 			if err != nil {
 				return err
 			}
-			a, err := client.AllocateIP(c.Context(), app, api.AllocateIPRequest{Type: kind})
+			allocated := kind
+			if private {
+				allocated = "private_v6"
+			}
+			a, err := client.AllocateIP(c.Context(), app, api.AllocateIPRequest{Type: allocated})
 			if err != nil {
 				return e.explain(err)
 			}
 			if e.json {
 				return e.printJSON(a)
 			}
+			if private {
+				return e.did("%s answers its organization at %s, %s.flycast", app, a.IP, app)
+			}
 			return e.did("%s answers at %s", app, a.IP)
 		},
 	}
+	if kind == "v6" {
+		c.Flags().BoolVar(&private, "private", false, "show the private one, which every app has: that of <app>.flycast")
+	}
+	return c
 }
 
 func ipsReleaseCmd(e *env) *cobra.Command {

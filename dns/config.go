@@ -31,6 +31,9 @@ type Source interface {
 	Machines(org, app string) []Machine
 	// Apps returns the names of the org's apps.
 	Apps(org string) []string
+	// Service returns the private address of an app of the org, behind which the
+	// router wakes machines and spreads the load; invalid if it has none.
+	Service(org, app string) netip.Addr
 }
 
 // Peer is a laptop in the private network of an org.

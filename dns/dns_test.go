@@ -34,6 +34,13 @@ func (c catalog) Apps(org string) []string {
 	return apps
 }
 
+func (c catalog) Service(org, app string) netip.Addr {
+	if org == "acme" && app == "shop" {
+		return netip.MustParseAddr("fdaa::7:0:0:1")
+	}
+	return netip.Addr{}
+}
+
 func machine(id, region string, n int, started bool) Machine {
 	return Machine{ID: id, Region: region, Group: "app", Started: started,
 		IPv6: netip.MustParseAddr(fmt.Sprintf("fdaa:0:1::%d", n)), IPv4: netip.MustParseAddr(fmt.Sprintf("10.213.0.%d", n))}
@@ -131,6 +138,7 @@ func TestInternal(t *testing.T) {
 	ptr4, _ := dns.ReverseAddr("10.213.0.2")
 	foreign, _ := dns.ReverseAddr("fdaa:0:1::9")
 	ptrPeer, _ := dns.ReverseAddr("fdaa:0:1::77")
+	ptrService, _ := dns.ReverseAddr("fdaa::7:0:0:1")
 	ptrSpy, _ := dns.ReverseAddr("fdaa:0:1::79")
 	tests := []struct {
 		name  string
@@ -180,7 +188,13 @@ func TestInternal(t *testing.T) {
 		{"s1.vm.secret.internal.", dns.TypeAAAA, none, nil},
 		{"nothing.internal.", dns.TypeAAAA, none, nil},
 		{"a.b.c.d.e.f.shop.internal.", dns.TypeAAAA, none, nil},
-		{"shop.flycast.", dns.TypeAAAA, none, nil},
+		{"shop.flycast.", dns.TypeAAAA, ok, []string{"fdaa::7:0:0:1"}},
+		{"Shop.Flycast.", dns.TypeANY, ok, []string{"fdaa::7:0:0:1"}},
+		{"shop.flycast.", dns.TypeA, ok, nil},
+		{"empty.flycast.", dns.TypeAAAA, ok, nil},
+		{"iad.shop.flycast.", dns.TypeAAAA, none, nil},
+		{"secret.flycast.", dns.TypeAAAA, none, nil}, // of another org
+		{ptrService, dns.TypePTR, ok, []string{"shop.flycast."}},
 		{ptr, dns.TypePTR, ok, []string{"m1.vm.shop.internal."}},
 		{ptr4, dns.TypePTR, ok, []string{"m2.vm.shop.internal."}},
 		{foreign, dns.TypePTR, none, nil},

@@ -9,7 +9,10 @@
 // It is not the public zone of the apps' own domains, and it picks no route:
 // it names the machines that are started.
 //
-// The names, all under .internal (<app> is an app of the asker's org):
+// Under .flycast there is <app> alone: the address at which the node's router takes
+// calls for it (AAAA), also while all of its machines sleep.
+//
+// The names under .internal (<app> is an app of the asker's org):
 //
 //	AAAA  <app>, global.<app>              every started machine
 //	      <region>.<app>                   those in a region

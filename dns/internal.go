@@ -18,7 +18,7 @@ const internalTTL = 5
 type found struct {
 	exists   bool
 	machines []Machine
-	peer     netip.Addr // of a laptop
+	addr     netip.Addr // of a laptop or a service
 	sorted   bool       // the order means something
 	text     string
 	pointer  string
@@ -62,9 +62,20 @@ func (v view) find(name string) found {
 	labels := dns.SplitDomainName(name)
 	top := labels[len(labels)-1]
 	if top != "internal" {
-		return found{exists: len(labels) == 1}
+		return v.service(labels[:len(labels)-1])
 	}
 	return v.internal(labels[:len(labels)-1])
+}
+
+// service answers <app>.flycast, whether or not a machine of the app is started.
+func (v view) service(labels []string) found {
+	if len(labels) == 0 {
+		return found{exists: true}
+	}
+	if len(labels) > 1 || !slices.Contains(v.Apps(v.org), labels[0]) {
+		return found{}
+	}
+	return found{exists: true, addr: v.Service(v.org, labels[0])}
 }
 
 func (v view) internal(labels []string) found {
@@ -232,8 +243,8 @@ func (f found) records(q dns.Question) []dns.RR {
 // addrs are those of started machines, in random order to spread the load.
 func (f found) addrs() []netip.Addr {
 	var addrs []netip.Addr
-	if f.peer.IsValid() {
-		addrs = append(addrs, f.peer)
+	if f.addr.IsValid() {
+		addrs = append(addrs, f.addr)
 	}
 	for _, m := range f.machines {
 		if m.Started && m.IPv6.Is6() {

@@ -14,7 +14,7 @@ func (v view) inPeers(labels []string) found {
 	}
 	for _, p := range peers {
 		if len(labels) == 1 && strings.EqualFold(p.Name, labels[0]) {
-			return found{exists: true, peer: p.IPv6}
+			return found{exists: true, addr: p.IPv6}
 		}
 	}
 	return found{}

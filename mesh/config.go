@@ -38,6 +38,10 @@ type Config struct {
 	// public ports of the router, so that an app can call another by its public
 	// name. Default none.
 	HostPorts []uint16
+	// AppPools are the networks whose addresses belong to apps one by one: all TCP to
+	// them comes to the sockets of ListenServices, and nothing else of the host is
+	// reached at them. No address of the host may be in one. Default none.
+	AppPools []netip.Prefix
 	// MTU of the machines' devices, in bytes. Default: that of the host's
 	// default route, at most 1500.
 	MTU int

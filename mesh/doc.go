@@ -28,8 +28,8 @@
 // [Config.OrgNumber]); that of the machine is a hash of its name. The node comes
 // first, so that each is one /48 to the others ([NodePrefix]). A machine owns the
 // whole /112 and answers on host 2, a laptop ([PeerAddr]) on host 4. Org 0 is
-// ours: a node is host 1 of machine 0 in it ([NodeAddr]), and fdaa::3 is the
-// resolver, on every node. On one node the firewall goes by device, never by
+// ours: a node is host 1 of machine 0 in it ([NodeAddr]). Node 0 is every
+// node: fdaa::3 is the resolver, and each app has an address there ([ServiceAddr]). On one node the firewall goes by device, never by
 // address bits; between nodes by the org number in the other end's address, which
 // that end's node has seen to.
 //
@@ -44,7 +44,7 @@
 // of others are never touched. Machines reach the internet, local networks of
 // the host, and machines of their own org. They do not reach machines of other
 // orgs, cloud metadata services, or the host's own ports, but for the resolver,
-// ping and [Config.HostPorts]. A packet with a source address that is not the
+// ping, [Config.HostPorts] and the router at addresses of apps (services.go). A packet with a source address that is not the
 // slot's is dropped before it is tracked. The next rule goes in rules.go.
 //
 // On [Config.Wire] an org reaches itself, on other nodes and at laptops

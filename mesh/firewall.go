@@ -60,7 +60,7 @@ func (n *Network) applyFirewall() error {
 	}
 	n.addRules(c, f)
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("cannot load firewall: %w: the kernel needs nf_tables with inet, nat, conntrack and reject", err)
+		return fmt.Errorf("cannot load firewall: %w: the kernel needs nf_tables with inet, nat, conntrack, reject, socket and tproxy", err)
 	}
 	return nil
 }

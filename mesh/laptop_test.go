@@ -123,6 +123,29 @@ func TestLaptop(t *testing.T) {
 			})
 		}
 	}
+	t.Run("apps of its org", func(t *testing.T) {
+		router := netip.AddrPortFrom(resolver6(defaultIPv6), servicePort)
+		var l net.Listener
+		err := one.place.do(func() (err error) {
+			l, err = (&net.ListenConfig{Control: transparent}).Listen(t.Context(), "tcp", router.String())
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		go serveTCP(l)
+		shop := netip.AddrPortFrom(ServiceAddr(defaultIPv6, testNumbers("acme"), "shop"), 5432)
+		if got, err := ask(la, "tcp", shop, patient); got != acme.addr {
+			t.Errorf("the router sees %v, want %v (%v)", got, acme.addr, err)
+		}
+		if got, err := ask(lb, "tcp", shop, brief); err == nil {
+			t.Errorf("the other org reaches it: %v", got)
+		}
+		if got, err := ask(la, "tcp", router, brief); err == nil {
+			t.Errorf("the router's socket is open by itself: %v", got)
+		}
+	})
 	t.Run("names are those of its org", func(t *testing.T) {
 		got, err := la.LookupHost(t.Context(), "acme-laptop._peer.internal")
 		if err != nil || len(got) != 1 || got[0] != one.addr().String() {

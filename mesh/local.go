@@ -219,7 +219,7 @@ func (n *Network) setupLocal() error {
 			return fmt.Errorf("cannot add route for %s: %w", p, err)
 		}
 	}
-	return nil
+	return n.takeIn(l)
 }
 
 // ensureLocal makes the local device anew if it is of another pool.

@@ -64,6 +64,7 @@ func (n *Network) addRules(c *nftables.Conn, f firewall) {
 		return rules{c, f.table, ch}
 	}
 	n.sourceRules(chain("source", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw))
+	n.leadRules(chain("services", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle))
 	n.inputRules(chain("input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter), f)
 	n.forwardRules(chain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter), f)
 	n.outputRules(chain("output", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityFilter))
@@ -84,7 +85,8 @@ func (n *Network) sourceRules(r rules) {
 // inputRules keep machines from the host's own ports. A refusal is an answer:
 // waiting for a timeout would serve nobody.
 func (n *Network) inputRules(r rules, f firewall) {
-	n.wireInputRules(r)
+	n.wireInputRules(r, f)
+	n.poolRules(r, n.notFromMachine())
 	r.add(n.notFromMachine(), accept())
 	r.add(tracked(), accept())
 	r.refuse(daddr(n.ownAddr()))
@@ -96,6 +98,7 @@ func (n *Network) inputRules(r rules, f firewall) {
 		r.add(daddr(netip.PrefixFrom(a, a.BitLen())), port(unix.IPPROTO_UDP, 53), accept())
 		r.add(daddr(netip.PrefixFrom(a, a.BitLen())), port(unix.IPPROTO_TCP, 53), accept())
 	}
+	n.machineServiceRules(r, f)
 	r.add(proto(unix.IPPROTO_TCP), loadPort(), member(f.ports), accept())
 	r.refuse()
 }

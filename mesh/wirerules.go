@@ -31,8 +31,9 @@ func (n *Network) wireSourceRules(r rules) {
 }
 
 // wireInputRules keep the wire, and everybody else outside, from the host. A
-// node may speak to our host router, a laptop of ours to the resolver.
-func (n *Network) wireInputRules(r rules) {
+// node may speak to our host router, a laptop of ours to the resolver and to the
+// apps of its org.
+func (n *Network) wireInputRules(r rules, f firewall) {
 	own := NodePrefix(n.cfg.IPv6, n.cfg.NodeNumber)
 	resolver := netip.PrefixFrom(resolver6(n.cfg.IPv6), 128)
 	if n.cfg.Wire != "" {
@@ -42,11 +43,12 @@ func (n *Network) wireInputRules(r rules) {
 			r.add(n.fromWire(), saddr(own), daddr(resolver), port(p, 53), accept())
 		}
 		r.add(n.fromWire(), saddr(own), daddr(resolver), icmp6(icmp6Echo), accept())
+		n.laptopServiceRules(r, f)
 		r.refuse(n.fromWire())
 	}
 	// A neighbour on the host's own network could send us packets for addresses
 	// that no device there has.
-	for _, p := range []netip.Prefix{own, resolver} {
+	for _, p := range []netip.Prefix{own, servicePrefix(n.cfg.IPv6)} {
 		r.add(n.notFromMachine(), device(expr.MetaKeyIIFNAME, expr.CmpOpNeq, "lo"), daddr(p), drop())
 	}
 }

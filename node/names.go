@@ -46,6 +46,9 @@ func (s names) Machines(org, name string) []dns.Machine {
 	return out
 }
 
+// Service implements dns.Source.
+func (s names) Service(org, app string) netip.Addr { return s.n.network.ServiceAddr(org, app) }
+
 // peerNames are the org's laptops.
 func (n *Node) peerNames(org string) []dns.Peer {
 	if n.peers == nil {

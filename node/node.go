@@ -142,8 +142,13 @@ func (n *Node) openState(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	n.apps, err = app.New(app.Config{Catalog: n.catalog, KeyFile: n.path("secrets.key"), Domain: n.cfg.Domain, Pools: pools})
+	n.apps, err = app.New(app.Config{Catalog: n.catalog, KeyFile: n.path("secrets.key"), Domain: n.cfg.Domain, Pools: pools, PrivateIP: n.privateIP})
 	return err
+}
+
+// privateIP is the address at which an org's machines reach an app.
+func (n *Node) privateIP(org uint32, name string) netip.Addr {
+	return mesh.ServiceAddr(n.cfg.IPv6, org, name)
 }
 
 // openShared takes this node's place among the others.
@@ -183,9 +188,13 @@ func (n *Node) imagesInUse() map[string]bool {
 }
 
 func (n *Node) openNetwork(ctx context.Context) (err error) {
+	pools, err := n.cfg.pools()
+	if err != nil {
+		return err
+	}
 	n.network, err = mesh.New(mesh.Config{
 		Prefix: n.cfg.NetworkPrefix, Node: n.cfg.Name, NodeNumber: n.self().Number, OrgNumber: n.apps.OrgNumber, Wire: n.wireDevice(),
-		IPv6: n.cfg.IPv6, HostPorts: n.cfg.hostPorts(), Dir: n.path("netns"), Logger: n.log,
+		IPv6: n.cfg.IPv6, HostPorts: n.cfg.hostPorts(), AppPools: pools, Dir: n.path("netns"), Logger: n.log,
 	})
 	if err != nil {
 		return err
@@ -246,7 +255,7 @@ func (n *Node) maySleep(id string) bool {
 	return busy == 0
 }
 
-func (n *Node) openEdge(context.Context) (err error) {
+func (n *Node) openEdge(ctx context.Context) (err error) {
 	if n.certs, err = n.openCertificates(); err != nil {
 		return err
 	}
@@ -254,11 +263,21 @@ func (n *Node) openEdge(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	own, err := n.network.ListenServices(ctx)
+	if err != nil {
+		return err
+	}
 	n.router = router.New(router.Config{
 		Waker: waker{n}, Certificates: n.certs, Logger: n.log, Domain: n.cfg.Domain, Region: n.cfg.Region, Listen: n.cfg.listenMap(),
-		HostListen: n.hostListen(), PeerAllowed: n.isNode, StickyKey: sticky, OnProblems: n.reportProblems,
+		HostListen: n.hostListen(), PeerAllowed: n.isNode, StickyKey: sticky, Own: own, OrgOf: n.orgOf, OnProblems: n.reportProblems,
 	})
 	return nil
+}
+
+// orgOf is the org of a machine or laptop that calls from the private network.
+func (n *Node) orgOf(a netip.Addr) string {
+	org, _ := n.network.OrgOf(a)
+	return org
 }
 
 // waker wakes machines for the router while the node is to stay.

@@ -83,9 +83,11 @@ func (n *Node) table() router.Table {
 	for _, o := range n.offers("") {
 		by[o.App] = append(by[o.App], o)
 	}
+	addrs := n.apps.AllAddresses()
 	for _, a := range n.apps.List() {
 		app := router.App{Name: a.Name, Org: a.Org, Hosts: append([]string{a.Name + "." + n.cfg.Domain}, n.apps.Hosts(a.Name)...)}
 		app.Services = services(by[a.Name])
+		app.Addrs, app.Private = addrs[a.Name], n.network.ServiceAddr(a.Org, a.Name)
 		t.Apps = append(t.Apps, app)
 	}
 	return t

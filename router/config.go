@@ -47,11 +47,12 @@ type Config struct {
 	PeerAllowed func(netip.Addr) bool
 	// StickyKey signs the cookies of sticky services; all nodes must have the same. Nil: one of this process alone.
 	StickyKey []byte
-	// Private are addresses, each with its port ("[fdaa::1]:80"), at which machines reach "<app>.flycast" by HTTP.
-	Private []string
-	// OrgOf says which organization a caller at a private address belongs to, empty for none. It must be set for Private.
+	// Own are sockets to which connections to App.Addrs and App.Private are led, on all ports: the local address of each
+	// is the one that it was made to. The router closes them.
+	Own []net.Listener
+	// OrgOf says which organization a caller at a private address belongs to, empty for none. Nil: nobody does.
 	OrgOf func(netip.Addr) string
-	// Inherited are listeners by public port, as another process of ours had them ("80"; "host" for HostListen; those of Private by themselves); see
+	// Inherited are listeners by public port, as another process of ours had them ("80"; "host" for HostListen); see
 	// [Router.Files]. They are used instead of opening anew.
 	Inherited map[string]net.Listener
 

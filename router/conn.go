@@ -39,10 +39,10 @@ func (b *buffers) free() {
 // conn is a client's HTTP/1 connection. One goroutine serves it, one request after the other; at most one more reads
 // from the client meanwhile, either to send a body on or to see whether the client is still there.
 type conn struct {
-	r      *Router
-	c      net.Conn
-	tcp    *net.TCPConn // c, if there is no TLS
-	port   int
+	r   *Router
+	c   net.Conn
+	tcp *net.TCPConn // c, if there is no TLS
+	entrance
 	secure bool
 	about  []byte // header lines about the client, the same for every request
 	debug  bool
@@ -65,10 +65,9 @@ type conn struct {
 
 	watch watch
 
-	org      string // of the caller at a private address
-	mesh     bool   // the client is another router of ours
-	order    order  // what it wants
-	hostSeat *seat  // the machine it means
+	mesh     bool  // the client is another router of ours
+	order    order // what it wants
+	hostSeat *seat // the machine it means
 }
 
 const (
@@ -78,16 +77,16 @@ const (
 )
 
 // serveHTTP1 serves a connection until it ends. first is what was read from it already.
-func (r *Router) serveHTTP1(nc net.Conn, port int, secure bool, first []byte) {
-	r.serveConn(r.newConn(nc, port, secure, false), first)
+func (r *Router) serveHTTP1(nc net.Conn, e entrance, secure bool, first []byte) {
+	r.serveConn(r.newConn(nc, e, secure, false), first)
 }
 
-func (r *Router) newConn(nc net.Conn, port int, secure, mesh bool) *conn {
-	c := &conn{r: r, c: nc, port: port, secure: secure, mesh: mesh, debug: r.log.Enabled(r.life, slog.LevelDebug)}
+func (r *Router) newConn(nc net.Conn, e entrance, secure, mesh bool) *conn {
+	c := &conn{r: r, c: nc, entrance: e, secure: secure, mesh: mesh, debug: r.log.Enabled(r.life, slog.LevelDebug)}
 	c.tcp, _ = nc.(*net.TCPConn)
 	c.since.Store(time.Now().UnixNano())
 	if !mesh {
-		c.about = r.about(make([]byte, 0, 320), peerIP(nc), nil, port, secure)
+		c.about = r.about(make([]byte, 0, 320), peerIP(nc), nil, e.port, secure)
 	}
 	return c
 }
@@ -284,9 +283,9 @@ func endsHead(b []byte) bool {
 }
 
 func (c *conn) badHead(err error) bool {
-	if !isMesh(c) && errors.Is(err, http1.ErrVersion) && bytes.HasPrefix(c.b.in[:c.n], h2Preface) {
+	if !c.mesh && errors.Is(err, http1.ErrVersion) && bytes.HasPrefix(c.b.in[:c.n], h2Preface) {
 		_ = c.c.SetDeadline(time.Time{})
-		c.gone = c.r.web.Load().in.give(&edgeConn{Conn: c.c, port: c.port, first: bytes.Clone(c.b.in[:c.n])})
+		c.gone = c.r.webFor(c.entrance).in.give(&edgeConn{Conn: c.c, entrance: c.entrance, first: bytes.Clone(c.b.in[:c.n])})
 		return false
 	}
 	status := http.StatusBadRequest

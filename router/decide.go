@@ -1,16 +1,13 @@
 package router
 
-import (
-	"bytes"
-	"time"
-)
+import "time"
 
 // This file is the whole of "where a request goes": pure functions of what is asked, the table in memory and the loads.
 // routes.find names the service; choose names the machine. Nothing here waits, counts or sends.
 
 // ask is what the decision takes from a request's head or a connection.
 type ask struct {
-	port   int    // public port
+	entrance
 	host   []byte // lower case, without port and final dot; empty for raw TCP
 	secure bool   // came over TLS
 	force  []byte // only this machine
@@ -20,7 +17,6 @@ type ask struct {
 	cookie []byte
 	order  *order // another router has chosen already
 	replay *replay
-	org    string // of a caller at a private address
 }
 
 // verdict is what becomes of a request.
@@ -48,8 +44,8 @@ func (t *routes) find(a *ask) (*target, verdict) {
 		return t.ordered(a.order)
 	case a.replay != nil && a.replay.App != "":
 		return t.webOf(t.apps[a.replay.App], a)
-	case a.org != "":
-		return t.private(a)
+	case a.own.IsValid():
+		return t.atOwn(a)
 	}
 	if p := t.ports[a.port]; p != nil && p.owner != nil {
 		return p.owner, toService
@@ -93,16 +89,6 @@ func (t *routes) webOf(app *appRoute, a *ask) (*target, verdict) {
 		return nil, toNoPort
 	}
 	return tg, toService
-}
-
-// private finds an app by its name on the private network, for callers of the same organization alone.
-func (t *routes) private(a *ask) (*target, verdict) {
-	name, ok := bytes.CutSuffix(a.host, []byte(".flycast"))
-	app := t.apps[string(name)]
-	if !ok || app == nil || app.org != a.org {
-		return nil, toUnknownHost
-	}
-	return t.webOf(app, a)
 }
 
 // byHost looks a name up: the exact one first, then with a star for its first label.

@@ -191,7 +191,7 @@ func TestFind(t *testing.T) {
 		{"", 5432, false, "b", toService},
 	}
 	for _, tt := range tests {
-		tg, v := r.routes.Load().find(&ask{host: []byte(tt.host), port: tt.port, secure: tt.secure})
+		tg, v := r.routes.Load().find(&ask{entrance: entrance{port: tt.port}, host: []byte(tt.host), secure: tt.secure})
 		app := ""
 		if tg != nil {
 			app = tg.app.name

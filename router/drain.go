@@ -66,8 +66,13 @@ const patience = time.Second
 
 // isMesh says that a connection is of another node's router, or of a machine.
 func isMesh(v visitor) bool {
-	c, ok := v.(*conn)
-	return ok && (c.mesh || c.org != "")
+	switch c := v.(type) {
+	case *conn:
+		return c.mesh || c.inside
+	case *rawVisitor:
+		return c.inside
+	}
+	return false
 }
 
 // ending says that the connection should end after the request under way.
@@ -97,9 +102,8 @@ func (r *Router) wait(ctx context.Context, counts func(visitor) bool) error {
 	}
 }
 
-// Files are duplicates of the open listeners, by public port ("80"; "host" for Config.HostListen; those of Config.Private
-// by themselves), for a process that
-// takes over: it makes them Config.Inherited (net.FileListener) and serves the same sockets, so that no connection is
+// Files are duplicates of the open listeners, by public port ("80"; "host" for Config.HostListen; those of Config.Own by
+// their addresses), for a process that takes over: it makes them Config.Inherited (net.FileListener) and serves the same sockets, so that no connection is
 // refused in between. The caller closes them. Then this router should drain.
 func (r *Router) Files() (map[string]*os.File, error) {
 	r.mu.Lock()
@@ -108,8 +112,8 @@ func (r *Router) Files() (map[string]*os.File, error) {
 	for port, l := range r.listeners {
 		all[strconv.Itoa(port)] = l
 	}
-	for at, l := range r.private {
-		all[at] = l
+	for _, l := range r.cfg.Own {
+		all[l.Addr().String()] = l
 	}
 	if r.hostIn != nil {
 		all[hostPort] = r.hostIn

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -142,44 +141,5 @@ func TestHandOver(t *testing.T) {
 	wg.Wait()
 	if failed.Load() > 0 || total.Load() < 50 {
 		t.Errorf("%d of %d failed", failed.Load(), total.Load())
-	}
-}
-
-func TestPrivate(t *testing.T) {
-	s := newSleeper(t, "m1")
-	table := s.table(StateSuspended, "m1")
-	table.Apps[0].Org = "us"
-	table.Apps[0].Services[0].Ports = []Port{{Start: 8080, Handlers: []string{HandlerHTTP}}} // no port for everyone
-	stranger := webTable(naming(t, "x1")).Apps[0]
-	stranger.Name, stranger.Org, stranger.Hosts = "stranger", "them", nil
-	table.Apps = append(table.Apps, stranger)
-	var org atomic.Value
-	org.Store("us")
-	e := startEdge(t, Config{Waker: s, Private: []string{"127.0.0.1:0"}, OrgOf: func(netip.Addr) string { return org.Load().(string) }}, table)
-	ask := func(host string) string {
-		c, err := net.Dial("tcp", e.PrivateAddr("127.0.0.1:0").String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", host)
-		got, _ := io.ReadAll(c)
-		return string(got)
-	}
-	if got := ask("app.flycast"); !strings.HasSuffix(got, "awake") {
-		t.Errorf("got %q", got)
-	}
-	for _, host := range []string{"stranger.flycast", "app.test", "nobody.flycast"} {
-		if got := ask(host); status(got) != 404 {
-			t.Errorf("%s: %q", host, got)
-		}
-	}
-	org.Store("them")
-	if got := ask("app.flycast"); status(got) != 404 {
-		t.Errorf("another organization: %q", got)
-	}
-	org.Store("")
-	if got := ask("app.flycast"); got != "" {
-		t.Errorf("a stranger: %q", got)
 	}
 }

@@ -23,7 +23,7 @@ func (c *conn) exchange() bool {
 		return c.relay()
 	}
 	q := &c.req
-	c.ask = ask{port: c.port, secure: c.secure, force: q.Force, prefer: q.Prefer, near: q.PreferRegion, cookie: q.Cookie, org: c.org, host: normalHost(c.host[:0], q.Host)}
+	c.ask = ask{entrance: c.entrance, secure: c.secure, force: q.Force, prefer: q.Prefer, near: q.PreferRegion, cookie: q.Cookie, host: normalHost(c.host[:0], q.Host)}
 	c.identify()
 	if string(q.Method) == "CONNECT" {
 		q.Close = true

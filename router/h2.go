@@ -26,10 +26,10 @@ import (
 
 var h2Preface = []byte("PRI * HTTP/2.0\r\n")
 
-// edgeConn is an accepted connection that remembers its public port, and bytes that were read from it already.
+// edgeConn is an accepted connection that remembers how it came in, and bytes that were read from it already.
 type edgeConn struct {
 	net.Conn
-	port  int
+	entrance
 	first []byte
 }
 
@@ -82,7 +82,7 @@ func (h *handover) Addr() net.Addr { return &net.TCPAddr{} }
 
 // webConn is what requests of one HTTP/2 connection have in common.
 type webConn struct {
-	port   int
+	entrance
 	secure bool
 	ip     string
 	about  []byte
@@ -111,7 +111,7 @@ func (r *Router) webContext(ctx context.Context, c net.Conn) context.Context {
 	}
 	w := &webConn{secure: secure, ip: peerIP(c)}
 	if e, ok := c.(*edgeConn); ok {
-		w.port = e.port
+		w.entrance = e.entrance
 	}
 	w.about = bytes.Replace(r.about(nil, w.ip, nil, w.port, secure), []byte("Via: 1.1"), []byte("Via: 2"), 1)
 	return context.WithValue(ctx, webKey{}, w)
@@ -125,6 +125,14 @@ func (r *Router) webState(_ net.Conn, s http.ConnState) {
 	case http.StateClosed, http.StateHijacked:
 		r.goes.Done()
 	}
+}
+
+// webFor is the server for connections that came in so.
+func (r *Router) webFor(e entrance) *webServer {
+	if e.inside {
+		return r.inside
+	}
+	return r.web.Load()
 }
 
 func (r *Router) serveWeb(w *webServer) {
@@ -159,7 +167,7 @@ func (r *Router) serveWebRequest(w http.ResponseWriter, req *http.Request) {
 	x := &web{r: r, w: w, req: req}
 	x.conn, _ = req.Context().Value(webKey{}).(*webConn)
 	x.ask = ask{
-		port: x.conn.port, secure: x.conn.secure, host: normalHost(nil, []byte(req.Host)),
+		entrance: x.conn.entrance, secure: x.conn.secure, host: normalHost(nil, []byte(req.Host)),
 		force: wish(req, "Force-Instance-Id"), prefer: wish(req, "Prefer-Instance-Id"), near: wish(req, "Prefer-Region"),
 		cookie: []byte(strings.Join(req.Header["Cookie"], "; ")),
 	}

@@ -51,7 +51,7 @@ func (r *Router) serveHost(c net.Conn) {
 		_ = c.Close()
 		return
 	}
-	r.serveConn(r.newConn(c, 0, false, true), nil)
+	r.serveConn(r.newConn(c, entrance{}, false, true), nil)
 }
 
 // relay serves one request of another router.
@@ -63,7 +63,7 @@ func (c *conn) relay() bool {
 		return c.page(&refusal{status: http.StatusBadRequest, reason: "no Perigee-Route: this port is for routers only"})
 	}
 	c.order = o
-	c.ask = ask{port: o.public, order: &c.order, force: o.machine, host: normalHost(c.host[:0], c.req.Host)}
+	c.ask = ask{entrance: entrance{port: o.public}, order: &c.order, force: o.machine, host: normalHost(c.host[:0], c.req.Host)}
 	c.hostSeat = nil
 	if rf := c.scruple(); rf != nil {
 		return c.page(rf)

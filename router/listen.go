@@ -128,9 +128,8 @@ func (r *Router) closeListeners() {
 		_ = r.hostIn.Close()
 		r.hostIn = nil
 	}
-	for at, l := range r.private {
+	for _, l := range r.cfg.Own {
 		_ = l.Close()
-		delete(r.private, at)
 	}
 }
 

@@ -118,7 +118,7 @@ func (tr *trip) replay(rp *replay, s *slot) {
 		rp.App = rp.selfApp // whatever host the request names
 	}
 	a := tr.ask
-	a.replay, a.force, a.prefer, a.near, a.stick, a.cookie, a.org = rp, nil, nil, nil, nil, nil, ""
+	a.replay, a.force, a.prefer, a.near, a.stick, a.cookie = rp, nil, nil, nil, nil, nil
 	*tr = trip{ask: a, client: tr.client, failed: tr.failed[:0], careful: tr.careful}
 	if rp.Timeout > 0 {
 		tr.until = time.Now().Add(rp.Timeout)

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -20,6 +21,7 @@ type Router struct {
 	tls      *tlsConfigs               // nil without certificates
 	tlsPorts sync.Map                  // port → *tls.Config
 	web      atomic.Pointer[webServer] // HTTP/2 alone
+	inside   *webServer                // the same for the private network, which a drain does not touch
 	lost     *appStats                 // requests for nobody's host
 
 	life      context.Context // ends when nothing may go on any more
@@ -42,7 +44,6 @@ type Router struct {
 	stats     map[string]*appStats
 	listeners map[int]net.Listener
 	hostIn    net.Listener // of other routers
-	private   map[string]net.Listener
 	inherited map[int]bool // ports whose listener of Config.Inherited was taken
 	deaf      []Problem    // ports that could not be opened
 	told      string       // the problems as last told
@@ -72,14 +73,15 @@ func New(cfg Config) *Router {
 	r := &Router{
 		cfg:   cfg.withDefaults(),
 		ready: make(chan struct{}), changed: make(chan struct{}, 1),
-		doors: map[string]*door{}, seats: map[seatKey]*seat{}, queues: map[queueKey]*queue{}, peers: map[netip.AddrPort]*peer{}, inherited: map[int]bool{}, private: map[string]net.Listener{},
+		doors: map[string]*door{}, seats: map[seatKey]*seat{}, queues: map[queueKey]*queue{}, peers: map[netip.AddrPort]*peer{}, inherited: map[int]bool{},
 		stats: map[string]*appStats{}, listeners: map[int]net.Listener{}, live: map[visitor]struct{}{},
 	}
 	r.log = r.cfg.Logger
 	r.life, r.end = context.WithCancelCause(context.Background())
 	r.lost = r.statsFor("")
-	r.tls = newTLS(r.cfg.Certificates)
+	r.tls = newTLS(r.cfg.Certificates, r.firstHost)
 	r.web.Store(r.newWeb())
+	r.inside = r.newWeb()
 	r.routes.Store(r.compile(Table{}, &routes{}))
 	return r
 }
@@ -92,12 +94,13 @@ func (r *Router) Run(ctx context.Context) error {
 		r.closeListeners()
 		return err
 	}
-	if err := errors.Join(r.listenHost(), r.listenPrivate()); err != nil {
+	if err := errors.Join(r.listenHost(), r.listenOwnAddresses()); err != nil {
 		r.closeListeners()
 		return err
 	}
-	web := r.web.Load()
-	r.goes.Go(func() { r.serveWeb(web) })
+	for _, w := range []*webServer{r.web.Load(), r.inside} {
+		r.goes.Go(func() { r.serveWeb(w) })
+	}
 	close(r.ready)
 	tick := time.NewTicker(2 * time.Second)
 	defer tick.Stop()
@@ -129,14 +132,18 @@ func (r *Router) Shutdown(ctx context.Context) error {
 	r.closeListeners()
 	r.accepting.Wait()
 	_ = r.wait(ctx, isArrival)
-	web := make(chan error, 1)
-	server := r.web.Load()
-	go func() { web <- server.srv.Shutdown(ctx) }()
-	err := r.wait(ctx, func(visitor) bool { return true })
-	if e := <-web; err == nil {
-		err = e
+	servers := []*webServer{r.web.Load(), r.inside}
+	web := make(chan error, len(servers))
+	for _, s := range servers {
+		go func() { web <- s.srv.Shutdown(ctx) }()
 	}
-	_ = server.srv.Close()
+	err := r.wait(ctx, func(visitor) bool { return true })
+	for range servers {
+		err = cmp.Or(err, <-web)
+	}
+	for _, s := range servers {
+		_ = s.srv.Close()
+	}
 	r.closeInherited()
 	r.end(errShutdown)
 	r.eachLive(func(v visitor) { _ = v.Close() })
@@ -314,14 +321,9 @@ func (t *routes) targets() map[*target]bool {
 	for _, h := range t.hosted {
 		out[h.plain] = true
 	}
-	for _, p := range t.ports {
-		if p.owner != nil {
-			out[p.owner] = true
-		}
-	}
-	for _, hosts := range []map[string]*appRoute{t.exact, t.wild} {
-		for _, app := range hosts {
-			for _, tg := range app.ports {
+	for _, app := range t.apps {
+		for _, ports := range []map[int]*target{app.ports, app.own} {
+			for _, tg := range ports {
 				out[tg] = true
 			}
 		}

@@ -20,6 +20,8 @@ const (
 	kindPg                   // shared by server name, after PostgreSQL's SSLRequest
 )
 
+func (k portKind) secure() bool { return k == kindTLS || k == kindPg }
+
 func (k portKind) String() string {
 	return [...]string{"raw TCP", "http", "tls", "pg_tls"}[k]
 }
@@ -30,6 +32,7 @@ type routes struct {
 	wild     map[string]*appRoute // by ".example.com"
 	ports    map[int]*portRoute
 	apps     map[string]*appRoute
+	own      map[netip.Addr]ownRoute
 	hosted   map[seatKey]*hosted // what other routers may send here
 	problems []Problem
 }
@@ -40,9 +43,11 @@ type hosted struct{ plain, h2 *target }
 type appRoute struct {
 	name  string
 	org   string
-	hosts []string // those it got
-	ports map[int]*target
-	web   *target // the first of its services that takes HTTP
+	alone bool            // it has public addresses of its own
+	hosts []string        // those it got
+	ports map[int]*target // those of the shared addresses that it got
+	own   map[int]*target // those of its own addresses
+	web   *target         // the first of its services that takes HTTP
 	stats *appStats
 }
 
@@ -101,7 +106,7 @@ type compiler struct {
 func (r *Router) compile(t Table, prev *routes) *routes {
 	c := &compiler{prev: prev, r: r, out: &routes{
 		exact: map[string]*appRoute{}, wild: map[string]*appRoute{}, ports: map[int]*portRoute{},
-		apps: map[string]*appRoute{}, hosted: map[seatKey]*hosted{},
+		apps: map[string]*appRoute{}, own: map[netip.Addr]ownRoute{}, hosted: map[seatKey]*hosted{},
 	}}
 	c.reserve(80, kindHTTP)
 	if r.cfg.Certificates != nil {
@@ -109,13 +114,14 @@ func (r *Router) compile(t Table, prev *routes) *routes {
 	}
 	apps := make([]*appRoute, len(t.Apps))
 	for i, a := range t.Apps {
-		apps[i] = &appRoute{name: a.Name, org: a.Org, ports: map[int]*target{}, stats: r.statsFor(a.Name)}
+		apps[i] = &appRoute{name: a.Name, org: a.Org, ports: map[int]*target{}, own: map[int]*target{}, alone: len(a.Addrs) > 0, stats: r.statsFor(a.Name)}
 		c.out.apps[a.Name] = apps[i]
 		c.host(apps[i], t.Apps[i].Services)
 	}
 	for _, old := range []bool{true, false} {
 		for i := range t.Apps {
 			c.hosts(apps[i], t.Apps[i].Hosts, old)
+			c.addresses(apps[i], &t.Apps[i], old)
 			c.services(apps[i], t.Apps[i].Services, old)
 		}
 	}
@@ -176,6 +182,9 @@ func (c *compiler) services(app *appRoute, services []Service, old bool) {
 		for _, p := range s.Ports {
 			c.ports(app, s, p, old)
 		}
+		if !old {
+			c.inner(app, s)
+		}
 	}
 }
 
@@ -193,6 +202,9 @@ func (c *compiler) ports(app *appRoute, s *Service, p Port, old bool) {
 			}
 		}
 		c.port(app, n, tg, err)
+		if tg != nil && app.own[n] == nil && (c.r.tls != nil || !tg.kind.secure()) {
+			app.own[n] = tg
+		}
 	}
 }
 
@@ -208,7 +220,7 @@ func (c *compiler) port(app *appRoute, n int, tg *target, err error) {
 		fail("", fmt.Errorf("cannot open port %d of app %q: %w", n, app.name, err))
 		return
 	}
-	if c.r.cfg.Certificates == nil && (tg.kind == kindTLS || tg.kind == kindPg) {
+	if c.r.tls == nil && tg.kind.secure() {
 		fail("", fmt.Errorf("cannot open port %d of app %q: it wants tls and this node has no certificates", n, app.name))
 		return
 	}
@@ -218,7 +230,9 @@ func (c *compiler) port(app *appRoute, n int, tg *target, err error) {
 		here = &portRoute{kind: tg.kind, holder: app.name}
 		c.out.ports[n] = here
 	case here.kind != tg.kind || here.kind == kindRaw:
-		fail(here.holder, clash(app.name, n, tg.kind, here))
+		if !app.alone { // at its own addresses the port is its own
+			fail(here.holder, clash(app.name, n, tg.kind, here))
+		}
 		return
 	case app.ports[n] != nil:
 		fail(app.name, fmt.Errorf("cannot open port %d of app %q twice: two of its services name it; remove one", n, app.name))
@@ -232,10 +246,10 @@ func (c *compiler) port(app *appRoute, n int, tg *target, err error) {
 
 func clash(app string, port int, kind portKind, here *portRoute) error {
 	if here.holder == "" {
-		return fmt.Errorf("cannot open port %d of app %q for %s: on this port the router itself takes %s for all apps; choose another port",
+		return fmt.Errorf("cannot open port %d of app %q for %s: on this port the router itself takes %s for all apps; choose another port, or give the app an address of its own",
 			port, app, kind, here.kind)
 	}
-	return fmt.Errorf("cannot open port %d of app %q for %s: app %q has it for %s; choose another port, or share it with http or tls handlers on both",
+	return fmt.Errorf("cannot open port %d of app %q for %s: app %q has it for %s; choose another port, give the app an address of its own, or share it with http or tls handlers on both",
 		port, app, kind, here.holder, here.kind)
 }
 

@@ -18,6 +18,12 @@ type App struct {
 	// Hosts are the names the app answers to: "<app>.<domain>" and custom names. "*.example.com" stands for exactly one
 	// label in place of the star, as in certificates; an exact name wins over a star.
 	Hosts []string
+	// Addrs are public addresses that belong to the app alone: a connection to one is for it, whatever host it names, and
+	// all of its ports are there. They must be of those that are led to Config.Own.
+	Addrs []netip.Addr
+	// Private is the same for callers of the app's organization; besides, its services without public ports are there at
+	// their internal ones, and no TLS is forced. The zero value: none.
+	Private netip.Addr
 	// Org is the organization that the app belongs to. Requests are replayed to other apps of the same one only, and
 	// reach private services from the same one only.
 	Org string

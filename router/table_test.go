@@ -68,7 +68,7 @@ func TestClashes(t *testing.T) {
 		t.Fatalf("problems: %v", r.Problems())
 	}
 	set(app("a", "b.test", 5000), b)
-	if tg, _ := r.routes.Load().find(&ask{port: 5000}); tg.app.name != "b" {
+	if tg, _ := r.routes.Load().find(&ask{entrance: entrance{port: 5000}}); tg.app.name != "b" {
 		t.Errorf("the newcomer %q has taken the port", tg.app.name)
 	}
 	if tg := r.routes.Load().byHost([]byte("b.test")); tg.name != "b" {

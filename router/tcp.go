@@ -20,13 +20,16 @@ type patient struct{ ctx context.Context }
 func (p patient) hold() context.Context { return p.ctx }
 
 // rawVisitor is a connection that is never between two requests.
-type rawVisitor struct{ net.Conn }
+type rawVisitor struct {
+	net.Conn
+	inside bool
+}
 
 func (rawVisitor) closeIdle() {}
 
 // serveRaw passes a connection that is not HTTP to a machine; c may be TLS that ends here.
 func (r *Router) serveRaw(c net.Conn, a *ask) {
-	v := &rawVisitor{c}
+	v := &rawVisitor{c, a.inside}
 	r.enterLive(v)
 	r.settled(c)
 	defer r.leaveLive(v)
@@ -40,7 +43,7 @@ func (r *Router) serveRaw(c net.Conn, a *ask) {
 	}
 	defer s.release()
 	defer u.Close()
-	up := &rawVisitor{u} // so that a shutdown ends it too
+	up := &rawVisitor{u, a.inside} // so that a shutdown ends it too
 	r.enterLive(up)
 	defer r.leaveLive(up)
 	if head := s.target.port.proxyHead(c); len(head) > 0 {

@@ -17,13 +17,21 @@ const acmeALPN = "acme-tls/1" // RFC 8737
 // tlsConfigs are the ways to answer a TLS handshake, by what comes inside.
 type tlsConfigs struct{ web, raw, pg *tls.Config }
 
-// newTLS makes them; nil if there are no certificates.
-func newTLS(certs Certificates) *tlsConfigs {
+// newTLS makes them; nil if there are no certificates. nameless is the name that a client means which gives none.
+func newTLS(certs Certificates, nameless func(net.Conn) string) *tlsConfigs {
 	if certs == nil {
 		return nil
 	}
+	certificate := func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		if name := nameless(h.Conn); h.ServerName == "" && name != "" {
+			named := *h
+			named.ServerName = name
+			h = &named
+		}
+		return certs.GetCertificate(h)
+	}
 	make := func(protos ...string) *tls.Config {
-		return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certs.GetCertificate, NextProtos: protos}
+		return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate, NextProtos: protos}
 	}
 	return &tlsConfigs{web: make("h2", "http/1.1", acmeALPN), raw: make(), pg: make("postgresql")}
 }
@@ -34,47 +42,54 @@ func (r *Router) tlsFor(port int) *tls.Config {
 		return c.(*tls.Config)
 	}
 	c, _ := r.tlsPorts.LoadOrStore(port, &tls.Config{
-		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) { return r.tlsInside(port, h), nil },
+		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) { return r.tlsInside(h), nil },
 	})
 	return c.(*tls.Config)
 }
 
 // tlsInside chooses by the server name: whether the app that it names speaks HTTP on this port.
-func (r *Router) tlsInside(port int, h *tls.ClientHelloInfo) *tls.Config {
+func (r *Router) tlsInside(h *tls.ClientHelloInfo) *tls.Config {
 	rt := r.routes.Load()
-	if p := rt.ports[port]; p != nil && p.kind == kindPg {
+	a := &ask{entrance: h.Conn.(*edgeConn).entrance, secure: true, host: normalHost(nil, []byte(h.ServerName))}
+	if p := rt.ports[a.port]; !a.own.IsValid() && p != nil && p.kind == kindPg {
 		return r.tls.pg
 	}
-	if app := rt.byHost(normalHost(nil, []byte(h.ServerName))); app != nil {
-		if tg := app.ports[port]; tg != nil && !tg.http {
-			return r.tls.raw
-		}
+	switch tg, _ := rt.find(a); {
+	case tg == nil || tg.http:
+		return r.tls.web
+	case tg.kind == kindPg:
+		return r.tls.pg
 	}
-	return r.tls.web
+	return r.tls.raw
 }
 
 // serve takes an accepted connection.
 func (r *Router) serve(c net.Conn, port int) {
-	p := r.routes.Load().ports[port]
-	switch {
-	case p == nil:
-		_ = c.Close()
-	case p.kind == kindHTTP:
-		r.serveHTTP1(c, port, false, nil)
-	case p.kind == kindTLS:
-		r.serveTLS(c, port)
-	case p.kind == kindPg:
+	if p := r.routes.Load().ports[port]; p != nil {
+		r.serveKind(c, p.kind, entrance{port: port})
+		return
+	}
+	_ = c.Close()
+}
+
+func (r *Router) serveKind(c net.Conn, k portKind, e entrance) {
+	switch k {
+	case kindHTTP:
+		r.serveHTTP1(c, e, false, nil)
+	case kindTLS:
+		r.serveTLS(c, e)
+	case kindPg:
 		if r.postgres(c) {
-			r.serveTLS(c, port)
+			r.serveTLS(c, e)
 		}
 	default:
-		r.serveRaw(c, &ask{port: port})
+		r.serveRaw(c, &ask{entrance: e})
 	}
 }
 
 // serveTLS does the handshake and hands the connection to who speaks what is inside.
-func (r *Router) serveTLS(raw net.Conn, port int) {
-	c := tls.Server(&edgeConn{Conn: raw, port: port}, r.tlsFor(port))
+func (r *Router) serveTLS(raw net.Conn, e entrance) {
+	c := tls.Server(&edgeConn{Conn: raw, entrance: e}, r.tlsFor(e.port))
 	ctx, cancel := context.WithTimeout(r.life, r.cfg.HeaderTimeout)
 	err := c.HandshakeContext(ctx)
 	cancel()
@@ -88,19 +103,19 @@ func (r *Router) serveTLS(raw net.Conn, port int) {
 		return
 	}
 	state := c.ConnectionState()
-	a := &ask{port: port, secure: true, host: normalHost(nil, []byte(state.ServerName))}
+	a := &ask{entrance: e, secure: true, host: normalHost(nil, []byte(state.ServerName))}
 	tg, v := r.routes.Load().find(a)
 	switch {
 	case v == toService && !tg.http:
 		r.serveRaw(c, a)
 	case state.NegotiatedProtocol == "h2":
-		if !r.web.Load().in.give(c) {
+		if !r.webFor(e).in.give(c) {
 			_ = c.Close()
 		}
 	case state.NegotiatedProtocol == acmeALPN:
 		_ = c.Close()
 	default:
-		r.serveHTTP1(c, port, true, nil)
+		r.serveHTTP1(c, e, true, nil)
 	}
 }
 
