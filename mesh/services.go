@@ -53,6 +53,7 @@ func (n *Network) ServiceAddr(org, app string) netip.Addr {
 // address of such a connection is the one that it was made to.
 func (n *Network) ListenServices(ctx context.Context) (all []net.Listener, err error) {
 	lc := net.ListenConfig{Control: transparent, KeepAlive: -1}
+	lc.SetMultipathTCP(false) // such a socket takes no options once it listens
 	for _, a := range n.ResolverAddrs() {
 		l, err := lc.Listen(ctx, "tcp", netip.AddrPortFrom(a, servicePort).String())
 		if err != nil {
