@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -188,40 +189,53 @@ func TestTeardownLeavesOthersAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if after := inventory(t, n.netnsDir()); after != before {
-		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	if more := grown(before, inventory(t, n.netnsDir())); len(more) > 0 {
+		t.Errorf("left behind: %q", more)
+	}
+	if after := inventory(t, n.netnsDir()); after["table other"] != 1 || after["sets of other"] != before["sets of other"] {
+		t.Errorf("the table of another program is not what it was: %v, before %v", after, before)
 	}
 	if _, err := n.Acquire(t.Context()); !errors.Is(err, ErrNotSetUp) {
 		t.Errorf("acquire after teardown: %v", err)
 	}
 }
 
-// inventory lists what a network may leave behind.
-func inventory(t testing.TB, dir string) string {
+// inventory counts what a network may leave behind.
+func inventory(t testing.TB, dir string) map[string]int {
 	t.Helper()
-	var b strings.Builder
+	all := map[string]int{"namespaces": namespacesIn(t, dir)}
 	links, err := netlink.LinkList()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, l := range links {
-		fmt.Fprintln(&b, "device", l.Attrs().Name)
+		all["device "+l.Attrs().Name]++
 	}
 	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, r := range routes {
-		fmt.Fprintln(&b, "route", r.Dst)
+		all[fmt.Sprint("route ", r.Dst)]++
 	}
-	elementsOf(t, &b)
-	fmt.Fprintln(&b, "namespaces", namespacesIn(t, dir))
+	elementsOf(t, all)
 	fds, _ := os.ReadDir("/proc/self/fd")
-	fmt.Fprintln(&b, "descriptors", len(fds))
-	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
-		fmt.Fprintln(&b, "files", len(entries))
+	all["descriptors"] = len(fds)
+	files, _ := os.ReadDir(dir)
+	all["files"] = len(files)
+	return all
+}
+
+// grown tells what there is more of. What there is less of says nothing: much of
+// what earlier tests made goes a little after they end.
+func grown(before, after map[string]int) (all []string) {
+	for what, count := range after {
+		if count > before[what] {
+			all = append(all, fmt.Sprintf("%s: %d, %d before", what, count, before[what]))
+		}
 	}
-	return b.String()
+	slices.Sort(all)
+	return all
 }
 
 // namespacesIn counts the namespaces that are mounted in dir. Those elsewhere
@@ -243,7 +257,7 @@ func namespacesIn(t testing.TB, dir string) (count int) {
 	return count
 }
 
-func elementsOf(t testing.TB, b *strings.Builder) {
+func elementsOf(t testing.TB, all map[string]int) {
 	t.Helper()
 	c, err := nftables.New()
 	if err != nil {
@@ -258,15 +272,15 @@ func elementsOf(t testing.TB, b *strings.Builder) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		count := 0
+		all["table "+table.Name]++
+		all["sets of "+table.Name] += len(sets)
 		for _, s := range sets {
 			elems, err := c.GetSetElements(s)
 			if err != nil {
 				t.Fatal(err)
 			}
-			count += len(elems)
+			all["elements of "+table.Name] += len(elems)
 		}
-		fmt.Fprintln(b, "table", table.Name, "sets", len(sets), "elements", count)
 	}
 }
 
@@ -298,8 +312,8 @@ func TestNoLeak(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if after := inventory(t, n.netnsDir()); after != before {
-		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	if more := grown(before, inventory(t, n.netnsDir())); len(more) > 0 {
+		t.Errorf("left behind: %q", more)
 	}
 	if made := pprof.Lookup("threadcreate").Count() - threads; made > 4*workers {
 		t.Errorf("%d threads made", made)
@@ -357,8 +371,8 @@ func TestAcquireUndoesFailure(t *testing.T) {
 	if _, err := n.Acquire(t.Context()); err == nil || !strings.Contains(err.Error(), blocker.Name) {
 		t.Errorf("acquire says %v", err)
 	}
-	if after := inventory(t, n.netnsDir()); after != before {
-		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	if more := grown(before, inventory(t, n.netnsDir())); len(more) > 0 {
+		t.Errorf("left behind: %q", more)
 	}
 }
 
@@ -453,8 +467,8 @@ func TestManyOrgs(t *testing.T) {
 	if err := n.Setup(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got := inventory(t, n.netnsDir()); !strings.Contains(got, "elements 20000") {
-		t.Error(got)
+	if got := inventory(t, n.netnsDir())["elements of "+n.cfg.Prefix]; got < 20000 {
+		t.Errorf("%d elements", got)
 	}
 }
 

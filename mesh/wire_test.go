@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/perigee-run/perigee/mesh/wire"
 	"golang.org/x/sys/unix"
 )
 
@@ -406,4 +407,45 @@ func TestUnknownKey(t *testing.T) {
 			t.Error("it still answers")
 		}
 	})
+}
+
+// TestWrongKey: an address alone is nobody. Two is known to one by a key that is
+// not its own, as after a theft of its address or a record that was tampered with:
+// nothing passes, either way, and the others notice nothing.
+func TestWrongKey(t *testing.T) {
+	u := newUnderlay(t)
+	one, two, three := u.node(t), u.node(t), u.node(t)
+	a1, a2, a3 := one.machine("acme", "a1"), two.machine("acme", "a2"), three.machine("acme", "a3")
+	for _, s := range []*Slot{a1, a2, a3} {
+		serve(t, in(s), addrPort(s.IPv6))
+	}
+	wrong := two.peer()
+	wrong.Key = mustKey(t).Public()
+	one.call(nodeCall{Op: "peers", Peers: []wire.Peer{wrong, three.peer()}})
+	link([]*node{two}, one.peer())
+	link([]*node{three}, one.peer())
+	const there, back = "marked-there", "marked-back"
+	atA1, atA2 := packets(t, in(a1), "eth0", back), packets(t, in(a2), "eth0", there)
+	sendRaw(t, in(a1), "eth0", packet{src: a1.IPv6, dst: a2.IPv6}.bytes(there))
+	sendRaw(t, in(a2), "eth0", packet{src: a2.IPv6, dst: a1.IPv6}.bytes(back))
+	if got, err := call(in(a1), "tcp", addrPort(a3.IPv6), netip.Addr{}, patient); got != a1.IPv6 {
+		t.Errorf("the third node is not reached: %v, %v", got, err)
+	}
+	for _, c := range []struct{ from, to *Slot }{{a1, a2}, {a2, a1}} {
+		if got, err := call(in(c.from), "tcp", addrPort(c.to.IPv6), netip.Addr{}, time.Second); err == nil {
+			t.Errorf("%s answered to %s", c.to.IPv6, got)
+		}
+	}
+	if k := atA1() + atA2(); k > 0 {
+		t.Errorf("%d packets arrived", k)
+	}
+	for _, n := range []*node{one, two} {
+		if s := n.call(nodeCall{Op: "status"}).Status[0]; !s.LastHandshake.IsZero() || s.Received > 0 {
+			t.Errorf("the link is %+v", s)
+		}
+	}
+	link([]*node{one, two})
+	if got, err := call(in(a1), "tcp", addrPort(a2.IPv6), netip.Addr{}, 2*patient); got != a1.IPv6 {
+		t.Errorf("with the right key: %v, %v", got, err)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -127,6 +128,21 @@ func (d *Device) PublicKey() Key {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.key.Public()
+}
+
+// KeyMade returns when the key that the device has now was made.
+func (d *Device) KeyMade() (time.Time, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.file.made()
+}
+
+// Knows reports whether the device lets the peer in by a key, its present or its
+// next one.
+func (d *Device) Knows(peer string, k Key) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !k.IsZero() && slices.ContainsFunc(d.peers, func(t target) bool { return t.Name == peer && slices.Contains(t.keys(), k) })
 }
 
 // NextKey returns the public half of the key that UseNext will use, zero if

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/perigee-run/perigee/internal/durable"
 )
@@ -36,6 +37,15 @@ func (f keyFile) open() (PrivateKey, error) {
 		return k, err
 	}
 	return k, f.write(k)
+}
+
+// made is when the key was: nothing writes to the file after that.
+func (f keyFile) made() (time.Time, error) {
+	st, err := os.Stat(string(f))
+	if err != nil {
+		return time.Time{}, fmt.Errorf("cannot look at WireGuard key: %w", err)
+	}
+	return st.ModTime(), nil
 }
 
 func (f keyFile) write(k PrivateKey) error {
