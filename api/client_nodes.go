@@ -21,6 +21,12 @@ func (c *Client) CordonNode(ctx context.Context, name string) error {
 	return c.ok(ctx, http.MethodPost, pathf("/nodes/%s/cordon", name), nil, nil)
 }
 
+// RotateNodeKey has a node replace its WireGuard key, soon after it returns.
+// Laptops that enter the private network there need new files.
+func (c *Client) RotateNodeKey(ctx context.Context, name string) error {
+	return c.ok(ctx, http.MethodPost, pathf("/nodes/%s/rotate-key", name), nil, nil)
+}
+
 // UncordonNode ends what CordonNode or DrainNode began.
 func (c *Client) UncordonNode(ctx context.Context, name string) error {
 	return c.ok(ctx, http.MethodPost, pathf("/nodes/%s/uncordon", name), nil, nil)

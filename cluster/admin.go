@@ -83,6 +83,12 @@ func (c *Cluster) DrainNode(ctx context.Context, name string) error {
 	return c.edit(ctx, name, func(n *Node) error { n.Cordoned, n.Draining = true, true; return nil })
 }
 
+// RotateNodeKey has a node replace the key that it has in the mesh. It returns at
+// once; the node does it when the others know the next key.
+func (c *Cluster) RotateNodeKey(ctx context.Context, name string) error {
+	return c.edit(ctx, name, func(n *Node) error { n.RetiredKey = n.WireGuardKey; return nil })
+}
+
 // RemoveNode ends a node's membership: its certificate is refused everywhere
 // from now on. A node that is up must be drained before, or force be given.
 func (c *Cluster) RemoveNode(ctx context.Context, name string, force bool) error {

@@ -31,7 +31,7 @@ const (
 
 // Node is a node's record. Its writer is the node itself, but for what an
 // operator or the choice of members decides (Member, Cordoned, Draining,
-// Removed) and what its certifier writes (Serial and what follows).
+// Removed, RetiredKey) and what its certifier writes (Serial and what follows).
 type Node struct {
 	Name   string   `json:"name"`
 	Region string   `json:"region"`
@@ -44,6 +44,8 @@ type Node struct {
 	RoutePort     int    `json:"route_port"`
 	WireGuardPort int    `json:"wireguard_port"`
 	WireGuardKey  string `json:"wireguard_key,omitempty"`
+	// WireGuardNext is the key that the node is about to use.
+	WireGuardNext string `json:"wireguard_next,omitempty"`
 	Version       string `json:"version,omitempty"`
 	// WantMembers is the number of members that this node was started to want;
 	// the largest of all state nodes counts.
@@ -55,6 +57,8 @@ type Node struct {
 	Draining  bool      `json:"draining,omitempty"`
 	Removed   bool      `json:"removed,omitempty"`
 	RemovedAt time.Time `json:"removed_at,omitzero"`
+	// RetiredKey is the WireGuard key that an operator wants replaced.
+	RetiredKey string `json:"retired_key,omitempty"`
 
 	// Serial is that of the newest certificate, PreviousSerial that of the one it
 	// was renewed with: it may be in use still, or again when the answer was lost.
@@ -123,7 +127,7 @@ func (n Node) checkPorts() error {
 			return fmt.Errorf("cannot use %d as port: want 1 to 65535", p)
 		}
 	}
-	if len(n.WireGuardKey) > 64 || len(n.Version) > 128 {
+	if len(n.WireGuardKey) > 64 || len(n.WireGuardNext) > 64 || len(n.Version) > 128 {
 		return fmt.Errorf("cannot use the node's WireGuard key or version: it is too long")
 	}
 	return nil

@@ -176,7 +176,7 @@ func (c *Cluster) announce(ctx context.Context) error {
 func (n *Node) says(self Node) {
 	n.Region, n.Roles, n.Address, n.Version = self.Region, self.Roles, self.Address, self.Version
 	n.PeerPort, n.StatePort, n.RoutePort, n.WireGuardPort = self.PeerPort, self.StatePort, self.RoutePort, self.WireGuardPort
-	n.WireGuardKey, n.WantMembers = self.WireGuardKey, self.WantMembers
+	n.WireGuardKey, n.WireGuardNext, n.WantMembers = self.WireGuardKey, self.WireGuardNext, self.WantMembers
 }
 
 var errNotAttached = errors.New("cannot change the cluster: its records are not open yet")

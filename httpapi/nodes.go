@@ -14,6 +14,7 @@ type Cluster interface {
 	CordonNode(ctx context.Context, name string) error
 	UncordonNode(ctx context.Context, name string) error
 	DrainNode(ctx context.Context, name string) error
+	RotateNodeKey(ctx context.Context, name string) error
 	RemoveNode(ctx context.Context, name string, force bool) error
 	CreateToken(ctx context.Context, req api.CreateJoinTokenRequest) (api.JoinToken, error)
 	ListTokens() ([]api.JoinToken, error)
@@ -31,6 +32,7 @@ func (s *Server) clusterRoutes() []route {
 		{rPost, pNode + "/cordon", token, "Nodes_cordon", "Keep new machines away from a node", nil, act(s.onNode(Cluster.CordonNode))},
 		{rPost, pNode + "/uncordon", token, "Nodes_uncordon", "Let a node take machines again, and end its draining", nil, act(s.onNode(Cluster.UncordonNode))},
 		{rPost, pNode + "/drain", token, "Nodes_drain", "Have a node's machines and requests move away; its state becomes drained when they have", nil, act(s.onNode(Cluster.DrainNode)).with(202)},
+		{rPost, pNode + "/rotate-key", token, "Nodes_rotate_key", "Have a node replace its WireGuard key; laptops that enter there need new files", nil, act(s.onNode(Cluster.RotateNodeKey)).with(202)},
 		{rDelete, pNode, token, "Nodes_remove", "End a node's membership", []param{{"force", "boolean", "Also one that is up and not drained"}}, act(s.removeNode)},
 
 		{rGet, "/v1/nodes/tokens", token, "Nodes_list_tokens", "List join tokens, without their secrets", nil, get(s.listJoinTokens)},

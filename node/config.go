@@ -51,6 +51,9 @@ type Config struct {
 	// PeerPort, StatePort and RoutePort (TCP) and WireGuardPort (UDP) are for other
 	// nodes. Default 4281, 4282, 4283 and 51820.
 	PeerPort, StatePort, RoutePort, WireGuardPort int
+	// RotateAfter is how old the node's WireGuard key becomes; negative is for ever.
+	// Default 30 days.
+	RotateAfter time.Duration
 	// Roles of the node: host, edge, state, build. Default: all.
 	Roles []string
 	// Members is how many nodes keep the replicated state once there are enough:
@@ -111,6 +114,9 @@ func (c *Config) defaults() error {
 	c.NetworkPrefix = or(c.NetworkPrefix, "perigee")
 	if c.DeadAfter == 0 {
 		c.DeadAfter = time.Minute
+	}
+	if c.RotateAfter == 0 {
+		c.RotateAfter = 30 * 24 * time.Hour
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()

@@ -75,6 +75,9 @@ func (n *Node) peerFace(server *httpapi.Server) http.Handler {
 		case r.URL.Path == movePath && r.Method == http.MethodPost:
 			n.serveMove(w, r)
 			return
+		case r.URL.Path == keysPath:
+			n.serveKeys(w, r)
+			return
 		case strings.HasPrefix(r.URL.Path, "/peer/v1/"):
 			own.ServeHTTP(w, r)
 			return

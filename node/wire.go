@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"time"
 
@@ -39,10 +40,10 @@ func (n *Node) openWire(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if key := n.wire.PublicKey().String(); key != self.WireGuardKey {
-		if err := n.cluster.Announce(ctx, func(s *cluster.Node) { s.WireGuardKey = key }); err != nil {
-			return err
-		}
+	if err := n.announceKeys(ctx); errors.Is(err, cluster.ErrRemoved) {
+		return err
+	} else if err != nil { // the cluster writes it later
+		n.log.Warn("cannot say this node's WireGuard key yet", "err", err)
 	}
 	n.peers, err = peers.New(peers.Config{Catalog: n.catalog, Node: n.cfg.Name, Base: n.cfg.IPv6, OrgNumber: n.apps.OrgNumber, Gateways: gateways{n}, Logger: n.log})
 	if err != nil {
@@ -57,7 +58,7 @@ func (n *Node) meshWorks() []func(context.Context) error {
 	if n.cfg.Alone {
 		return nil
 	}
-	return []func(context.Context) error{n.prober.Run, n.keepDistances, n.keepLaptops, n.keepImages}
+	return []func(context.Context) error{n.prober.Run, n.keepDistances, n.keepLaptops, n.keepImages, n.keepKeys}
 }
 
 // hostListen is where the routers and probers of other nodes reach this one.
@@ -141,8 +142,9 @@ func (n *Node) setPeers(ctx context.Context) {
 
 func (n *Node) peer(o cluster.Node) (wire.Peer, error) {
 	key, err := wire.ParseKey(o.WireGuardKey)
+	next, _ := wire.ParseKey(o.WireGuardNext) // mostly there is none
 	return wire.Peer{
-		Name: o.Name, Key: key, Endpoint: o.WireGuardAddr(), Keepalive: wireKeepalive,
+		Name: o.Name, Key: key, Next: next, Endpoint: o.WireGuardAddr(), Keepalive: wireKeepalive,
 		Allowed: []netip.Prefix{mesh.NodePrefix(n.cfg.IPv6, o.Number)},
 	}, err
 }

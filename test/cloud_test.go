@@ -202,6 +202,7 @@ func TestCloud(t *testing.T) {
 	c.must("iad", dir, "deploy", "--image", testApp(t))
 	c.nearest()
 	c.passesOn(dir)
+	c.keysTurn(dir)
 	c.cutOff(dir)
 	c.dies()
 }

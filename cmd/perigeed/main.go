@@ -64,6 +64,7 @@ func command() *cobra.Command {
 	f.IntVar(&cfg.StatePort, "state-port", 0, "TCP port of the state's clients (default 4282)")
 	f.IntVar(&cfg.RoutePort, "route-port", 0, "TCP port between nodes that keep the state (default 4283)")
 	f.IntVar(&cfg.WireGuardPort, "wireguard-port", 0, "UDP port of the mesh (default 51820)")
+	f.DurationVar(&cfg.RotateAfter, "wireguard-rotate", 0, "age at which the node's WireGuard key is replaced; negative: never (default 720h)")
 	f.DurationVar(&cfg.DeadAfter, "dead-after", 0, "how long a node is not heard of until its machines are made anew elsewhere (default 1m)")
 	f.StringVar(&cfg.DNS.Listen, "dns-listen", "", "HOST:PORT to answer for the domain at, as its DNS server (default: nowhere)")
 	f.StringSliceVar(&cfg.DNS.NameServers, "dns-nameserver", nil, "NAME=ADDRESS of a server of the domain, as the registrar has it; repeated")
