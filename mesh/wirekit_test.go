@@ -101,6 +101,7 @@ type noMachines struct{}
 
 func (noMachines) Machines(string, string) []dns.Machine { return nil }
 func (noMachines) Apps(string) []string                  { return nil }
+func (noMachines) Service(string, string) netip.Addr     { return netip.Addr{} }
 
 func obey(n *Network, d *wire.Device, c nodeCall) (r nodeReply, err error) {
 	ctx := context.Background()
