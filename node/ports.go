@@ -8,13 +8,18 @@ import (
 )
 
 // checkPorts refuses raw public ports that another app or another program has.
-// Ports with an http or tls handler are shared: names tell the apps apart.
+// Ports with an http or tls handler are shared: names tell the apps apart. An app
+// with an address of its own has all of its ports there.
 func (n *Node) checkPorts(app string, groups map[string]api.MachineConfig) error {
+	if len(n.apps.Addresses(app)) > 0 {
+		return nil
+	}
 	taken := n.rawPorts(app)
 	for _, c := range groups {
 		for _, p := range raw(c.Services) {
 			if other, ok := taken[p]; ok {
-				return api.Errorf(api.CodeConflict, "port %d is app %q's", p, other).WithField("services.ports.port").WithHint("a port without an http or tls handler belongs to one app; choose another")
+				return api.Errorf(api.CodeConflict, "port %d is app %q's", p, other).WithField("services.ports.port").
+					WithHint("a port without an http or tls handler belongs to one app; choose another, give the app an address of its own with perigee ips allocate-v4, or leave the service's ports out: then your other apps alone reach it, at <app>.flycast")
 			}
 			if err := n.listenable(p); err != nil {
 				return api.Errorf(api.CodeConflict, "port %d cannot be opened on this server: %v", p, err).WithField("services.ports.port").WithHint("choose another port, or stop the program that has it")

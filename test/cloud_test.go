@@ -34,6 +34,17 @@ var cloudCities = []string{"iad", "fra", "syd"}
 
 func startCloud(t *testing.T) *cloud {
 	t.Helper()
+	c := startCities(t, cloudCities, "--dead-after", "6s")
+	c.eventually("all nodes keep the state", 30*time.Second, func() bool {
+		out, _, _ := c.perigee("iad", "", "nodes")
+		return strings.Count(out, " yes ") == 3
+	})
+	return c
+}
+
+// startCities starts a node, and a visitor, in each city.
+func startCities(t *testing.T, cities []string, args ...string) *cloud {
+	t.Helper()
 	bin := Programs(t)
 	if _, err := os.Stat("/dev/net/tun"); err != nil {
 		t.Skip("needs /dev/net/tun")
@@ -43,20 +54,20 @@ func startCloud(t *testing.T) *cloud {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	l, err := lab.New(t.Context(), lab.Config{Cities: cloudCities, Dir: filepath.Join(dir, "l")})
+	l, err := lab.New(t.Context(), lab.Config{Cities: cities, Dir: filepath.Join(dir, "l")})
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := &cloud{t, bin, l, map[string]*lab.Node{}, map[string]*lab.Host{}}
 	t.Cleanup(c.end)
-	for _, city := range cloudCities {
+	for _, city := range cities {
 		var join *lab.Join
-		if first := c.nodes[cloudCities[0]]; first != nil {
+		if first := c.nodes[cities[0]]; first != nil {
 			if join, err = first.JoinThis(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}
-		n, err := l.StartNode(t.Context(), lab.NodeConfig{City: city, Program: filepath.Join(bin, "perigeed"), Join: join, Args: []string{"--dead-after", "6s", "--domain", "apps.localhost"}})
+		n, err := l.StartNode(t.Context(), lab.NodeConfig{City: city, Program: filepath.Join(bin, "perigeed"), Join: join, Args: append([]string{"--domain", "apps.localhost"}, args...)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -65,9 +76,9 @@ func startCloud(t *testing.T) *cloud {
 			t.Fatal(err)
 		}
 	}
-	c.eventually("all nodes are up and keep the state", 30*time.Second, func() bool {
-		out, _, _ := c.perigee("iad", "", "nodes")
-		return strings.Count(out, " up") == 3 && strings.Count(out, " yes ") == 3
+	c.eventually("all nodes are up", 30*time.Second, func() bool {
+		out, _, _ := c.perigee(cities[0], "", "nodes")
+		return strings.Count(out, " up") == len(cities)
 	})
 	return c
 }

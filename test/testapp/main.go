@@ -33,6 +33,9 @@ func main() {
 		code, _ := strconv.Atoi(os.Args[2])
 		os.Exit(code)
 	}
+	if len(os.Args) > 1 && os.Args[1] == "get" {
+		os.Exit(show(os.Args[2]))
+	}
 	log.SetFlags(0)
 	log.Printf("testapp %s starts", os.Getenv("RELEASE"))
 	mux := http.NewServeMux()
@@ -60,6 +63,19 @@ func main() {
 		port = p
 	}
 	log.Fatal(http.ListenAndServe(":"+port, mux))
+}
+
+// show prints what a URL answers.
+func show(url string) (code int) {
+	resp, err := (&http.Client{Timeout: 20 * time.Second}).Get(url)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer resp.Body.Close()
+	fmt.Println(resp.StatusCode)
+	io.Copy(os.Stdout, resp.Body)
+	return 0
 }
 
 func stopOnSignal() {
