@@ -42,6 +42,10 @@ func (c *cloud) keysTurn(dir string) {
 		}
 		return os.WriteFile(key, []byte(k.Text()+"\n"), 0o600)
 	})
+	c.killed("and away for long, so that its key is old", func(key, next string) error {
+		then := time.Now().Add(-31 * 24 * time.Hour)
+		return os.Chtimes(key, then, then)
+	})
 	c.scale(dir, "1")
 }
 
