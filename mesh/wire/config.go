@@ -78,7 +78,8 @@ type Peer struct {
 	Allowed []netip.Prefix
 	// Keepalive is how often an idle link says a word, so that what is between
 	// keeps it open. With it a device that starts, or changes its key, also greets
-	// the peer at once, who would else learn of it after 15 s. Default: never.
+	// the peer at once, who would else learn of it after 15 s, and again until a
+	// session stands. Default: never.
 	Keepalive time.Duration
 }
 

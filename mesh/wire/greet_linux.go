@@ -30,7 +30,7 @@ const (
 	greetAgain  = time.Second
 	greetAtLast = 5 * time.Second
 	greetSoon   = 4
-	// greetRoom is how many greet in one look, so that with followEvery between
+	// greetRoom is how many are greeted anew in one look, so that with followEvery between
 	// looks it is a thousand a second when all peers are silent at once.
 	greetRoom = 50
 	// sessionLife is after how long WireGuard takes no more packets.

@@ -137,8 +137,10 @@ func (d *Device) changes(have map[Key]wgtypes.Peer) []wgtypes.PeerConfig {
 			case k != active:
 				delete(d.greetings, k)
 				idle = append(idle, d.change(k, target{endpoint: t.endpoint}, old, known)...)
-			case d.mustGreet(k, t, old) && room > 0:
-				room--
+			case d.mustGreet(k, t, old) && (!known || room > 0):
+				if known {
+					room--
+				}
 				out = append(out, d.greeting(k, t, known)...)
 			default:
 				out = append(out, d.change(k, t, old, known)...)
@@ -159,8 +161,7 @@ func (d *Device) forget(k Key) {
 	delete(d.greetings, k)
 }
 
-// change is what one key of a peer lacks, at most one thing; a key that is not
-// in use yet is allowed nothing.
+// change is what one key of a peer lacks, if anything.
 func (d *Device) change(k Key, t target, old wgtypes.Peer, known bool) []wgtypes.PeerConfig {
 	c := wgtypes.PeerConfig{PublicKey: wgtypes.Key(k)}
 	differs := !known
