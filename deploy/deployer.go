@@ -37,9 +37,10 @@ type work struct {
 
 	kick chan struct{} // holds one token when lines may have something
 
-	mu    sync.Mutex // guards what follows
-	what  string     // is being done, for those who come second
-	heard bool       // somebody listens
+	last  *api.Progress // told when the app is free for the next work
+	mu    sync.Mutex    // guards what follows
+	what  string        // is being done, for those who come second
+	heard bool          // somebody listens
 	lines []api.Progress
 }
 
@@ -108,6 +109,9 @@ func (d *Deployer) begin(app, what string, heard bool, do func(context.Context, 
 		d.mu.Lock()
 		delete(d.works, app)
 		d.mu.Unlock()
+		if w.last != nil {
+			w.tell(*w.last)
+		}
 		close(w.done)
 	})
 	return w, nil

@@ -94,7 +94,7 @@ func (d *Deployer) finish(ctx context.Context, w *work, r *app.Release, status s
 	d.cfg.Logger.Info("release ended", "app", r.App, "release", r.Version, "status", status, "reason", r.Reason)
 	if status == api.ReleaseComplete {
 		shown := r.Release
-		w.tell(api.Progress{Kind: "done", Message: "release " + version(r.Version) + " is complete", Release: &shown})
+		w.last = &api.Progress{Kind: "done", Message: "release " + version(r.Version) + " is complete", Release: &shown}
 	}
 	return nil
 }

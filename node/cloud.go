@@ -150,12 +150,27 @@ func (n *Node) keepCluster(ctx context.Context) error {
 			if !ok {
 				return nil
 			}
-			if node.Removed {
-				n.forgetNode(ctx, node.Name)
+			n.heedNode(ctx, node)
+			for more := true; more; { // those that have come already are followed together
+				select {
+				case node, ok = <-changes:
+					if !ok {
+						return nil
+					}
+					n.heedNode(ctx, node)
+				default:
+					more = false
+				}
 			}
 		case <-tick.C:
 		}
 		n.followCluster(ctx)
+	}
+}
+
+func (n *Node) heedNode(ctx context.Context, node cluster.Node) {
+	if node.Removed {
+		n.forgetNode(ctx, node.Name)
 	}
 }
 
