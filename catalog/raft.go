@@ -39,8 +39,8 @@ var maxElectionTimeout time.Duration
 //go:linkname hbInterval github.com/nats-io/nats-server/v2/server.hbInterval
 var hbInterval time.Duration
 
-// A leader that hears nothing of most of the others gives up after 10 to 20
-// seconds; until then it answers questions with what it knows.
+// A leader that hears nothing of most of the others would lead on for 10 to 20
+// seconds, and answer questions with what it knows.
 //
 //go:linkname lostQuorumInterval github.com/nats-io/nats-server/v2/server.lostQuorumInterval
 var lostQuorumInterval time.Duration
