@@ -168,7 +168,7 @@ func (n *catalogNode) await(ctx context.Context, want int) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(5 * time.Millisecond):
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
 	return nil

@@ -12,7 +12,7 @@ const catchUpStep = 2 * time.Millisecond
 // before the call, by whatever node. It costs a round trip to the members: it is
 // for who is about to decide something by what it reads, not for every read. It
 // fails, in words, where the members cannot be asked; ctx bounds it. A leader that
-// has just lost its majority may still answer for some seconds, with what it
+// has just lost its majority may still answer for five seconds, with what it
 // knows: the write that follows fails then.
 func (c *Catalog) CatchUp(ctx context.Context) error {
 	if c.cloud == nil && len(c.outside) == 0 {

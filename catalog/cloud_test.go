@@ -204,9 +204,9 @@ func TestGrowAndLoseOne(t *testing.T) {
 	if w.failed > 0 {
 		t.Errorf("%d writes failed: %v", w.failed, w.last)
 	}
-	for key, n := range w.acked {
+	for key, n := range w.acked { // a write that failed may be there all the same
 		for _, name := range []string{"b", "c"} {
-			eventually(t, "an acknowledged write is everywhere", func() bool { e, ok := tc.node[name].apps.Get(key); return ok && e.Value.N == n })
+			eventually(t, "an acknowledged write is everywhere", func() bool { e, ok := tc.node[name].apps.Get(key); return ok && e.Value.N >= n })
 		}
 	}
 }

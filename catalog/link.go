@@ -23,7 +23,7 @@ const (
 	// shunned is how long a member that had no quorum is tried last.
 	shunned = 30 * time.Second
 	// nearerEvery is how often a connection to a farther member looks for a nearer.
-	nearerEvery = 15 * time.Second
+	nearerEvery = 5 * time.Second
 )
 
 // link keeps one connection to a member: the nearest that answers. The NATS

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -60,16 +61,42 @@ func (m *mirror[T]) put(e *Entry[T]) {
 }
 
 func (m *mirror[T]) putLocked(e *Entry[T]) {
-	old := m.entries[e.Key]
-	if old != nil && old.Revision >= e.Revision || m.gone[e.Key] > e.Revision {
+	if !m.isNews(e) {
 		return
 	}
-	if old == nil {
+	if m.entries[e.Key] == nil {
 		at, _ := slices.BinarySearch(m.keys, e.Key)
 		m.keys = slices.Insert(m.keys, at, e.Key)
 	}
 	m.entries[e.Key] = e
 	m.tell(Change[T]{Entry: *e})
+}
+
+func (m *mirror[T]) isNews(e *Entry[T]) bool {
+	old := m.entries[e.Key]
+	return (old == nil || old.Revision < e.Revision) && m.gone[e.Key] <= e.Revision
+}
+
+// putAll is put for many: one sort instead of an insert for each.
+func (m *mirror[T]) putAll(all map[string]*Entry[T]) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.putAllLocked(all)
+}
+
+func (m *mirror[T]) putAllLocked(all map[string]*Entry[T]) {
+	for _, key := range slices.Sorted(maps.Keys(all)) {
+		e := all[key]
+		if !m.isNews(e) {
+			continue
+		}
+		if m.entries[key] == nil {
+			m.keys = append(m.keys, key)
+		}
+		m.entries[key] = e
+		m.tell(Change[T]{Entry: *e})
+	}
+	slices.Sort(m.keys)
 }
 
 // remove applies a delete of the given revision. An own delete leaves a trace
@@ -117,26 +144,7 @@ func (m *mirror[T]) load(all map[string]*Entry[T], asOf uint64) {
 			m.removeLocked(key, asOf)
 		}
 	}
-	if len(m.keys) == 0 && len(m.gone) == 0 {
-		m.fill(all)
-		return
-	}
-	for _, e := range all {
-		m.putLocked(e)
-	}
-}
-
-// fill is load into an empty mirror: one sort instead of an insert per key.
-func (m *mirror[T]) fill(all map[string]*Entry[T]) {
-	m.keys = make([]string, 0, len(all))
-	for k, e := range all {
-		m.entries[k] = e
-		m.keys = append(m.keys, k)
-	}
-	slices.Sort(m.keys)
-	for _, k := range m.keys {
-		m.tell(Change[T]{Entry: *all[k]})
-	}
+	m.putAllLocked(all)
 }
 
 // tell hands a change to every subscription; m.mu is held.

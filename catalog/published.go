@@ -148,35 +148,50 @@ func (p *Published[T]) hear(entry string, data []byte) {
 
 // apply takes an entry of another node unless a newer one is known.
 func (p *Published[T]) apply(entry string, data []byte, deleted bool) bool {
-	seq := seqOf(data)
 	if deleted {
-		p.mem.remove(entry, seq, true)
+		p.mem.remove(entry, seqOf(data), true)
 		return false
 	}
-	if e, ok := p.mem.get(entry); ok && e.Revision >= seq {
-		return false
+	e := p.newer(entry, data)
+	if e != nil {
+		p.mem.put(e)
 	}
-	e := &Entry[T]{Key: entry, Revision: seq}
+	return e != nil
+}
+
+// newer reads an entry; nil if one as new is known, or it cannot be read.
+func (p *Published[T]) newer(entry string, data []byte) *Entry[T] {
+	e := &Entry[T]{Key: entry, Revision: seqOf(data)}
+	if known, ok := p.mem.get(entry); ok && known.Revision >= e.Revision {
+		return nil
+	}
 	if err := json.Unmarshal(data[seqSize:], &e.Value); err != nil {
 		p.cat.log.Error("what a node says cannot be read and is left out", "table", p.name, "entry", entry, "error", err)
-		return false
+		return nil
 	}
-	p.mem.put(e)
-	return true
+	return e
 }
 
 // load implements sink.
 func (p *Published[T]) load(all map[string]record, _ uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	own := map[string]record{}
+	own, fresh := map[string]record{}, map[string]*Entry[T]{}
 	for entry, r := range all {
-		if key, ok := strings.CutPrefix(entry, p.own("")); ok {
+		key, mine := strings.CutPrefix(entry, p.own(""))
+		switch {
+		case mine:
 			own[key] = r
-		} else {
+		case r.deleted, len(r.data) < seqSize:
 			p.read(r)
+		default:
+			delete(p.loose, entry)
+			if e := p.newer(entry, r.data); e != nil {
+				fresh[entry] = e
+			}
 		}
 	}
+	p.mem.putAll(fresh)
 	for _, e := range p.mem.list("") {
 		if r, ok := all[e.Key]; (!ok || r.deleted) && !strings.HasPrefix(e.Key, p.own("")) && time.Since(p.loose[e.Key]) > looseFor {
 			p.mem.remove(e.Key, e.Revision, false)

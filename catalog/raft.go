@@ -39,6 +39,15 @@ var maxElectionTimeout time.Duration
 //go:linkname hbInterval github.com/nats-io/nats-server/v2/server.hbInterval
 var hbInterval time.Duration
 
+// A leader that hears nothing of most of the others would lead on for 10 to 20
+// seconds, and answer questions with what it knows.
+//
+//go:linkname lostQuorumInterval github.com/nats-io/nats-server/v2/server.lostQuorumInterval
+var lostQuorumInterval time.Duration
+
+//go:linkname lostQuorumCheck github.com/nats-io/nats-server/v2/server.lostQuorumCheck
+var lostQuorumCheck time.Duration
+
 // A member that cannot be reached is called again after this pause.
 //
 //go:linkname routeConnectDelay github.com/nats-io/nats-server/v2/server.routeConnectDelay
@@ -49,6 +58,8 @@ const (
 	electionMax = 3 * time.Second
 	heartbeat   = 300 * time.Millisecond
 	callAgain   = 250 * time.Millisecond
+	giveUp      = 4 * time.Second
+	giveUpCheck = time.Second
 	// newcomer is a cluster size that is never reached.
 	newcomer = 64
 )
@@ -69,6 +80,7 @@ func beginRaft(alone bool) (hurried bool) {
 	if pace.running == 0 {
 		hurried = alone
 		minElectionTimeout, maxElectionTimeout, hbInterval, routeConnectDelay = electionMin, electionMax, heartbeat, callAgain
+		lostQuorumInterval, lostQuorumCheck = giveUp, giveUpCheck
 		if hurried {
 			minElectionTimeout, maxElectionTimeout = 20*time.Millisecond, 40*time.Millisecond
 		}

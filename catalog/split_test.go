@@ -157,10 +157,12 @@ func testSplit(t *testing.T, there, back bool) {
 	sc.cut(there, back)
 	var aOK, bOK bool
 	var wg sync.WaitGroup
-	try := func(n *testNode, ok *bool) {
+	try := func(n *testNode, times int, ok *bool) {
 		wg.Go(func() {
-			for range 4 {
+			for range times {
+				began := time.Now()
 				_, err := n.apps.Update(t.Context(), "counter", rec{N: 1, Name: n.node}, rev)
+				t.Logf("%s after %s: %v", n.node, time.Since(began).Round(time.Millisecond), err)
 				if err == nil || !errors.Is(err, ErrNoQuorum) {
 					*ok = err == nil
 					return
@@ -168,8 +170,8 @@ func testSplit(t *testing.T, there, back bool) {
 			}
 		})
 	}
-	try(a, &aOK)
-	try(b, &bOK)
+	try(a, 2, &aOK)
+	try(b, 4, &bOK)
 	wg.Wait()
 	t.Logf("accepted by a: %v, by b: %v", aOK, bOK)
 	if aOK && bOK || there && back && !bOK {

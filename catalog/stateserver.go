@@ -23,6 +23,10 @@ const (
 	clusterName = "perigee"
 	systemUser  = "system"
 	routePing   = 2 * time.Second // a dead route is found after two
+	// nowhere is what each member tells the others of where it is. They know that
+	// from the list of members, and who of two calls the other; what they hear
+	// by the way must lead to no more calls.
+	nowhere = "127.0.0.1:1"
 )
 
 // stateServer is this node's part of the replicated state: a NATS server that
@@ -248,7 +252,7 @@ func (s *stateServer) options() (*server.Options, error) {
 		CustomClientAuthentication: &insiders{s}, Routes: s.routes(),
 	}
 	opts.Cluster = server.ClusterOpts{
-		Name: clusterName, Host: s.listen.host, Port: s.listen.port, NoAdvertise: true, PoolSize: -1,
+		Name: clusterName, Host: s.listen.host, Port: s.listen.port, Advertise: nowhere, NoAdvertise: true, PoolSize: -1,
 		TLSConfig: s.entrance.config(s.peers), TLSTimeout: handshakeLimit.Seconds(), PingInterval: routePing, MaxPingsOut: 2,
 	}
 	s.opts.Store(opts.Clone())

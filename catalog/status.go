@@ -124,10 +124,17 @@ func (b *bucket) info(ctx context.Context) (*jetstream.StreamInfo, error) {
 	defer cancel()
 	s, err := b.js.Stream(ctx, "KV_"+b.name)
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrNoResponders) {
-		return nil, errors.New("no leader answers")
+		return nil, errNoLeader
 	}
 	if err != nil {
 		return nil, err
 	}
-	return s.CachedInfo(), nil
+	// A member without a leader answers too, with what it knows itself.
+	info := s.CachedInfo()
+	if info.Cluster != nil && info.Cluster.Leader == "" {
+		return nil, errNoLeader
+	}
+	return info, nil
 }
+
+var errNoLeader = errors.New("no leader answers")

@@ -19,12 +19,15 @@ const (
 	tendEvery = time.Second
 	// awayFor is how long a member is not reached before it is told.
 	awayFor = 10 * time.Second
+	// amiss is how many looks in a row must fail before it is told: a member that
+	// is about to come is missing for a moment.
+	amiss = 5
 )
 
 // tend has the cluster become what the list of members says. All members look;
 // the one that leads acts.
 func (cl *cloud) tend(ctx context.Context) {
-	said, away := "", absent{}
+	bad, away := 0, absent{}
 	for pause(ctx, tendEvery) {
 		s := cl.part()
 		if s == nil {
@@ -39,10 +42,11 @@ func (cl *cloud) tend(ctx context.Context) {
 			continue
 		}
 		err := cl.shape(ctx, s)
-		if err != nil && ctx.Err() == nil && err.Error() != said {
+		if err == nil {
+			bad = 0
+		} else if bad++; bad == amiss && ctx.Err() == nil {
 			cl.c.log.Warn("the members of the state are not as they should be, for now", "error", err)
 		}
-		said = fmt.Sprint(err)
 	}
 }
 
