@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,6 +25,8 @@ type Announcer struct {
 	held     time.Time // announcements wait until then
 	changed  chan struct{}
 	sessions map[netip.Addr]*session
+
+	keep atomic.Bool // the kernel's routes stay when Run ends
 }
 
 // Status is how things stand.
@@ -162,6 +165,10 @@ func (a *Announcer) change(f func()) {
 	}
 }
 
+// KeepRoutes has the kernel go on taking packets for the prefixes in when Run
+// ends, for another process that takes over.
+func (a *Announcer) KeepRoutes() { a.keep.Store(true) }
+
 // Status may be asked at any time, also before Run and after it.
 func (a *Announcer) Status() Status {
 	a.mu.Lock()
@@ -189,7 +196,11 @@ func (a *Announcer) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer undo()
+	defer func() {
+		if !a.keep.Load() {
+			undo()
+		}
+	}()
 	sp, err := a.startSpeaker()
 	if err != nil {
 		return err

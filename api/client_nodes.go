@@ -38,6 +38,14 @@ func (c *Client) DrainNode(ctx context.Context, name string) error {
 	return c.ok(ctx, http.MethodPost, pathf("/nodes/%s/drain", name), nil, nil)
 }
 
+// UpgradeNode has a node start the program that is on its disk now, which takes
+// over while the present one serves. It returns when the new one runs;
+// [ClusterNode.StartedAt] changes when it has taken over, and
+// [ClusterNode.Fault] tells why it could not.
+func (c *Client) UpgradeNode(ctx context.Context, name string) (u NodeUpgrade, err error) {
+	return u, c.call(ctx, http.MethodPost, pathf("/nodes/%s/upgrade", name), nil, nil, &u)
+}
+
 // RemoveNode ends a node's membership. One that is up must be drained, or force
 // be given.
 func (c *Client) RemoveNode(ctx context.Context, name string, force bool) error {

@@ -22,10 +22,21 @@ type ClusterNode struct {
 	SeenAt      time.Time `json:"seen_at,omitzero" doc:"When it was last heard of"`
 	JoinedAt    time.Time `json:"joined_at"`
 	CertifiedAt time.Time `json:"certified_at" doc:"Beginning of its newest certificate"`
+	Leaving     bool      `json:"leaving,omitempty" doc:"It drains, and clients may still come in by it who have not heard of that"`
+	Synced      bool      `json:"synced,omitempty" doc:"What it has of the replicated state is the newest, and the state takes writes"`
+	StartedAt   time.Time `json:"started_at,omitzero" doc:"When its present program began"`
+	Fault       string    `json:"fault,omitempty" doc:"Why its last upgrade failed"`
+}
+
+// NodeUpgrade answers the request for an upgrade (POST /v1/nodes/{node}/upgrade).
+type NodeUpgrade struct {
+	Version string `json:"version" doc:"Of the program that takes over"`
 }
 
 // Drained reports whether a draining node has nothing left to do.
-func (n ClusterNode) Drained() bool { return n.Draining && n.Machines == 0 && n.Requests == 0 }
+func (n ClusterNode) Drained() bool {
+	return n.Draining && !n.Leaving && n.Machines == 0 && n.Requests == 0
+}
 
 // CreateJoinTokenRequest asks for a join token (POST /v1/nodes/tokens).
 type CreateJoinTokenRequest struct {

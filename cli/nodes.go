@@ -38,6 +38,8 @@ func (e *env) listNodes(ctx context.Context) error {
 // nodeState adds what a node is otherwise to a node that is down.
 func nodeState(n api.ClusterNode) string {
 	switch {
+	case n.Up && n.State == "draining":
+		return n.State + ": " + leftHere(n)
 	case n.Up:
 		return n.State
 	case n.Draining:
@@ -70,7 +72,7 @@ func (e *env) showNode(ctx context.Context, name string) error {
 	}
 	return e.facts("node", n.Name, "region", n.Region, "state", nodeState(n), "roles", strings.Join(n.Roles, ", "), "member", yes(n.Member),
 		"address", n.Address, "number", strconv.FormatUint(uint64(n.Number), 10), "version", n.Version, "machines", strconv.Itoa(n.Machines), "requests", strconv.Itoa(n.Requests),
-		"last heard of", ago(n.SeenAt), "joined", ago(n.JoinedAt), "certified", ago(n.CertifiedAt))
+		"last heard of", ago(n.SeenAt), "last upgrade", n.Fault, "joined", ago(n.JoinedAt), "certified", ago(n.CertifiedAt))
 }
 
 // nodeVerb is a command that does one thing to a node.
@@ -93,8 +95,9 @@ func drainCmd(e *env) *cobra.Command {
 	c := &cobra.Command{
 		Use: "drain NODE", Short: "Move everything away from a node, and wait until it is empty", Args: exactArgs("NODE"),
 		Long: `Move everything away from a node, and wait until it is empty: it gets no new
-machines, its machines are replaced on other nodes, and requests in progress
-end. perigee node uncordon ends it. Machines with volumes stay.`,
+machines, its machines are replaced on other nodes, clients are led to other
+edges, and what is in progress ends. perigee node uncordon ends the draining.
+Machines with volumes stay.`,
 		Example: "  perigee node drain fra1\n  perigee node drain fra1 --wait 0",
 		RunE:    func(c *cobra.Command, args []string) error { return e.drain(c.Context(), args[0], wait) },
 	}
@@ -157,7 +160,20 @@ func (e *env) awaitDrained(ctx context.Context, client *api.Client, name string,
 }
 
 func left(n api.ClusterNode) string {
-	return fmt.Sprintf("%d machines and %d requests are left on %s", n.Machines, n.Requests, n.Name)
+	text := fmt.Sprintf("%d machines and %d requests are left on %s", n.Machines, n.Requests, n.Name)
+	if n.Leaving {
+		text += ", and clients may still come in there"
+	}
+	return text
+}
+
+// leftHere is left in short.
+func leftHere(n api.ClusterNode) string {
+	text := fmt.Sprintf("%d machines, %d requests", n.Machines, n.Requests)
+	if n.Leaving {
+		text += ", clients"
+	}
+	return text
 }
 
 func removeNodeCmd(e *env) *cobra.Command {

@@ -33,7 +33,7 @@ func (c *Cluster) shown(n Node) api.ClusterNode {
 	s.Up = s.Up || self
 	out := api.ClusterNode{Name: n.Name, Region: n.Region, Number: n.Number, Roles: n.Roles, Member: n.Member, Address: n.Address, PeerPort: n.PeerPort,
 		Version: n.Version, Cordoned: n.Cordoned, Draining: n.Draining, Up: s.Up, Self: self, Machines: s.Machines, Requests: s.Requests,
-		SeenAt: s.SeenAt, JoinedAt: n.JoinedAt, CertifiedAt: n.CertifiedAt}
+		Leaving: s.Leaving, Synced: s.Synced, StartedAt: s.StartedAt, Fault: s.Fault, SeenAt: s.SeenAt, JoinedAt: n.JoinedAt, CertifiedAt: n.CertifiedAt}
 	switch {
 	case !s.Up:
 		out.State = "down"

@@ -53,10 +53,16 @@ type Status struct {
 	SeenAt   time.Time // when it was last heard of
 	Machines int       // that it holds
 	Requests int       // that it serves
+	Leaving  bool      // it drains, and clients may still come in by it
+	Synced   bool      // it has the newest state, and the state takes writes
+	// StartedAt is when its present program began, Fault why its last upgrade
+	// failed.
+	StartedAt time.Time
+	Fault     string
 }
 
 // Empty reports whether a draining node has nothing left to do.
-func (s Status) Empty() bool { return s.Machines == 0 && s.Requests == 0 }
+func (s Status) Empty() bool { return !s.Leaving && s.Machines == 0 && s.Requests == 0 }
 
 func (c *Config) defaults() error {
 	if c.Dir == "" {

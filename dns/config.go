@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/perigee-run/perigee/dns/door"
 )
 
 // Machine is what the resolver must know of one machine.
@@ -47,6 +49,8 @@ type Peer struct {
 type Config struct {
 	// Listen are the addresses to serve UDP and TCP on. Port 0 picks one.
 	Listen []netip.AddrPort
+	// Open takes one of them. Default [door.Open].
+	Open func(netip.AddrPort) (door.Door, error)
 	// Source answers .internal.
 	Source Source
 	// OrgOf says which org a source address belongs to; who belongs to none is refused.

@@ -34,7 +34,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, log: cfg.Logger, cache: newCache(cfg.CacheSize), asking: map[netip.Addr]int{}}
 	var err error
-	if s.doors, err = door.OpenAll(cfg.Listen); err != nil {
+	if s.doors, err = door.OpenAll(cfg.Listen, cfg.Open); err != nil {
 		return nil, err
 	}
 	s.upstreams = &upstreams{fixed: cfg.Upstreams, files: cfg.resolvConfs(), self: s.Addrs(), log: s.log}

@@ -179,6 +179,13 @@ func (s self) Stop(_ context.Context, machines bool) error {
 	return nil
 }
 
+func (self) Upgrade(_ context.Context, node string) (string, error) {
+	if node != "n1" {
+		return "", api.Errorf(api.CodeNotFound, "there is no node %q", node)
+	}
+	return "2.0", nil
+}
+
 // builder says what it was asked.
 type builder struct{}
 

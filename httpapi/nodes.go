@@ -33,6 +33,7 @@ func (s *Server) clusterRoutes() []route {
 		{rPost, pNode + "/uncordon", token, "Nodes_uncordon", "Let a node take machines again, and end its draining", nil, act(s.onNode(Cluster.UncordonNode))},
 		{rPost, pNode + "/drain", token, "Nodes_drain", "Have a node's machines and requests move away; its state becomes drained when they have", nil, act(s.onNode(Cluster.DrainNode)).with(202)},
 		{rPost, pNode + "/rotate-key", token, "Nodes_rotate_key", "Have a node replace its WireGuard key; laptops that enter there need new files", nil, act(s.onNode(Cluster.RotateNodeKey)).with(202)},
+		{rPost, pNode + "/upgrade", token, "Nodes_upgrade", "Put the program on a node's disk in the place of the one that runs", nil, get(s.upgradeNode).with(202)},
 		{rDelete, pNode, token, "Nodes_remove", "End a node's membership", []param{{"force", "boolean", "Also one that is up and not drained"}}, act(s.removeNode)},
 
 		{rGet, "/v1/nodes/tokens", token, "Nodes_list_tokens", "List join tokens, without their secrets", nil, get(s.listJoinTokens)},
@@ -74,6 +75,14 @@ func (s *Server) onNode(do func(Cluster, context.Context, string) error) func(c 
 		}
 		return do(all, c.r.Context(), c.path("node_name"))
 	}
+}
+
+func (s *Server) upgradeNode(c *call) (api.NodeUpgrade, error) {
+	if _, err := s.cluster(); err != nil {
+		return api.NodeUpgrade{}, err
+	}
+	version, err := s.cfg.Node.Upgrade(c.r.Context(), c.path("node_name"))
+	return api.NodeUpgrade{Version: version}, err
 }
 
 func (s *Server) removeNode(c *call) error {

@@ -62,6 +62,9 @@ func TestNodes(t *testing.T) {
 			t.Errorf("want %s: %+v, %v", step.state, n, err)
 		}
 	}
+	if u, err := k.UpgradeNode(t.Context(), "n1"); err != nil || u.Version != "2.0" {
+		t.Errorf("%+v, %v", u, err)
+	}
 	if err := k.RemoveNode(t.Context(), "n2", false); !api.IsCode(err, api.CodeConflict) {
 		t.Error(err)
 	}

@@ -136,6 +136,9 @@ type Node interface {
 	// Stop begins to end the daemon, and returns before it has ended, so that
 	// the caller gets an answer. With machines they are stopped first.
 	Stop(ctx context.Context, machines bool) error
+	// Upgrade begins to put the program on the disk of a node, by its name, in the
+	// place of the one that runs, and returns its version.
+	Upgrade(ctx context.Context, node string) (string, error)
 }
 
 // Server is the API. Make its handlers with [Server.Handler].

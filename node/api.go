@@ -35,10 +35,10 @@ func (n *Node) openAPI(context.Context) (err error) {
 		return err
 	}
 	f := &faces{remote: n.face(server, httpapi.Token(n.token)), own: n.face(server, httpapi.Trust("root"))}
-	if f.tcp, err = net.Listen("tcp", n.cfg.Listen); err != nil {
+	if f.tcp, err = n.listen(apiName, func() (net.Listener, error) { return net.Listen("tcp", n.cfg.Listen) }); err != nil {
 		return fmt.Errorf("cannot open the API: %w; choose another address with --listen", err)
 	}
-	if f.unix, err = listenUnix(n.cfg.Socket); err != nil {
+	if f.unix, err = n.listen(socketName, func() (net.Listener, error) { return listenUnix(n.cfg.Socket) }); err != nil {
 		f.tcp.Close()
 		return err
 	}
@@ -49,6 +49,15 @@ func (n *Node) openAPI(context.Context) (err error) {
 	}
 	n.api = f
 	return nil
+}
+
+// listen opens a socket, or takes the predecessor's, and keeps it for a successor.
+func (n *Node) listen(name string, open func() (net.Listener, error)) (net.Listener, error) {
+	l, err := n.cfg.heritage.listener(name, open)
+	if err == nil {
+		n.keep(name, l)
+	}
+	return l, err
 }
 
 // face is the API and the registry, for those whom who lets in.

@@ -120,7 +120,7 @@ func (n *Node) listenPeers() (net.Listener, error) {
 	if n.cfg.Alone {
 		return nil, nil
 	}
-	l, err := net.Listen("tcp", fmt.Sprintf(":%d", n.self().PeerPort))
+	l, err := n.listen(peerName, func() (net.Listener, error) { return net.Listen("tcp", fmt.Sprintf(":%d", n.self().PeerPort)) })
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the port for other nodes: %w; choose another with --peer-port, or keep the node to itself with --alone", err)
 	}

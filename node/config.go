@@ -82,8 +82,10 @@ type Config struct {
 	// DNS and Anycast lead clients to the nearest edge.
 	DNS     DNS
 	Anycast Anycast
-	// DrainWait is how long an edge that drains is still reached by those who have
-	// not heard of it. Default 10 s.
+	// DrainWait is how long an edge that drains lets in who has not heard of it.
+	// Default: 30 s where a node of the cloud answers for the domain by DNS, which is
+	// its TTL and a little; 5 s after the routes are withdrawn where there is BGP
+	// alone. Before those are withdrawn they are marked for as long, 10 s by default.
 	DrainWait time.Duration
 	// PlainHTTP lists registries that are spoken to without TLS.
 	PlainHTTP []string
@@ -93,8 +95,19 @@ type Config struct {
 	// IPv6 is the /16 that private addresses come from; two nodes on one server
 	// need two. Default fdaa::/16.
 	IPv6 netip.Prefix
+	// Program is the path of this program: an upgrade starts what is there then.
+	Program string
+	// UpgradeOn asks for an upgrade, as SIGUSR2 does. Default: nothing does.
+	UpgradeOn <-chan os.Signal
+	// UpgradeGrace is how long connections may go on in the former process after an
+	// upgrade. Default 10 minutes.
+	UpgradeGrace time.Duration
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
+
+	heritage *heritage // of the node whose place this one takes
+	since    time.Time // when this process became the node; zero: now
+	fault    string    // why an upgrade has failed
 }
 
 var nodeName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
@@ -117,6 +130,9 @@ func (c *Config) defaults() error {
 	}
 	if c.RotateAfter == 0 {
 		c.RotateAfter = 30 * 24 * time.Hour
+	}
+	if c.UpgradeGrace == 0 {
+		c.UpgradeGrace = 10 * time.Minute
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()

@@ -8,5 +8,9 @@
 // what machines say to the log, names.go answers the resolver, builds.go leads
 // from an uploaded folder to an image.
 //
+// A node changes hands without failing a request: handover.go is the side of the
+// process that goes, heritage.go that of the one that comes, line.go what they
+// say to each other, and serve.go goes back if the new one fails.
+//
 // It holds no rules of its own. Nothing imports it but cmd/perigeed.
 package node

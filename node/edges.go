@@ -71,7 +71,7 @@ func (n *Node) openZone() error {
 		return err
 	}
 	n.zone, err = zone.New(zone.Config{
-		Listen: at, Zone: n.cfg.Domain, Source: clientView{n}, NameServers: servers, Prefixes: n.cfg.DNS.Prefixes, MMDB: n.cfg.DNS.MMDB, Logger: n.log,
+		Listen: at, Open: n.openDoor, Zone: n.cfg.Domain, Source: clientView{n}, NameServers: servers, Prefixes: n.cfg.DNS.Prefixes, MMDB: n.cfg.DNS.MMDB, Logger: n.log,
 	})
 	return err
 }
@@ -200,39 +200,140 @@ func (n *Node) clientWorks() (out []func(context.Context) error) {
 	if n.zone != nil {
 		out = append(out, n.zone.Run)
 	}
-	if n.anycast != nil {
-		out = append(out, n.anycast.Run, n.keepAnycast)
-	}
 	return out
 }
 
-// keepAnycast announces this edge while it can serve: its router is open, and it
-// is not draining.
-func (n *Node) keepAnycast(ctx context.Context) error {
+// keepBGP announces this edge, after who did before.
+func (n *Node) keepBGP(ctx context.Context) error {
+	if n.anycast == nil {
+		return nil
+	}
+	select { // one that is not open has nothing to announce
+	case <-n.router.Ready():
+	case <-ctx.Done():
+		return nil
+	}
+	n.cfg.heritage.want(ctx, wantBGP)
+	n.anycast.SetHealthy(true, "the router is open")
+	return n.anycast.Run(ctx)
+}
+
+// keepDrain takes this edge out of service while its node drains, in the order
+// that clients need: first those who lead them here are told, then those who have
+// not heard of it get their time, and then the ports close. What is open ends by
+// itself. Other nodes are served on until the machines are gone.
+func (n *Node) keepDrain(ctx context.Context) error {
 	select {
 	case <-n.router.Ready():
 	case <-ctx.Done():
 		return nil
 	}
-	n.anycast.SetHealthy(true, "the router is open")
+	stop := func() {}
+	defer func() { stop() }()
 	draining := false
 	for range n.cluster.Changes(ctx) {
 		if now := n.self().Draining; now != draining {
 			draining = now
-			n.drainAnycast(ctx, now)
+			stop()
+			if now {
+				stop = n.leaveEdge(ctx)
+			} else {
+				n.returnEdge()
+			}
 		}
 	}
 	return nil
 }
 
-func (n *Node) drainAnycast(ctx context.Context, draining bool) {
-	if !draining {
+// leaveEdge begins to leave, and returns what breaks it off.
+func (n *Node) leaveEdge(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := n.drainEdge(ctx); err != nil {
+			if ctx.Err() == nil {
+				n.log.Warn("this edge is not empty", "err", err)
+			}
+			return
+		}
+		n.left.Store(true)
+		n.sayStatusSoon()
+	}()
+	return func() { cancel(); <-done }
+}
+
+func (n *Node) drainEdge(ctx context.Context) error {
+	n.log.Info("this edge drains: clients are led to others")
+	if n.anycast != nil {
+		if err := n.anycast.Drain(ctx); err != nil {
+			return err
+		}
+	}
+	if !n.self().Has(cluster.RoleEdge) {
+		return nil
+	}
+	if why := n.mustStay(); why != "" {
+		n.log.Warn("this edge stays open while its node drains", "why", why)
+		return nil
+	}
+	if err := n.heardOfIt(ctx); err != nil {
+		return err
+	}
+	n.log.Info("this edge lets nobody in any more")
+	if err := n.router.Drain(ctx); err != nil {
+		return err
+	}
+	return n.cfg.heritage.ended(ctx)
+}
+
+// heardOfIt waits until resolvers and clients have forgotten this edge.
+func (n *Node) heardOfIt(ctx context.Context) error {
+	wait := n.cfg.DrainWait
+	if wait == 0 {
+		wait = 5 * time.Second // routes are withdrawn already
+	}
+	if n.cfg.DrainWait == 0 && n.guided(func(r report) bool { return r.Zone }) {
+		wait = zone.DefaultTTL + 10*time.Second
+	}
+	select {
+	case <-time.After(wait):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// mustStay says why clients would find nobody if this edge closed.
+func (n *Node) mustStay() string {
+	others := slices.ContainsFunc(n.others(), func(o cluster.Node) bool { return o.Has(cluster.RoleEdge) && !o.Draining && n.up(o.Name) })
+	switch {
+	case !others:
+		return "no other edge is in service"
+	case !n.guided(func(r report) bool { return r.Zone || r.BGP }):
+		return "nothing of this cloud leads clients to its edges, neither DNS nor BGP: lead them elsewhere, then stop the node"
+	}
+	return ""
+}
+
+// guided reports whether a node of the cloud, this one among them, leads clients
+// to edges in a way.
+func (n *Node) guided(by func(report) bool) bool {
+	return slices.ContainsFunc(n.cluster.Nodes(), func(o cluster.Node) bool {
+		said, _ := n.heard(o.Name)
+		return by(said)
+	})
+}
+
+// returnEdge lets clients in again.
+func (n *Node) returnEdge() {
+	n.left.Store(false)
+	n.router.Resume()
+	if n.anycast != nil {
 		n.anycast.Undrain()
-		return
 	}
-	if err := n.anycast.Drain(ctx); err != nil && ctx.Err() == nil {
-		n.log.Warn("cannot withdraw from BGP", "err", err)
-	}
+	n.sayStatusSoon()
+	n.log.Info("this edge is in service again")
 }
 
 // bgpProblems are sessions that do not stand.

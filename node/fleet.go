@@ -78,6 +78,9 @@ func (n *Node) peerFace(server *httpapi.Server) http.Handler {
 		case r.URL.Path == keysPath:
 			n.serveKeys(w, r)
 			return
+		case r.URL.Path == upgradePath && r.Method == http.MethodPost:
+			n.serveUpgrade(w, r)
+			return
 		case strings.HasPrefix(r.URL.Path, "/peer/v1/"):
 			own.ServeHTTP(w, r)
 			return

@@ -126,24 +126,40 @@ func (v movers) Create(ctx context.Context, m placement.Move) (string, error) {
 		return "", fmt.Errorf("cannot ask node %q for a machine: %w", m.To, err)
 	}
 	defer res.Body.Close()
-	return readMoved(res)
+	var made struct{ Machine string }
+	err = readPeer(res, &made)
+	return made.Machine, err
 }
 
-func readMoved(res *http.Response) (string, error) {
+// readPeer reads another node's answer, or its error.
+func readPeer(res *http.Response, v any) error {
 	b, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
 	if err != nil {
-		return "", err
+		return err
 	}
-	if res.StatusCode != http.StatusOK {
-		var e api.Error
-		if err := json.Unmarshal(b, &e); err != nil {
-			return "", fmt.Errorf("the node answered %s", res.Status)
+	if res.StatusCode == http.StatusOK {
+		return json.Unmarshal(b, v)
+	}
+	var e api.Error
+	if err := json.Unmarshal(b, &e); err != nil {
+		return fmt.Errorf("the node answered %s", res.Status)
+	}
+	e.Status = res.StatusCode
+	return &e
+}
+
+// answerPeer answers another node.
+func answerPeer(w http.ResponseWriter, v any, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		e := api.AsError(err)
+		if e.Status == 0 {
+			e.Status = http.StatusInternalServerError
 		}
-		return "", &e
+		w.WriteHeader(e.Status)
+		v = e
 	}
-	var made struct{ Machine string }
-	err = json.Unmarshal(b, &made)
-	return made.Machine, err
+	_ = json.NewEncoder(w).Encode(v) // the caller may be gone
 }
 
 // Ready implements placement.Fleet.
@@ -162,17 +178,7 @@ func (n *Node) serveMove(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		id, err = n.makeMoved(r.Context(), m)
 	}
-	w.Header().Set("Content-Type", "application/json")
-	if err != nil {
-		e := api.AsError(err)
-		if e.Status == 0 {
-			e.Status = http.StatusInternalServerError
-		}
-		w.WriteHeader(e.Status)
-		_ = json.NewEncoder(w).Encode(e) // the caller may be gone
-		return
-	}
-	_ = json.NewEncoder(w).Encode(map[string]string{"machine": id})
+	answerPeer(w, map[string]string{"machine": id}, err)
 }
 
 // makeMoved makes here the machine that replaces one of another node, from what

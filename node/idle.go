@@ -5,26 +5,21 @@ import (
 	"time"
 
 	"github.com/perigee-run/perigee/api"
-	"github.com/perigee-run/perigee/machine"
 	"github.com/perigee-run/perigee/placement"
-	"github.com/perigee-run/perigee/router"
 )
 
 // sleeper is the node as placement sees it.
-type sleeper struct {
-	machines *machine.Host
-	router   *router.Router
-}
+type sleeper struct{ n *Node }
 
 // Machines implements placement.Host.
 func (s sleeper) Machines() []placement.Machine {
-	all := s.machines.Statuses()
+	all := s.n.machines.Statuses()
 	out := make([]placement.Machine, 0, len(all))
 	for _, m := range all {
 		if m.Config == nil || len(m.Config.Services) == 0 || m.Cordoned {
 			continue
 		}
-		busy, last := s.router.Activity(m.ID)
+		busy, last := s.n.activity(m.ID)
 		out = append(out, placement.Machine{
 			ID: m.ID, App: m.App, Group: m.Group, State: m.State, Since: m.Since, Idle: last, Busy: busy > 0, Healthy: m.Healthy,
 			Autostop: autostop(m.Config.Services), MinRunning: minRunning(m.Config.Services),
@@ -35,18 +30,18 @@ func (s sleeper) Machines() []placement.Machine {
 
 // Close implements placement.Host.
 func (s sleeper) Close(id string) (placement.Door, bool) {
-	hold, ok := s.router.Quiesce(id)
+	hold, ok := s.n.router.Quiesce(id)
 	return hold, ok
 }
 
 // Pause implements placement.Host.
 func (s sleeper) Pause(ctx context.Context, id string) error {
-	return s.machines.Sleep(ctx, id, api.StatePaused)
+	return s.n.machines.Sleep(ctx, id, api.StatePaused)
 }
 
 // Stop implements placement.Host.
 func (s sleeper) Stop(ctx context.Context, id string) error {
-	return s.machines.Sleep(ctx, id, api.StateStopped)
+	return s.n.machines.Sleep(ctx, id, api.StateStopped)
 }
 
 // autostop is the most wakeful wish among a machine's services.
@@ -78,7 +73,7 @@ func (n *Node) waitIdle(ctx context.Context, id string) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if busy, _ := n.router.Activity(id); busy == 0 {
+		if busy, _ := n.activity(id); busy == 0 {
 			return nil
 		}
 		select {

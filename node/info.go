@@ -20,7 +20,7 @@ func (n *Node) Info(ctx context.Context) (api.NodeInfo, error) {
 	return api.NodeInfo{
 		Name: n.cfg.Name, Region: n.cfg.Region, Version: version.Version, Domain: n.cfg.Domain, Registry: n.cfg.registryHosts()[0],
 		HTTP: n.answersAt(80), HTTPS: n.answersAt(443), CACert: n.caPEM(ctx),
-		CPUs: runtime.NumCPU(), MemoryMB: memoryMB(), Machines: len(n.machines.List("")), StartedAt: n.began, Problems: n.problems(ctx),
+		CPUs: runtime.NumCPU(), MemoryMB: memoryMB(), Machines: len(n.machines.List("")), StartedAt: n.since, Problems: n.problems(ctx),
 	}, nil
 }
 

@@ -25,11 +25,25 @@ func flock(f *os.File) error {
 
 // lock makes this process the only node of the data directory and says in
 // perigeed.pid which it is. The kernel lets go of it however the process ends.
+// A successor has the lock with its predecessor, whose name stays there for now.
+func (n *Node) takeLock() (*os.File, error) {
+	if f := n.cfg.heritage.take(lockName, n.path(lockFile)); f != nil {
+		return f, nil
+	}
+	f, err := lock(n.cfg.Data)
+	if err != nil {
+		return nil, err
+	}
+	return f, signLock(f)
+}
+
+const lockFile = "perigeed.pid"
+
 func lock(data string) (*os.File, error) {
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the data directory: %w", err)
 	}
-	path := filepath.Join(data, "perigeed.pid")
+	path := filepath.Join(data, lockFile)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the data directory: %w", err)
@@ -39,10 +53,15 @@ func lock(data string) (*os.File, error) {
 		f.Close()
 		return nil, fmt.Errorf("cannot use %s: another node (pid %s) runs in it; stop it with perigee down, or choose another --data", data, strings.TrimSpace(string(b)))
 	}
-	if err := f.Truncate(0); err != nil {
-		f.Close()
-		return nil, err
+	return f, nil
+}
+
+// signLock says which process the node is. What is longer is overwritten first,
+// so that a reader never finds nothing.
+func signLock(f *os.File) error {
+	b := []byte(strconv.Itoa(os.Getpid()) + "\n")
+	if _, err := f.WriteAt(b, 0); err != nil {
+		return fmt.Errorf("cannot write %s: %w", f.Name(), err)
 	}
-	_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-	return f, err
+	return f.Truncate(int64(len(b)))
 }

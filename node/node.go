@@ -38,12 +38,19 @@ import (
 
 // Node is one server's rooms, joined.
 type Node struct {
-	cfg   Config
-	log   *slog.Logger
-	began time.Time
-	stop  context.CancelFunc // ends Run
-	last  atomic.Bool        // machines end with the node
-	lock  *os.File
+	cfg    Config
+	log    *slog.Logger
+	began  time.Time
+	since  time.Time          // when this process became the node
+	stop   context.CancelFunc // ends Run
+	last   atomic.Bool        // machines end with the node
+	lock   *os.File
+	signed atomic.Bool // the lock names this process
+	next   *succession
+	heir   *heir // set when another process takes over
+
+	// Works that end at a time of their own when the node changes hands.
+	idle, mesh, bgp, door *stage
 
 	tables sync.Mutex    // held while the router gets a table
 	poke   chan struct{} // holds one token when a table is wanted
@@ -54,7 +61,8 @@ type Node struct {
 	statuses  *catalog.Published[report]
 	summaries *catalog.Published[machine.Summary]
 	index     *fleet.Index
-	seen      sync.Map // node name → time.Time of its latest word, by our clock
+	indexed   chan struct{} // closed when index has what was known at the start
+	seen      sync.Map      // node name → time.Time of its latest word, by our clock
 	wire      *wire.Device
 	peers     *peers.Store
 	prober    *distance.Prober
@@ -69,6 +77,8 @@ type Node struct {
 	lines     *fleet.Lines
 	moves     *placement.MoveTable
 	healer    *placement.Healer
+	sayNow    chan struct{} // holds one token when the status is to be said
+	left      atomic.Bool   // draining, and no clients come in any more
 	lives     liveness
 	wiring    sync.Mutex // held while the mesh gets its peers, so that no older list follows
 	router    *router.Router
@@ -87,12 +97,23 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	if err := cfg.defaults(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.Logger, began: time.Now(), poke: make(chan struct{}, 1)}
+	n := &Node{cfg: cfg, log: cfg.Logger, began: time.Now(), poke: make(chan struct{}, 1), next: newSuccession(), indexed: make(chan struct{}), sayNow: make(chan struct{}, 1)}
+	if n.since = cfg.since; n.since.IsZero() {
+		n.since = n.began
+	}
+	if err := cfg.heritage.begin(ctx); err != nil {
+		return nil, err
+	}
 	for _, step := range []func(context.Context) error{
 		n.openState, n.openImages, n.openNetwork, n.openSandbox, n.openMachines, n.openFleet, n.openHealer, n.openEdge, n.openClients, n.openDeploys, n.openAPI,
 	} {
 		if err := step(ctx); err != nil {
-			n.withdraw(ctx)
+			if errors.Is(err, ErrRemoved) {
+				n.endLeft(ctx)
+				err = n.removed(err)
+			} else if cfg.heritage == nil {
+				n.withdraw(ctx)
+			}
 			n.close()
 			return nil, err
 		}
@@ -117,7 +138,7 @@ func (n *Node) path(elem ...string) string {
 // openState takes the data directory, the token, the catalog, the log and the
 // apps.
 func (n *Node) openState(ctx context.Context) (err error) {
-	if n.lock, err = lock(n.cfg.Data); err != nil {
+	if n.lock, err = n.takeLock(); err != nil {
 		return err
 	}
 	if err := n.openCluster(); err != nil {
@@ -211,7 +232,7 @@ func (n *Node) openNetwork(ctx context.Context) (err error) {
 	for _, a := range n.network.ResolverAddrs() {
 		listen = append(listen, netip.AddrPortFrom(a, 53))
 	}
-	n.resolver, err = dns.New(dns.Config{Listen: listen, Source: names{n}, Peers: n.peerNames, OrgOf: n.network.OrgOf, Private: []netip.Prefix{n.cfg.IPv6, n.network.Pool()}, Region: n.cfg.Region, Logger: n.log})
+	n.resolver, err = dns.New(dns.Config{Listen: listen, Open: n.openDoor, Source: names{n}, Peers: n.peerNames, OrgOf: n.network.OrgOf, Private: []netip.Prefix{n.cfg.IPv6, n.network.Pool()}, Region: n.cfg.Region, Logger: n.log})
 	return err
 }
 
@@ -251,8 +272,15 @@ func (n *Node) maySleep(id string) bool {
 	if n.router == nil {
 		return true
 	}
-	busy, _ := n.router.Activity(id)
+	busy, _ := n.activity(id)
 	return busy == 0
+}
+
+// activity is what is in flight to a machine, with what an upgrade has left to
+// the former process, and when the last of it ended.
+func (n *Node) activity(id string) (int, time.Time) {
+	busy, last := n.router.Activity(id)
+	return busy + n.cfg.heritage.inFlight(id), last
 }
 
 func (n *Node) openEdge(ctx context.Context) (err error) {
@@ -263,12 +291,13 @@ func (n *Node) openEdge(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	own, err := n.network.ListenServices(ctx)
+	inherited, own, err := n.routerSockets(ctx)
 	if err != nil {
 		return err
 	}
 	n.router = router.New(router.Config{
-		Waker: waker{n}, Certificates: n.certs, Logger: n.log, Domain: n.cfg.Domain, Region: n.cfg.Region, Listen: n.cfg.listenMap(),
+		Inherited: inherited,
+		Waker:     waker{n}, Certificates: n.certs, Logger: n.log, Domain: n.cfg.Domain, Region: n.cfg.Region, Listen: n.cfg.listenMap(),
 		HostListen: n.hostListen(), PeerAllowed: n.isNode, StickyKey: sticky, Own: own, OrgOf: n.orgOf, OnProblems: n.reportProblems,
 	})
 	return nil
@@ -288,7 +317,12 @@ func (w waker) Wake(ctx context.Context, id string) (netip.Addr, error) {
 	if w.n.last.Load() {
 		return netip.Addr{}, errors.New("the node is being shut down")
 	}
-	return w.n.machines.Wake(ctx, id)
+	if !w.n.isLeaving() {
+		if addr, err := w.n.machines.Wake(ctx, id); err == nil || !w.n.isLeaving() {
+			return addr, err
+		}
+	}
+	return w.n.wakeByHeir(ctx, id)
 }
 
 func (n *Node) reportProblems(problems []router.Problem) {
@@ -326,28 +360,115 @@ func replaceLink(target, link string) error {
 }
 
 // Run works until ctx ends or something that the node cannot be without fails.
-// Machines keep running when it returns.
+// Machines keep running when it returns. When another process takes the node
+// over it returns once all that was under way here has ended.
 func (n *Node) Run(ctx context.Context) error {
-	defer n.close()
 	ctx, n.stop = context.WithCancel(ctx)
 	defer n.stop()
+	sleep := placement.New(placement.Config{Host: sleeper{n}, PauseAfter: n.cfg.PauseAfter, StopAfter: n.cfg.StopAfter, Logger: n.log})
+	n.idle, n.mesh, n.bgp, n.door = n.start(ctx, sleep.Run), n.start(ctx, n.keepMesh), n.start(ctx, n.keepBGP), n.start(ctx, n.serve)
+	err := n.work(ctx)
+	if errors.Is(err, errReplaced) {
+		return n.handOver(ctx)
+	}
+	return n.finish(err)
+}
+
+// work is all that ends at once.
+func (n *Node) work(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	idle := placement.New(placement.Config{Host: sleeper{n.machines, n.router}, PauseAfter: n.cfg.PauseAfter, StopAfter: n.cfg.StopAfter, Logger: n.log})
 	for _, run := range append([]func(context.Context) error{
-		n.machines.Run, n.router.Run, n.keepTable, n.deploys.Run, idle.Run, n.resolver.Run, n.keepSandbox, n.api.Run,
-		n.cluster.Run, n.keepCluster, n.keepStatus, n.keepSeen, n.keepSummaries, n.keepIndex, n.runHealer,
+		n.machines.Run, n.keepTable, n.deploys.Run, n.resolver.Run, n.keepSandbox, n.api.Run, n.announce, n.awaitHeir, n.keepDrain,
+		n.keepMembership, n.keepCluster, n.keepStatus, n.keepSeen, n.keepSummaries, n.keepIndex, n.runHealer,
 	}, slices.Concat(n.meshWorks(), n.clientWorks())...) {
 		g.Go(func() error { return run(ctx) })
 	}
+	return g.Wait()
+}
+
+// serve opens the ports once the machines are known.
+func (n *Node) serve(ctx context.Context) error {
+	for _, known := range []<-chan struct{}{n.machines.Ready(), n.indexed} {
+		select {
+		case <-known:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	if err := n.refresh(); err != nil {
+		return err
+	}
+	return n.router.Run(ctx)
+}
+
+// announce tells those who wait for it that the node serves: a predecessor, and
+// systemd.
+func (n *Node) announce(ctx context.Context) error {
+	n.cfg.heritage.serve(waker{n}.Wake)
+	select {
+	case <-n.router.Ready():
+	case <-ctx.Done():
+		return nil
+	}
+	if err := errors.Join(signLock(n.lock), n.signSocket()); err != nil {
+		return err
+	}
+	n.unlinkSockets(true)
+	n.signed.Store(true)
+	if err := n.cfg.heritage.ready(); err != nil && canNotify() {
+		return fmt.Errorf("cannot take over: %w", err) // systemd starts a new one
+	}
+	notify("READY=1")
 	n.log.Info("node is up", "name", n.cfg.Name, "region", n.cfg.Region, "api", n.cfg.Listen, "after", time.Since(n.began).Round(time.Millisecond))
-	err := g.Wait()
+	return nil
+}
+
+// finish ends what has not ended, and lets go of everything.
+func (n *Node) finish(err error) error {
+	n.stop()
+	for _, s := range []*stage{n.idle, n.bgp, n.door, n.mesh} {
+		s.end()
+		err = errors.Join(err, s.err)
+	}
 	if n.last.Load() {
 		after, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		n.leave(after)
 	}
 	n.log.Info("node stops")
+	n.close()
 	return err
+}
+
+// stage is a work that ends when it is told to. If it fails the node ends.
+type stage struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error // once done is closed
+}
+
+func (n *Node) start(ctx context.Context, run func(context.Context) error) *stage {
+	ctx, cancel := context.WithCancel(ctx)
+	s := &stage{cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		if s.err = run(ctx); s.err != nil {
+			n.stop()
+		}
+	}()
+	return s
+}
+
+// end ends it and waits for that. It reports whether it was at work still.
+func (s *stage) end() bool {
+	select {
+	case <-s.done:
+		return false
+	default:
+	}
+	s.cancel()
+	<-s.done
+	return true
 }
 
 // keepSandbox brings the supervisor back should it end.
@@ -394,7 +515,9 @@ func (n *Node) close() {
 		errs = append(errs, n.catalog.Close())
 	}
 	if n.lock != nil {
-		os.Remove(n.lock.Name())
+		if n.cfg.heritage == nil || n.signed.Load() {
+			os.Remove(n.lock.Name())
+		}
 		errs = append(errs, n.lock.Close())
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -23,30 +23,60 @@ type report struct {
 	Machines int       `json:"machines"`
 	Requests int       `json:"requests"`         // in flight at its router
 	Public   []string  `json:"public,omitempty"` // addresses at which clients reach its router
+	Zone     bool      `json:"zone,omitempty"`   // it is a DNS server of the domain
+	BGP      bool      `json:"bgp,omitempty"`    // it announces addresses
+	Left     bool      `json:"left,omitempty"`   // it drains, and as an edge it is done
+	Synced   bool      `json:"synced,omitempty"` // with the replicated state
+	Started  time.Time `json:"started,omitzero"`
+	Fault    string    `json:"fault,omitempty"` // why its last upgrade failed
 }
 
-// keepStatus says how the node is until ctx ends.
+// keepStatus says how the node is until ctx ends, oftener while somebody waits
+// for it to be empty.
 func (n *Node) keepStatus(ctx context.Context) error {
-	tick := time.NewTicker(statusEvery)
-	defer tick.Stop()
 	for {
 		n.sayStatus()
+		next := statusEvery
+		if n.self().Draining || !n.synced() {
+			next = time.Second
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-n.sayNow:
+		case <-time.After(next):
 		}
 	}
 }
 
-func (n *Node) sayStatus() {
-	s := report{At: time.Now().UTC(), CPUs: runtime.NumCPU(), MemoryMB: memoryMB(), Public: n.publicAddrs()}
-	for _, m := range n.machines.Statuses() {
-		s.Machines++
-		busy, _ := n.router.Activity(m.ID)
-		s.Requests += busy
+// sayStatusSoon is for what others wait for.
+func (n *Node) sayStatusSoon() {
+	select {
+	case n.sayNow <- struct{}{}:
+	default:
 	}
-	n.statuses.Set("node", s)
+}
+
+func (n *Node) sayStatus() {
+	n.statuses.Set("node", report{
+		At: time.Now().UTC(), CPUs: runtime.NumCPU(), MemoryMB: memoryMB(), Machines: len(n.machines.Statuses()), Requests: n.router.Requests(),
+		Public: n.publicAddrs(), Zone: n.zone != nil, BGP: n.anycast != nil, Left: n.left.Load(), Synced: n.synced(), Started: n.since, Fault: n.upgradeFault(),
+	})
+}
+
+// synced reports whether the state is as it should be, as far as this node sees:
+// another one may go away for a moment.
+func (n *Node) synced() bool {
+	st := n.catalog.StateStatus()
+	return st.Connected && st.Quorum && st.Current
+}
+
+// upgradeFault is why the last upgrade failed.
+func (n *Node) upgradeFault() string {
+	if n.next.isBusy() {
+		return ""
+	}
+	return n.cfg.fault
 }
 
 // heard is what a node said last.
@@ -87,7 +117,10 @@ func (n *Node) nodeStatus(name string) cluster.Status {
 		return cluster.Status{}
 	}
 	s, _ := n.heard(name)
-	out := cluster.Status{Up: n.up(name), Machines: s.Machines, Requests: s.Requests}
+	out := cluster.Status{Up: n.up(name), Machines: s.Machines, Requests: s.Requests, Synced: s.Synced, StartedAt: s.Started, Fault: s.Fault}
+	if o, ok := n.cluster.Node(name); ok {
+		out.Leaving = o.Draining && o.Has(cluster.RoleEdge) && !s.Left
+	}
 	if at, ok := n.seen.Load(name); ok {
 		out.SeenAt = at.(time.Time)
 	}

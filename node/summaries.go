@@ -30,7 +30,14 @@ func (n *Node) keepSummaries(ctx context.Context) error {
 // keepIndex puts what the other nodes say of their machines where it is found by
 // machine and by app.
 func (n *Node) keepIndex(ctx context.Context) error {
-	for c := range n.summaries.Watch(ctx) {
+	changes := n.summaries.Watch(ctx)
+	for _, e := range n.summaries.List() { // what is known already, at once
+		if e.Node != n.cfg.Name {
+			n.index.Put(e.Value)
+		}
+	}
+	close(n.indexed)
+	for c := range changes {
 		switch {
 		case c.Node == n.cfg.Name: // what is true of ours is known here better
 		case c.Deleted:

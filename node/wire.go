@@ -33,12 +33,16 @@ func (n *Node) openWire(ctx context.Context) (err error) {
 		return nil
 	}
 	self := n.self()
+	n.cfg.heritage.want(ctx, wantWire)
 	n.wire, err = wire.New(wire.Config{
 		Device: n.wireDevice(), KeyFile: n.path("wireguard.key"), Port: self.WireGuardPort,
-		Address: netip.PrefixFrom(mesh.NodeAddr(n.cfg.IPv6, self.Number), 128), Logger: n.log,
+		Address: netip.PrefixFrom(mesh.NodeAddr(n.cfg.IPv6, self.Number), 128), TUN: n.cfg.heritage.take(tunName, "/dev/net/tun"), Logger: n.log,
 	})
 	if err != nil {
 		return err
+	}
+	if t := n.wire.TUN(); t != nil {
+		n.keep(tunName, t)
 	}
 	if err := n.announceKeys(ctx); errors.Is(err, cluster.ErrRemoved) {
 		return err
@@ -49,8 +53,11 @@ func (n *Node) openWire(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	n.prober, err = distance.New(distance.Config{Listen: n.hostListen(), Peers: n.probed, Busy: n.busyTo, Logger: n.log})
-	return err
+	if n.prober, err = distance.New(distance.Config{Listen: n.hostListen(), Peers: n.probed, Busy: n.busyTo, Logger: n.log}); err != nil {
+		return err
+	}
+	n.setPeers(ctx) // who is known of already is not kept waiting
+	return nil
 }
 
 // meshWorks are what a node that is not alone does beside the others.
@@ -58,7 +65,15 @@ func (n *Node) meshWorks() []func(context.Context) error {
 	if n.cfg.Alone {
 		return nil
 	}
-	return []func(context.Context) error{n.prober.Run, n.keepDistances, n.keepLaptops, n.keepImages, n.keepKeys}
+	return []func(context.Context) error{n.keepDistances, n.keepLaptops, n.keepImages, n.keepKeys}
+}
+
+// keepMesh answers the other nodes' probes, also while the node changes hands.
+func (n *Node) keepMesh(ctx context.Context) error {
+	if n.cfg.Alone {
+		return nil
+	}
+	return n.prober.Run(ctx)
 }
 
 // hostListen is where the routers and probers of other nodes reach this one.

@@ -87,8 +87,8 @@ func New(cfg Config) *Router {
 }
 
 // Run opens the ports and serves until ctx ends; then it drains as Shutdown does, for Config.DrainTimeout. It returns an
-// error at once if a port of the router itself (80, 443) cannot be opened; ports of apps are reported as Problems.
-// It may be called once.
+// error at once if a port of the router itself (80, 443) cannot be opened; ports of apps are reported as Problems. After
+// Shutdown it returns when that has. It may be called once.
 func (r *Router) Run(ctx context.Context) error {
 	if err := r.listenOwn(); err != nil {
 		r.closeListeners()
@@ -112,6 +112,10 @@ func (r *Router) Run(ctx context.Context) error {
 		case now := <-tick.C:
 			r.sweep(now)
 		}
+	}
+	if r.draining.Load() { // whoever called Shutdown knows how long to wait
+		<-r.life.Done()
+		return nil
 	}
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.DrainTimeout)
 	defer cancel()

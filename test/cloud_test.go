@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -131,15 +132,23 @@ func (c *cloud) must(city, dir string, args ...string) string {
 // ask has the visitor of one city ask the edge of another for the app's page at a
 // path, and returns the answer and the time to its first byte.
 func (c *cloud) ask(from, edge, path string) (status int, body string, took time.Duration, err error) {
+	return c.askAt(from, c.nodes[edge].Addr4, path)
+}
+
+// askAt is ask at an address, and for one machine if it is named.
+func (c *cloud) askAt(from string, edge netip.Addr, path string, machine ...string) (status int, body string, took time.Duration, err error) {
 	client := c.visitors[from].HTTPClient()
 	defer client.CloseIdleConnections()
 	ctx, cancel := context.WithTimeout(c.Context(), 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.nodes[edge].Addr4.String()+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+edge.String()+path, nil)
 	if err != nil {
 		return 0, "", 0, err
 	}
 	req.Host = "shop.apps.localhost"
+	for _, m := range machine {
+		req.Header.Set("Fly-Force-Instance-Id", m)
+	}
 	began := time.Now()
 	resp, err := client.Do(req)
 	took = time.Since(began)

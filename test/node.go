@@ -144,7 +144,7 @@ func (n *Node) PID() int { return n.cmd.Process.Pid }
 // Log is what the daemon wrote.
 func (n *Node) Log() string {
 	b, _ := os.ReadFile(filepath.Join(n.Dir, "perigeed.log"))
-	return string(b[max(0, len(b)-8000):])
+	return string(b[max(0, len(b)-16000):])
 }
 
 func (n *Node) clean() {

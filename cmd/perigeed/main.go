@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -18,11 +19,20 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// exitRemoved is the exit code of a node that was removed from its cloud, so that
+// a service manager does not start it again and again: sysexits.h's EX_CONFIG.
+const exitRemoved = 78
+
 func main() {
-	if err := command().Execute(); err != nil {
-		fmt.Fprintln(os.Stderr, "Error:", err)
-		os.Exit(1)
+	err := command().Execute()
+	if err == nil {
+		return
 	}
+	fmt.Fprintln(os.Stderr, "Error:", err)
+	if errors.Is(err, node.ErrRemoved) {
+		os.Exit(exitRemoved)
+	}
+	os.Exit(1)
 }
 
 func command() *cobra.Command {
@@ -66,6 +76,7 @@ func command() *cobra.Command {
 	f.IntVar(&cfg.WireGuardPort, "wireguard-port", 0, "UDP port of the mesh (default 51820)")
 	f.DurationVar(&cfg.RotateAfter, "wireguard-rotate", 0, "age at which the node's WireGuard key is replaced; negative: never (default 720h)")
 	f.DurationVar(&cfg.DeadAfter, "dead-after", 0, "how long a node is not heard of until its machines are made anew elsewhere (default 1m)")
+	f.DurationVar(&cfg.DrainWait, "drain-wait", 0, "how long an edge that drains lets in who has not heard of it (default: 30s with DNS, else 5s after its routes are withdrawn)")
 	f.StringVar(&cfg.DNS.Listen, "dns-listen", "", "HOST:PORT to answer for the domain at, as its DNS server (default: nowhere)")
 	f.StringSliceVar(&cfg.DNS.NameServers, "dns-nameserver", nil, "NAME=ADDRESS of a server of the domain, as the registrar has it; repeated")
 	f.StringVar(&cfg.DNS.Prefixes, "dns-prefixes", "", "file of lines 'prefix region' that tells where clients are")
@@ -82,6 +93,7 @@ func command() *cobra.Command {
 	f.DurationVar(&cfg.SinkAfter, "sink-after", 0, "time until a paused machine's memory goes to disk (default 5m)")
 	f.DurationVar(&cfg.StopAfter, "stop-after", 0, "time until a paused machine is stopped where its app says so (default 5m)")
 	f.StringSliceVar(&cfg.PlainHTTP, "plain-http", nil, "registries that are spoken to without TLS")
+	f.DurationVar(&cfg.UpgradeGrace, "upgrade-grace", 0, "how long open connections may go on after an upgrade (default 10m)")
 	f.StringVar(&cfg.NetworkPrefix, "network-prefix", "perigee", "name of our network devices and tables")
 	f.Func("ipv6", "the /16 that private addresses come from (default fdaa::/16)", func(s string) (err error) {
 		cfg.IPv6, err = netip.ParsePrefix(s)
@@ -100,14 +112,13 @@ func run(cfg node.Config) error {
 	if err != nil {
 		return err
 	}
-	cfg.Builder = []string{self, "builder"}
+	cfg.Builder, cfg.Program = []string{self, "builder"}, self
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	n, err := node.New(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	return n.Run(ctx)
+	upgrade := make(chan os.Signal, 1)
+	signal.Notify(upgrade, syscall.SIGUSR2)
+	cfg.UpgradeOn = upgrade
+	return node.Serve(ctx, cfg)
 }
 
 // builderCommand is the process that the node starts for builds.

@@ -49,11 +49,21 @@ func Open(addr netip.AddrPort) (Door, error) {
 	}
 }
 
-// OpenAll takes all of the addresses, or none.
-func OpenAll(addrs []netip.AddrPort) ([]Door, error) {
+// Of is a door of sockets that are open already, as another process of ours had
+// them.
+func Of(udp net.PacketConn, tcp net.Listener) Door { return Door{udp, tcp} }
+
+// Sockets are the door's two, for a process that takes over.
+func (d Door) Sockets() (udp net.PacketConn, tcp net.Listener) { return d.udp, d.tcp }
+
+// OpenAll takes all of the addresses, or none, each by open (default [Open]).
+func OpenAll(addrs []netip.AddrPort, open func(netip.AddrPort) (Door, error)) ([]Door, error) {
+	if open == nil {
+		open = Open
+	}
 	var doors []Door
 	for _, addr := range addrs {
-		d, err := Open(addr)
+		d, err := open(addr)
 		if err != nil {
 			for _, d := range doors {
 				d.Close()

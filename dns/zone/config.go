@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/perigee-run/perigee/dns/door"
 )
 
 // Edge is a router that clients enter.
@@ -54,11 +55,16 @@ type NameServer struct {
 	Addrs []netip.Addr
 }
 
+// DefaultTTL is that of addresses unless the configuration says otherwise.
+const DefaultTTL = 20 * time.Second
+
 // Config says where the zone is served and what it answers. Listen, Zone, Source
 // and NameServers are required.
 type Config struct {
 	// Listen are the addresses to serve UDP and TCP on. Port 0 picks one.
 	Listen []netip.AddrPort
+	// Open takes one of them. Default [door.Open].
+	Open func(netip.AddrPort) (door.Door, error)
 	// Zone is the domain, "apps.example.com".
 	Zone string
 	// Source knows edges and apps.
@@ -110,7 +116,7 @@ func (c *Config) setDefaults() error {
 		return fmt.Errorf("cannot make zone %q: want a domain such as apps.example.com", c.Zone)
 	}
 	c.Zone = zone
-	setDefault(&c.TTL, 20*time.Second)
+	setDefault(&c.TTL, DefaultTTL)
 	setDefault(&c.NegativeTTL, 20*time.Second)
 	setDefault(&c.Answers, 2)
 	setDefault(&c.Spread, 300)

@@ -53,7 +53,7 @@ func New(cfg Config) (*Server, error) {
 	if s.places, err = newPlaces(cfg); err != nil {
 		return nil, err
 	}
-	s.doors, err = door.OpenAll(cfg.Listen)
+	s.doors, err = door.OpenAll(cfg.Listen, cfg.Open)
 	return s, err
 }
 

@@ -21,6 +21,9 @@ const (
 
 // openBackend takes the kernel's WireGuard where there is one.
 func openBackend(cfg Config) (backend, error) {
+	if cfg.TUN != nil {
+		return openUserspace(cfg)
+	}
 	old, err := leftover(cfg.Device)
 	if err != nil {
 		return nil, err
@@ -113,7 +116,10 @@ func (k *kernel) remove() error {
 }
 
 // userspace is wireguard-go.
-type userspace struct{ dev *device.Device }
+type userspace struct {
+	dev *device.Device
+	tun tun.Device
+}
 
 // staleWait is how long the TUN device of a process that was just killed may
 // take to go.
@@ -126,10 +132,13 @@ func openUserspace(cfg Config) (backend, error) {
 	}
 	debug := func(format string, args ...any) { cfg.Logger.Debug(fmt.Sprintf(format, args...), "device", cfg.Device) }
 	dev := device.NewDevice(t, conn.NewDefaultBind(), &device.Logger{Verbosef: device.DiscardLogf, Errorf: debug})
-	return &userspace{dev}, nil
+	return &userspace{dev, t}, nil
 }
 
 func createTUN(cfg Config) (tun.Device, error) {
+	if cfg.TUN != nil {
+		return tun.CreateTUNFromFile(cfg.TUN, cfg.MTU)
+	}
 	for end := time.Now().Add(staleWait); ; time.Sleep(20 * time.Millisecond) {
 		t, err := tun.CreateTUN(cfg.Device, cfg.MTU)
 		if err == nil {

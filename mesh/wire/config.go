@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"regexp"
 	"time"
@@ -32,6 +33,10 @@ type Config struct {
 	MTU int
 	// Userspace uses wireguard-go also where the kernel has WireGuard.
 	Userspace bool
+	// TUN is the device of wireguard-go, as another process of ours had it: its
+	// addresses and routes are kept, and what is sent meanwhile waits. New takes it
+	// over. Default: a new one.
+	TUN *os.File
 	// Logger receives what changes. Default: none.
 	Logger *slog.Logger
 }

@@ -123,6 +123,16 @@ func (d *Device) Remove() error {
 // Kernel reports whether the kernel's WireGuard is in use.
 func (d *Device) Kernel() bool { return d.backend.kind() == kindKernel }
 
+// TUN is the device of wireguard-go, for a process that takes over, which makes a
+// duplicate of it Config.TUN after Close. Nil with the kernel's WireGuard, which
+// needs none.
+func (d *Device) TUN() *os.File {
+	if u, ok := d.backend.(*userspace); ok {
+		return u.tun.File()
+	}
+	return nil
+}
+
 // PublicKey returns the key that the device has now.
 func (d *Device) PublicKey() Key {
 	d.mu.Lock()
