@@ -69,7 +69,7 @@ func (n *Node) hosts() []placement.Node {
 		}
 		groups[s.Node][placement.GroupKey(s.App, s.Group)]++
 		machines[s.Node]++
-		memory[s.Node] += guestMB(s.Config)
+		memory[s.Node] += promised(s)
 	}
 	var out []placement.Node
 	for _, o := range n.cluster.Nodes() {
@@ -91,6 +91,16 @@ func (n *Node) hosts() []placement.Node {
 // memoryShare is how much of a node's memory may be promised to machines, in
 // percent: most sleep, and a sleeping one needs none.
 const memoryShare = 400
+
+// promised is how much of a node's memory a machine counts for: one that has none
+// now, for a quarter, since few wake at the same time.
+func promised(s machine.Summary) int {
+	switch s.State {
+	case api.StateStopped, api.StateSuspended, api.StateCreated:
+		return guestMB(s.Config) / 4
+	}
+	return guestMB(s.Config)
+}
 
 func guestMB(c *api.MachineConfig) int {
 	if c == nil || c.Guest == nil || c.Guest.MemoryMB == 0 {
