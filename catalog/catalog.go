@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -116,6 +117,7 @@ type Catalog struct {
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 	opened  time.Time
+	started atomic.Bool // connections tell of themselves before all is open
 	lookNow chan struct{} // holds a token when the state must be looked at
 
 	mu       sync.Mutex // guards what follows
@@ -332,6 +334,7 @@ func (c *Catalog) lookSoon() {
 
 // start begins all that runs until Close.
 func (c *Catalog) start() {
+	c.started.Store(true)
 	if c.own != nil {
 		c.goOn(c.own.feed.run)
 		c.goOn(func(ctx context.Context) { c.local.keepStore(ctx, c.ownReconnect) })
@@ -429,8 +432,8 @@ func (c *Catalog) disconnected(err error) {
 // reconnected makes every table compare itself with the store: what was deleted
 // while the connection was down may have left no trace to watch.
 func (c *Catalog) reconnected() {
-	if c.state == nil || c.said == nil {
-		return // still opening
+	if !c.started.Load() {
+		return // nothing was read yet
 	}
 	c.log.Info("catalog is connected to the state", "member", c.StateStatus().To)
 	c.state.feed.resync()
@@ -438,7 +441,7 @@ func (c *Catalog) reconnected() {
 }
 
 func (c *Catalog) ownAgain() {
-	if c.own != nil {
+	if c.started.Load() {
 		c.own.feed.resync()
 	}
 }

@@ -318,9 +318,13 @@ func (n *Node) Remove() {
 // end lets go of a node whose host is about to go.
 func (n *Node) end() { n.client.Close() }
 
-// tail is the end of a log, for an error.
+// tail is the end of a log, for an error: its last lines, or how a crash begins.
 func tail(path string) string {
 	b, _ := os.ReadFile(path)
 	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	crash := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, "panic: ") || strings.HasPrefix(l, "fatal error: ") })
+	if crash >= 0 {
+		return strings.Join(lines[crash:min(len(lines), crash+12)], " | ")
+	}
 	return strings.Join(lines[max(0, len(lines)-4):], " | ")
 }
