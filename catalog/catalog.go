@@ -117,7 +117,7 @@ type Catalog struct {
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 	opened  time.Time
-	started atomic.Bool // connections tell of themselves before all is open
+	started atomic.Bool   // connections tell of themselves before all is open
 	lookNow chan struct{} // holds a token when the state must be looked at
 
 	mu       sync.Mutex // guards what follows
