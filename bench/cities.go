@@ -217,11 +217,11 @@ func (c *cities) nearFigure(ctx context.Context) error {
 	var rows [][]string
 	for _, city := range nodeCities {
 		n, f := near[city].median(), far[city].median()
-		goal := "80 % lower"
-		if city == "iad" {
-			goal = ""
+		row := []string{city, near[city].String(), far[city].String(), fmt.Sprintf("%.0f", ms(c.lab.RTT(city, "iad"))), "", ""}
+		if city != "iad" {
+			row[4], row[5] = fmt.Sprintf("%.1f %% lower", 100*(1-float64(n)/float64(f))), "80 % lower"
 		}
-		rows = append(rows, []string{city, near[city].String(), far[city].String(), fmt.Sprintf("%.0f ms", ms(c.lab.RTT(city, "iad"))), fmt.Sprintf("%.1f %% lower", 100*(1-float64(n)/float64(f))), goal})
+		rows = append(rows, row)
 	}
 	printTable(fmt.Sprintf("A visitor's first byte on a new connection, ms: median (best–worst) of %d interleaved rounds", c.rounds),
 		[]string{"visitor in", "at the city's own edge", "all served from iad", "round trip to iad", "", "goal"}, rows)
