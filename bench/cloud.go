@@ -35,7 +35,7 @@ func startCloud(ctx context.Context, bin, work, prefix, ipv6 string) (*cloud, er
 	c := &cloud{bin: bin, work: work, api: freeAddr(), http: freeAddr()}
 	socket := filepath.Join(work, "api.sock")
 	c.cmd = exec.Command(filepath.Join(bin, "perigeed"), "--data", filepath.Join(work, "data"), "--socket", socket, "--listen", c.api,
-		"--http", c.http, "--https", "off", "--name", "bench", "--region", "lab", "--network-prefix", prefix, "--ipv6", ipv6,
+		"--http", c.http, "--https", "off", "--alone", "--name", "bench", "--region", "lab", "--network-prefix", prefix, "--ipv6", ipv6,
 		// Nothing goes to sleep by itself while something else is measured.
 		"--pause-after", "24h", "--sink-after", "24h", "--stop-after", "24h")
 	log, err := os.Create(filepath.Join(work, "perigeed.log"))
@@ -120,8 +120,15 @@ func (c *cloud) firstByte(app string) (time.Duration, error) {
 }
 
 func firstByte(addr, host string, limit time.Duration) (time.Duration, error) {
+	return firstByteOver(func(addr string, limit time.Duration) (net.Conn, error) { return net.DialTimeout("tcp", addr, limit) }, addr, host, limit)
+}
+
+// dialer connects within a time, from wherever it is.
+type dialer func(addr string, limit time.Duration) (net.Conn, error)
+
+func firstByteOver(dial dialer, addr, host string, limit time.Duration) (time.Duration, error) {
 	began := time.Now()
-	conn, err := net.DialTimeout("tcp", addr, limit)
+	conn, err := dial(addr, limit)
 	if err != nil {
 		return 0, err
 	}

@@ -39,13 +39,15 @@ type bench struct {
 var figures = []struct {
 	name string
 	run  func(*bench, context.Context) error
+	lab  bool // it starts nodes of its own, in the lab
 }{
-	{"wake", (*bench).wakeFigure},
-	{"deploy", (*bench).deployFigure},
-	{"idle", (*bench).idleFigure},
-	{"sleepers", (*bench).sleepersFigure},
-	{"loop", (*bench).loopFigure},
-	{"catalog", (*bench).catalogFigure},
+	{"wake", (*bench).wakeFigure, false},
+	{"deploy", (*bench).deployFigure, false},
+	{"idle", (*bench).idleFigure, false},
+	{"sleepers", (*bench).sleepersFigure, false},
+	{"loop", (*bench).loopFigure, false},
+	{"catalog", (*bench).catalogFigure, true},
+	{"cities", (*bench).citiesFigure, true},
 }
 
 func main() {
@@ -55,25 +57,32 @@ func main() {
 	flag.IntVar(&b.rounds, "rounds", 9, "rounds of each measurement")
 	flag.IntVar(&b.loop, "loop", 500, "machines to make, start and destroy")
 	flag.IntVar(&b.cpus, "cpus", 0, "processors of a machine (default: the node's default)")
+	app := flag.String("app", "", "internal: be the app of the cities' figures, at this address")
 	flag.StringVar(&b.work, "inside", "", "internal: the work folder of the process that has its own network namespace")
 	catalogNode := flag.Bool("catalog-node", false, "internal: be a node of the figure \"catalog\"")
 	flag.Parse()
 	if *catalogNode {
-		if err := serveCatalogNode(); err != nil {
-			fmt.Fprintln(os.Stderr, "Error:", err)
-			os.Exit(1)
-		}
-		return
+		end(serveCatalogNode())
+	}
+	if *app != "" {
+		end(serveApp(*app))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	signal.Ignore(syscall.SIGPIPE) // a reader that leaves must not leave a node behind
-	if err := b.start(ctx); err != nil {
-		if !errors.Is(err, errInside) {
-			fmt.Fprintln(os.Stderr, "Error:", err)
-		}
-		os.Exit(1)
+	err := b.start(ctx)
+	stop()
+	end(err)
+}
+
+// end leaves with the exit code that an error asks for.
+func end(err error) {
+	switch {
+	case err == nil:
+		os.Exit(0)
+	case !errors.Is(err, errInside):
+		fmt.Fprintln(os.Stderr, "Error:", err)
 	}
+	os.Exit(1)
 }
 
 func names() string {
@@ -89,9 +98,14 @@ func (b *bench) wants(figure string) bool {
 }
 
 // needsNode reports whether a figure is wanted that is measured at a node with
-// machines.
+// machines of Debian's packages.
 func (b *bench) needsNode() bool {
-	return slices.ContainsFunc(strings.Split(names(), ","), func(f string) bool { return f != "catalog" && b.wants(f) })
+	for _, f := range figures {
+		if !f.lab && b.wants(f.name) {
+			return true
+		}
+	}
+	return false
 }
 
 func (b *bench) start(ctx context.Context) (err error) {
@@ -127,16 +141,13 @@ func (b *bench) check() (err error) {
 
 func (b *bench) run(ctx context.Context) (err error) {
 	describeHost()
-	if b.needsNode() {
-		if b.cloud, err = startCloud(ctx, b.bin, b.work, "pgbench", "fdaa::/16"); err != nil {
-			return err
-		}
-		defer b.cloud.stop()
-		b.cloud.cpus = b.cpus
-	}
+	defer b.leave()
 	for _, f := range figures {
 		if !b.wants(f.name) {
 			continue
+		}
+		if err := b.ready(ctx, f.lab); err != nil {
+			return err
 		}
 		began := time.Now()
 		if err := f.run(b, ctx); err != nil {
@@ -145,4 +156,28 @@ func (b *bench) run(ctx context.Context) (err error) {
 		fmt.Printf("(measured in %.0f s)\n", time.Since(began).Seconds())
 	}
 	return nil
+}
+
+// ready starts the node that a figure needs, or ends it for one that is measured
+// in the lab.
+func (b *bench) ready(ctx context.Context, lab bool) (err error) {
+	if lab {
+		b.leave()
+	}
+	if lab || b.cloud != nil {
+		return nil
+	}
+	if b.cloud, err = startCloud(ctx, b.bin, b.work, "pgbench", "fdaa::/16"); err != nil {
+		return err
+	}
+	b.cloud.cpus = b.cpus
+	return nil
+}
+
+// leave ends the node.
+func (b *bench) leave() {
+	if b.cloud != nil {
+		b.cloud.stop()
+		b.cloud = nil
+	}
 }

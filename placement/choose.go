@@ -132,9 +132,9 @@ func (n Node) lacks(want Want) string {
 		return "is draining"
 	case n.Cordoned:
 		return "is cordoned"
-	case n.FreeMemoryMB < want.MemoryMB:
+	case want.MemoryMB > 0 && n.FreeMemoryMB < want.MemoryMB:
 		return fmt.Sprintf("has %d MiB", max(0, n.FreeMemoryMB))
-	case n.FreeCPUs < want.CPUs:
+	case want.CPUs > 0 && n.FreeCPUs < want.CPUs: // more are promised than there are: few work at the same time
 		return fmt.Sprintf("has %s CPUs", decimal(max(0, n.FreeCPUs)))
 	}
 	return ""

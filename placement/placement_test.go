@@ -95,3 +95,15 @@ func (r *recorder) Stop(context.Context, string) error  { r.say("stop"); return 
 func (r *recorder) Wanted() <-chan struct{}             { return r.wanted }
 func (r *recorder) Commit()                             { r.say("commit") }
 func (r *recorder) Cancel()                             { r.say("cancel") }
+
+// TestChooseAsksForNoMore: a node that has promised more than it has takes a
+// machine that asks for none of it.
+func TestChooseAsksForNoMore(t *testing.T) {
+	full := []Node{{Name: "a", Region: "iad", Host: true, Up: true, FreeCPUs: -1, FreeMemoryMB: 100}}
+	if at, err := Choose(full, Want{MemoryMB: 64}); at != "a" || err != nil {
+		t.Errorf("a machine that asks for no CPU goes to %q: %v", at, err)
+	}
+	if at, err := Choose(full, Want{MemoryMB: 64, CPUs: 1}); err == nil {
+		t.Errorf("a machine that asks for a CPU goes to %q", at)
+	}
+}

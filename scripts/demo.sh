@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The demo: three cities on this machine, a node and a visitor in each, one
-# deploy; who waits how long, and what a sleeping machine costs.
+# deploy; who waits how long, what a sleeping machine costs, and a city that falls.
 # scripts/demo.sh DIR; KEEP=1 leaves the cloud running.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,6 +24,7 @@ finish() {
     echo
     echo "The cloud runs. To talk to it: export PERIGEE_LOGIN=$PERIGEE_LOGIN PERIGEE_ADDR=$PERIGEE_ADDR"
     echo "To look at its cities:         $perigee lab status --dir $lab"
+    echo "To visit from Sydney:          $perigee lab exec --dir $lab syd -- curl -H 'Host: hello.perigee.localhost' http://${at[syd-1]}/"
     echo "To end it:                     $perigee lab down --dir $lab && rm -r $work"
     return
   fi
@@ -51,35 +52,52 @@ sed -i '1i regions = ["iad", "fra", "syd"]' perigee.toml
 say '$ perigee deploy          # regions = ["iad", "fra", "syd"]'
 "$perigee" deploy
 
-# first_byte VISITOR NODE prints the median seconds to the first byte of five
-# answers, each on a new connection.
-first_byte() {
-  local at
-  at=$("$perigee" lab exec --dir "$lab" "$2" -- sh -c "ip -4 -o addr show scope global" | sed -n 's/.* inet \([0-9.]*\).*/\1/p' | head -1)
-  for _ in 1 2 3 4 5; do
-    "$perigee" lab exec --dir "$lab" "$1" -- curl -sS --fail --max-time 20 -o /dev/null -w '%{time_starttransfer}\n' -H 'Host: hello.perigee.localhost' "http://$at/"
-  done | sort | sed -n 3p
+# address NODE prints where the node's edge is reached.
+address() {
+  "$perigee" lab exec --dir "$lab" "$1" -- ip -4 -o addr show scope global | sed -n 's/.* inet \([0-9.]*\).*/\1/p' | head -1
 }
+
+# ask VISITOR NODE prints the seconds to the first byte of one answer, on a new
+# connection.
+ask() {
+  "$perigee" lab exec --dir "$lab" "$1" -- curl -sS --fail --max-time 20 -o /dev/null -w '%{time_starttransfer}\n' -H 'Host: hello.perigee.localhost' "http://${at[$2]}/"
+}
+
+# first_byte VISITOR NODE is the median of five, after one that does not count.
+first_byte() {
+  ask "$1" "$2" >/dev/null
+  for _ in 1 2 3 4 5; do ask "$1" "$2"; done | sort -n | sed -n 3p
+}
+
+declare -A at
+for city in $cities; do at[$city-1]=$(address "$city-1"); done
 
 say 'Time to the first byte of the answer, connection included, for a visitor in each city:'
 printf '  %-8s %22s %26s\n' visitor 'at the city'\''s own edge' 'all served from Ashburn'
 for city in $cities; do
   near=$(first_byte "visitor-$city" "$city-1")
   far=$(first_byte "visitor-$city" iad-1)
-  awk -v c="$city" -v n="$near" -v f="$far" 'BEGIN { printf "  %-8s %19.1f ms %23.1f ms\n", c, n * 1000, f * 1000 }'
+  awk -v c="$city" -v n="$near" -v f="$far" 'BEGIN { printf "  %-8s %19.1f ms %23.1f ms", c, n * 1000, f * 1000; if (c != "iad") printf "   %.0f %% sooner", 100 * (1 - n / f); print "" }'
 done
 
 say 'And asleep: the request is held while the machine of the city wakes.'
 id=$("$perigee" machine list --json | tr -d '\n ' | grep -o '{"id":"[^"]*"[^{]*' | grep '"region":"iad"' | sed 's/{"id":"\([^"]*\)".*/\1/' | head -1)
 asleep() { # verb, words
   "$perigee" machine "$1" "$id" >/dev/null
-  local at t
-  at=$("$perigee" lab exec --dir "$lab" iad-1 -- sh -c "ip -4 -o addr show scope global" | sed -n 's/.* inet \([0-9.]*\).*/\1/p' | head -1)
-  t=$("$perigee" lab exec --dir "$lab" visitor-iad -- curl -sS --fail --max-time 20 -o /dev/null -w '%{time_starttransfer}' -H 'Host: hello.perigee.localhost' "http://$at/")
-  awk -v n="$2" -v s="$t" 'BEGIN { printf "  %-28s %7.1f ms\n", n, s * 1000 }'
+  sleep 1
+  awk -v n="$2" -v s="$(ask visitor-iad iad-1)" 'BEGIN { printf "  %-28s %7.1f ms\n", n, s * 1000 }'
 }
 asleep pause 'paused, its memory kept'
 asleep suspend 'suspended to disk'
+
+say '$ perigee lab cut fra          # Frankfurt falls off the world'
+"$perigee" lab cut --dir "$lab" fra >/dev/null
+for city in $cities; do
+  well=0
+  for _ in $(seq 10); do ask "visitor-$city" "$city-1" >/dev/null 2>&1 && well=$((well + 1)); done
+  echo "  $city: $well of 10 requests answered"
+done
+"$perigee" lab heal --dir "$lab" >/dev/null
 
 say '$ perigee status'
 "$perigee" status

@@ -70,7 +70,7 @@ func TestDemo(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, want := range []string{"is live after", "visitor-syd", "all served from Ashburn", "paused, its memory kept", "suspended to disk", "1 in fra, 1 in iad, 1 in syd"} {
+	for _, want := range []string{"is live after", "visitor-syd", "syd: 10 of 10 requests answered", "fra: 10 of 10 requests answered", "all served from Ashburn", "paused, its memory kept", "suspended to disk", "1 in fra, 1 in iad, 1 in syd"} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the demo does not show %q:\n%s", want, out)
 		}
