@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -117,6 +118,7 @@ type Catalog struct {
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 	opened  time.Time
+	adrift  sync.Once     // it is told that there is no state to begin with
 	started atomic.Bool   // connections tell of themselves before all is open
 	lookNow chan struct{} // holds a token when the state must be looked at
 
@@ -459,7 +461,9 @@ func (c *Catalog) await(f *feed, fallback func()) error {
 				return err
 			}
 		} else if known := f.copy != nil && f.copy.isWhole(); known && (time.Since(c.opened) > askLimit || !c.conn.IsConnected()) {
-			c.log.Warn("the state cannot be reached; this node goes on with what it last knew", "error", err)
+			c.adrift.Do(func() {
+				c.log.Warn("the state cannot be reached; this node goes on with what it last knew", "error", cmp.Or(err, ErrNoQuorum))
+			})
 			fallback()
 			return nil
 		} else if !known && time.Since(c.opened) > firstLimit {
