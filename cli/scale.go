@@ -24,6 +24,9 @@ fewest, and go from those that have most. New machines serve before old ones go.
 		Example: "  perigee scale count 3\n  perigee scale count web=2 worker=1\n  perigee scale count 6 --region fra,syd\n  perigee scale count 0 --region gru",
 		RunE: func(c *cobra.Command, args []string) error {
 			counts, err := parseCounts(args, processGroup)
+			if err == nil && c.Flags().Changed("region") && len(regions) == 0 {
+				err = usagef("--region names no region; leave it out to scale where the app is")
+			}
 			if err != nil {
 				return err
 			}
@@ -68,6 +71,9 @@ func parseCounts(args []string, group string) (map[string]int, error) {
 		if err != nil || v < 0 {
 			return nil, usagef("%q is not a number of machines, such as 2 or web=2", a)
 		}
+		if _, twice := counts[g]; twice {
+			return nil, usagef("process group %q is there twice", g)
+		}
 		counts[g] = v
 	}
 	return counts, nil
@@ -101,7 +107,10 @@ func (e *env) stream(ctx context.Context, c *api.Client, app string, seq progres
 	began := time.Now()
 	rel, err := e.follow(ctx, c, app, seq, e.newProgress())
 	if err != nil {
-		return e.explain(err)
+		if err = e.explain(err); exitCode(err) == ExitFailure { // whatever it was that stopped it, what was before goes on
+			return coded{err, ExitDeploy}
+		}
+		return err
 	}
 	return e.deployed(ctx, c, rel, time.Since(began))
 }

@@ -46,6 +46,9 @@ type Config struct {
 	// has no node that takes any: the nearest, of those allowed if there are such.
 	// Default: each region itself.
 	StandIn func(region string, allowed []string) string
+	// Fits fails where a region has no room for so many more machines of a group.
+	// Default: there is always room.
+	Fits func(app, group, region string, c *api.MachineConfig, more int) error
 	// Gone says that a node has been away for so long that others take over its
 	// releases. Default: no node ever is.
 	Gone func(node string) bool
@@ -162,6 +165,9 @@ func (c Config) check() (Config, error) {
 	}
 	if c.StandIn == nil {
 		c.StandIn = func(region string, _ []string) string { return region }
+	}
+	if c.Fits == nil {
+		c.Fits = func(string, string, string, *api.MachineConfig, int) error { return nil }
 	}
 	if c.Gone == nil {
 		c.Gone = func(string) bool { return false }

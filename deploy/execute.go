@@ -157,11 +157,18 @@ func (d *Deployer) have(r *app.Release) (have []Have, gone []api.Machine) {
 		}
 		h := Have{ID: m.ID, Group: groupOf(m), Region: d.home(m), State: m.State, Release: releaseOf(m), Cordoned: m.Cordoned, Mounted: len(m.Config.Mounts) > 0}
 		if c, ok := r.Groups[h.Group]; ok && r.Job.Keep {
-			h.Kept = h.Release != r.Version && same(m.Config, config(r, h.Group, c))
+			h.Kept = h.Release != r.Version && same(m.Config, config(r, h.Group, c)) && !d.goesHome(m, r)
 		}
 		have = append(have, h)
 	}
 	return have, gone
+}
+
+// goesHome reports whether a machine stands in for a region that takes machines
+// again.
+func (d *Deployer) goesHome(m api.Machine, r *app.Release) bool {
+	home := d.home(m)
+	return home != m.Region && d.cfg.StandIn(home, r.Regions) == home
 }
 
 // home is the region that a machine counts for.

@@ -24,12 +24,38 @@ func (d *Deployer) settleSpread(w *work, r *app.Release, req api.DeployRequest, 
 	primary := d.primary(w, req, former)
 	present := d.present(former, r.Groups, primary)
 	r.Spread = api.Spread{}
-	for g := range r.Groups {
-		r.Spread[g] = groupSpread(g, req, present, primary)
+	for _, g := range slices.Sorted(maps.Keys(r.Groups)) {
+		r.Spread[g] = groupSpread(g, req, present, primary, former.Regions)
+		if sum(r.Spread[g]) == 0 {
+			w.warn("process group %q is scaled to nothing and has no machine; perigee scale count %s=1 gives it one", g, g)
+		}
 	}
 	r.Counts = r.Spread.Total()
 	r.Regions = allowed(primary, req.Regions, r.Spread)
-	return d.checkRegions(r.Spread, req)
+	if len(req.Regions) == 0 && sum(r.Counts) == 0 && len(former.Regions) > 0 {
+		r.Regions = former.Regions // where it comes back to
+	}
+	if err := d.checkRegions(r.Spread, req); err != nil {
+		return err
+	}
+	return d.checkRoom(r, present)
+}
+
+// checkRoom refuses what there is no room for at all, before anything is begun.
+func (d *Deployer) checkRoom(r *app.Release, present api.Spread) error {
+	for _, g := range slices.Sorted(maps.Keys(r.Spread)) {
+		for _, at := range slices.Sorted(maps.Keys(r.Spread[g])) {
+			more := r.Spread[g][at] - present[g][at]
+			if more <= 0 {
+				continue
+			}
+			c := r.Groups[g]
+			if err := d.cfg.Fits(r.App, g, d.cfg.StandIn(at, r.Regions), &c, more); err != nil {
+				return wrap(err, "process group %q: there is no room for %d more machines in %q", g, more, at)
+			}
+		}
+	}
+	return nil
 }
 
 // collapse lets a configuration for many regions run in a cloud that has one: the
@@ -77,14 +103,14 @@ func (d *Deployer) regions() []string {
 }
 
 // groupSpread is settleSpread for one group.
-func groupSpread(g string, req api.DeployRequest, present api.Spread, primary string) map[string]int {
+func groupSpread(g string, req api.DeployRequest, present api.Spread, primary string, before []string) map[string]int {
 	if s, ok := req.Spread[g]; ok {
 		return maps.Clone(s)
 	}
 	was, known := present[g]
 	regions := req.Regions
 	if len(regions) == 0 {
-		regions = where(was, primary)
+		regions = where(was, primary, before)
 	}
 	n, asked := req.Counts[g]
 	switch {
@@ -102,14 +128,18 @@ func groupSpread(g string, req api.DeployRequest, present api.Spread, primary st
 	return evenly(len(regions), regions)
 }
 
-// where are the regions of a group, in order; the primary one if it has none.
-func where(was map[string]int, primary string) []string {
+// where are the regions of a group, in order; if it has none, those where the app
+// was before, else the primary one.
+func where(was map[string]int, primary string, before []string) []string {
 	out := slices.Sorted(maps.Keys(was))
 	out = slices.DeleteFunc(out, func(r string) bool { return was[r] == 0 })
-	if len(out) == 0 {
-		return []string{primary}
+	switch {
+	case len(out) > 0:
+		return out
+	case len(before) > 0:
+		return before
 	}
-	return out
+	return []string{primary}
 }
 
 // within keeps what a group has in the regions named, and gives it one machine

@@ -150,6 +150,16 @@ func (n *Node) unheard(regions []string) bool {
 	})
 }
 
+// fits fails where a region has no room for so many more machines.
+func (n *Node) fits(app, group, region string, c *api.MachineConfig, more int) error {
+	want := placement.Want{App: app, Group: group, Regions: []string{region}, MemoryMB: guestMB(c)}
+	if n.unheard(want.Regions) {
+		return nil // it may have plenty
+	}
+	_, err := placement.Spread(n.hosts(), want, more)
+	return err
+}
+
 // standIn is the region where machines of another one are made now: itself while
 // it has a node that takes them, else the nearest that has.
 func (n *Node) standIn(region string, allowed []string) string {
