@@ -63,8 +63,8 @@ type Config struct {
 	Servers []string
 	// Credentials is the path of a NATS credentials file for Servers.
 	Credentials string
-	// Replicas is how many servers of an outside cluster keep a record.
-	// Default 1; ignored when embedded.
+	// Replicas is how many servers of an outside cluster keep a record. Default: as
+	// many as Servers names, three at most; ignored when embedded.
 	Replicas int
 	// Members are the nodes that keep the replicated state, for the first start
 	// of a node that joins a cloud; afterwards the node remembers them. The first
@@ -230,9 +230,28 @@ func (c *Catalog) openOutside(ctx context.Context, cfg Config) (err error) {
 	if c.conn, err = nats.Connect(strings.Join(cfg.Servers, ","), opts...); err != nil {
 		return fmt.Errorf("cannot connect to NATS at %s: %w", cfg.Servers, err)
 	}
-	return c.openShared(ctx, cfg, max(cfg.Replicas, 1), func(kc jetstream.KeyValueConfig) func(context.Context) (jetstream.KeyValue, error) {
-		return func(ctx context.Context) (jetstream.KeyValue, error) { return c.stateJS.CreateKeyValue(ctx, kc) }
-	})
+	return c.openShared(ctx, cfg, cmp.Or(cfg.Replicas, min(3, len(cfg.Servers))), c.makeOutside)
+}
+
+// makeOutside makes a bucket in an outside cluster, or has one that is kept by too
+// few servers be kept by more.
+func (c *Catalog) makeOutside(kc jetstream.KeyValueConfig) func(context.Context) (jetstream.KeyValue, error) {
+	return func(ctx context.Context) (jetstream.KeyValue, error) {
+		s, err := c.stateJS.Stream(ctx, "KV_"+kc.Bucket)
+		switch {
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			return c.stateJS.CreateKeyValue(ctx, kc)
+		case err != nil:
+			return nil, err
+		case s.CachedInfo().Config.Replicas < kc.Replicas:
+			more := s.CachedInfo().Config
+			more.Replicas = kc.Replicas
+			if _, err := c.stateJS.UpdateStream(ctx, more); err != nil {
+				return nil, fmt.Errorf("cannot have %d servers keep the state: %w", kc.Replicas, err)
+			}
+		}
+		return c.stateJS.KeyValue(ctx, kc.Bucket)
+	}
 }
 
 // openShared is the rest of openCloud and openOutside.

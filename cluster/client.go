@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/perigee-run/perigee/api"
@@ -115,7 +116,7 @@ func (p peerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	defer resp.Body.Close()
 	refused := &RefusedError{Node: p.cluster.Self().Name, Reason: reason, Text: refusal(resp).Error()}
 	if errors.Is(refused, ErrRemoved) {
-		p.cluster.learnRemoved()
+		p.cluster.suspect()
 	}
 	return nil, fmt.Errorf("node %q refuses this node: %w", p.node, refused)
 }
@@ -136,22 +137,57 @@ func refusal(resp *http.Response) *api.Error {
 	return &e
 }
 
-// CheckIn asks the other nodes, in any order until one answers, whether
-// this one still belongs to them. The error is [ErrRemoved] if not, and no error
-// if nobody can be reached: then nobody knows.
-func (c *Cluster) CheckIn(ctx context.Context) error {
-	self := c.Self().Name
-	nodes := c.Nodes()
-	rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
-	for _, n := range nodes {
-		if n.Name == self || ctx.Err() != nil {
-			continue
+// suspect has the certifiers asked soon whether this node was removed, since some
+// node says so.
+func (c *Cluster) suspect() {
+	select {
+	case c.doubt <- struct{}{}:
+	default:
+	}
+}
+
+// clear asks whenever there is a doubt.
+func (c *Cluster) clear(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.doubt:
 		}
-		if err := c.hello(ctx, n.Name); err == nil || errors.Is(err, ErrRemoved) || errors.Is(err, ErrClock) {
+		if err := c.CheckIn(ctx); errors.Is(err, ErrRemoved) {
 			return err
 		}
+		select { // who says it again and again is asked no oftener than this
+		case <-ctx.Done():
+			return nil
+		case <-time.After(retry):
+		}
 	}
-	return nil
+}
+
+// CheckIn asks the nodes that certify others whether this one still belongs to
+// them. The error is [ErrRemoved] if one of them says that it was removed and none
+// that it was not: to believe any node would let a damaged one end all others. It
+// is no error if nobody can be reached: then nobody knows.
+func (c *Cluster) CheckIn(ctx context.Context) (removed error) {
+	self := c.Self().Name
+	nodes := slices.DeleteFunc(c.Nodes(), func(n Node) bool { return n.Name == self || !n.Has(RoleState) })
+	rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
+	for _, n := range nodes {
+		if ctx.Err() != nil {
+			return nil
+		}
+		switch err := c.hello(ctx, n.Name); {
+		case err == nil || errors.Is(err, ErrClock):
+			return err
+		case errors.Is(err, ErrRemoved):
+			removed = err
+		}
+	}
+	if removed != nil {
+		c.learnRemoved()
+	}
+	return removed
 }
 
 func (c *Cluster) hello(ctx context.Context, node string) error {

@@ -35,6 +35,7 @@ type Cluster struct {
 	limit     *limiter
 	gone      chan struct{} // closed when this node learns that it was removed
 	once      sync.Once     // closes gone
+	doubt     chan struct{} // holds a token when some node says that this one was removed
 
 	renewing sync.Mutex // held while the certificate is renewed
 	saving   sync.Mutex // held while files in home are written; taken before mu
@@ -56,7 +57,7 @@ func Open(cfg Config) (*Cluster, error) {
 		return nil, fmt.Errorf("cannot open cluster in %s: %w", cfg.Dir, err)
 	}
 	c := &Cluster{cfg: cfg, log: cfg.Logger, home: filepath.Join(cfg.Dir, homeDir), clients: map[string]*peerClient{},
-		limit: newLimiter(cfg.now), gone: make(chan struct{})}
+		limit: newLimiter(cfg.now), gone: make(chan struct{}), doubt: make(chan struct{}, 1)}
 	if err := c.load(); err != nil {
 		return nil, fmt.Errorf("cannot open cluster in %s: %w", cfg.Dir, err)
 	}

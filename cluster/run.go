@@ -31,6 +31,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	g.Go(func() error { return c.follow(ctx) })
 	g.Go(func() error { return c.every(ctx, sweepEvery, c.renewIfDue) })
 	g.Go(func() error { return c.every(ctx, checkEvery, c.CheckIn) })
+	g.Go(func() error { return c.clear(ctx) })
 	if c.Certifies() {
 		g.Go(func() error { return c.every(ctx, sweepEvery, c.sweepTokens) })
 	}

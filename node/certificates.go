@@ -45,6 +45,9 @@ func (n *Node) openCertificates() (*certificates, error) {
 }
 
 func (n *Node) addACME(c *certificates, cfg *certs.Config) error {
+	if _, err := os.Stat(n.path("certificates.key")); err != nil && len(n.others()) > 0 {
+		return fmt.Errorf("cannot turn ACME on: this node lacks the key that seals the cloud's certificates; copy certificates.key from the data directory of another node: %w", err)
+	}
 	key, err := secretFile(n.path("certificates.key"), 32, false)
 	if err != nil {
 		return err

@@ -26,6 +26,10 @@ func (n *Node) openCluster() (err error) {
 		if name, err = keepName(n.cfg.Data, n.cfg.Name); err != nil {
 			return err
 		}
+		// All nodes of the cloud get it, also if certificates by ACME come later.
+		if _, err := secretFile(n.path("certificates.key"), 32, false); err != nil {
+			return err
+		}
 	}
 	n.cluster, err = cluster.Open(cluster.Config{
 		Dir: n.cfg.Data, Name: name, Region: n.cfg.Region, Roles: n.cfg.Roles, Address: n.cfg.Address,
@@ -76,7 +80,7 @@ func (n *Node) bundle([]string) (map[string][]byte, error) {
 // catalogConfig is how the node reaches the replicated state, and keeps it if it
 // is a member.
 func (n *Node) catalogConfig() catalog.Config {
-	cfg := catalog.Config{Dir: n.cfg.Data, Node: n.cfg.Name, Servers: n.cfg.NATSServers, Credentials: n.cfg.NATSCredentials, Logger: n.log}
+	cfg := catalog.Config{Dir: n.cfg.Data, Node: n.cfg.Name, Servers: n.cfg.NATSServers, Credentials: n.cfg.NATSCredentials, Replicas: n.cfg.NATSReplicas, Logger: n.log}
 	if n.cfg.Alone || len(n.cfg.NATSServers) > 0 {
 		return cfg
 	}

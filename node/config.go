@@ -61,6 +61,9 @@ type Config struct {
 	Members int
 	// NATSServers are the addresses of an outside NATS cluster. Default: embedded.
 	NATSServers []string
+	// NATSReplicas is how many of its servers keep each record. Default: as many as
+	// NATSServers names, three at most.
+	NATSReplicas int
 	// NATSCredentials is the credentials file for it.
 	NATSCredentials string
 	// Sandbox is the path of perigee-sandbox. Default: beside this program.

@@ -86,6 +86,7 @@ func command() *cobra.Command {
 	f.StringArrayVar(&cfg.Anycast.Neighbors, "bgp-neighbor", nil, "ADDRESS,ASN[,password-file=FILE][,multihop=N][,ttl-security] of a router to announce to; repeated")
 	f.StringSliceVar(&cfg.Anycast.Pools, "ip-pool", nil, "prefixes that apps' own addresses are taken from")
 	f.StringSliceVar(&cfg.NATSServers, "nats", nil, "addresses of an outside NATS cluster with JetStream (default: embedded)")
+	f.IntVar(&cfg.NATSReplicas, "nats-replicas", 0, "how many of its servers keep each record (default: as many as --nats names, at most 3)")
 	f.StringVar(&cfg.NATSCredentials, "nats-credentials", "", "credentials file for it")
 	f.StringVar(&cfg.Sandbox, "sandbox", "", "path of perigee-sandbox (default: beside this program)")
 	f.IntVar(&cfg.Pool, "pool", 2, "sandboxes made ahead of need; -1 for none")
