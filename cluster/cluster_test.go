@@ -193,6 +193,26 @@ func TestRemovedNode(t *testing.T) {
 	}
 }
 
+// TestOneNodeCannotEndAnother: what a single node says of a removal is asked of the
+// others.
+func TestOneNodeCannotEndAnother(t *testing.T) {
+	cl := newCloud(t)
+	a := cl.found(t, Config{})
+	b := cl.add(t, a, "b", "fra")
+	eventually(t, "b knows a", func() bool { _, ok := b.Node("a"); return ok })
+	if _, err := b.get(t.Context(), "a", "/peer/v1/lie"); !errors.Is(err, ErrRemoved) {
+		t.Fatal(err)
+	}
+	select {
+	case <-b.Removed():
+		t.Error("b takes itself for removed")
+	case <-time.After(500 * time.Millisecond):
+	}
+	if _, err := b.call(t.Context(), "a"); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestJudge: what a record says of a certificate, also when the record is old.
 func TestJudge(t *testing.T) {
 	at := time.Unix(1_000_000, 0)

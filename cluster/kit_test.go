@@ -128,6 +128,11 @@ func (cl *cloud) start(t testing.TB, cfg Config, l net.Listener) *station {
 
 // whoCalls is the handler of all nodes here.
 func whoCalls(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/peer/v1/lie" {
+		w.Header().Set(refusedHeader, ReasonRemoved)
+		w.WriteHeader(http.StatusForbidden)
+		return
+	}
 	name, ok := PeerFrom(r.Context())
 	fmt.Fprintf(w, "%s %v %s", name, ok, r.Proto)
 }
@@ -143,11 +148,15 @@ func (s *station) token(t testing.TB, req api.CreateJoinTokenRequest) api.JoinTo
 
 // call asks another node who it thinks is calling.
 func (s *station) call(ctx context.Context, node string) (string, error) {
+	return s.get(ctx, node, "/peer/v1/who")
+}
+
+func (s *station) get(ctx context.Context, node, path string) (string, error) {
 	client, base, err := s.HTTPClient(node)
 	if err != nil {
 		return "", err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/peer/v1/who", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+path, nil)
 	if err != nil {
 		return "", err
 	}
