@@ -267,9 +267,14 @@ func TestDestroyApp(t *testing.T) {
 func TestUndoSaysWhatItCouldNot(t *testing.T) {
 	b := newBench(t, newStore(t), newRack(), "shop")
 	b.fail = map[string]error{"destroy": errors.New("stuck")}
+	var fenced []api.Machine
+	b.d.cfg.Fence = func(_ context.Context, _ string, m []api.Machine) error { fenced = m; return nil }
 	r, _, err := b.deploy(t, "shop", request(1, "exit"))
 	if err == nil || r.Status != api.ReleaseFailed || !strings.Contains(r.Reason, "undo could not remove") {
 		t.Errorf("release = %+v, %v", r, err)
+	}
+	if all := b.List("shop"); len(all) != 1 || len(fenced) != 1 || fenced[0].ID != all[0].ID {
+		t.Errorf("there are %v, and written off are %v", all, fenced)
 	}
 }
 

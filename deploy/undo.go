@@ -50,7 +50,17 @@ func (d *Deployer) undo(ctx context.Context, w *work, r *app.Release) error {
 			}
 		}
 	}
+	d.fence(ctx, w, r, d.leftovers(r))
 	return d.finish(ctx, w, r, api.ReleaseFailed)
+}
+
+// leftovers are the machines that the failed release has made and that are still
+// there.
+func (d *Deployer) leftovers(r *app.Release) []api.Machine {
+	return slices.DeleteFunc(d.managed(r.App), func(m api.Machine) bool {
+		_, before := r.Job.Before[m.ID]
+		return before || releaseOf(m) != r.Version
+	})
 }
 
 // undoable is have without the machines that an undo has failed with already.
