@@ -66,6 +66,7 @@ type Node struct {
 	wire      *wire.Device
 	peers     *peers.Store
 	prober    *distance.Prober
+	few       atomic.Bool // so few other nodes that each is probed oftener
 	store     *logs.Store
 	collector *logs.Collector
 	images    *image.Store

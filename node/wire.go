@@ -97,6 +97,7 @@ func (n *Node) isNode(a netip.Addr) bool {
 // probed are the nodes whose distance is measured.
 func (n *Node) probed() []distance.Peer {
 	others := n.others()
+	n.few.Store(len(others) <= watchful)
 	out := make([]distance.Peer, len(others))
 	for i, o := range others {
 		out[i] = distance.Peer{Name: o.Name, Addr: n.meshAddr(o.Number)}
@@ -108,7 +109,7 @@ func (n *Node) probed() []distance.Peer {
 // that goes away is found out sooner.
 const watchful = 50
 
-func (n *Node) busyTo(string) bool { return len(n.others()) <= watchful }
+func (n *Node) busyTo(string) bool { return n.few.Load() }
 
 // distances are those of all other nodes, as last measured.
 func (n *Node) distances() map[string]distance.Distance {
