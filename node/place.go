@@ -133,7 +133,7 @@ func (n *Node) place(ctx context.Context, app string, req api.CreateMachineReque
 func (n *Node) choose(ctx context.Context, want placement.Want) (string, error) {
 	for end := time.Now().Add(statusEvery); ; {
 		name, err := placement.Choose(n.hosts(), want)
-		if err == nil || time.Now().After(end) || !n.unheard(want.Regions) {
+		if err == nil || ctx.Err() != nil || time.Now().After(end) || !n.unheard(want.Regions) {
 			return name, err
 		}
 		rest(ctx, 50*time.Millisecond)
