@@ -185,8 +185,9 @@ func (n *Node) Regions(_ context.Context, app string) (api.RegionList, error) {
 		}
 	}
 	for _, o := range n.cluster.Nodes() {
-		if up, _ := n.alive(o.Name); up && o.Has(cluster.RoleEdge) && !o.Draining {
-			by[o.Region].Gateway = true
+		r := by[o.Region] // nil for one that has joined since
+		if up, _ := n.alive(o.Name); r != nil && up && o.Has(cluster.RoleEdge) && !o.Draining {
+			r.Gateway = true
 		}
 	}
 	for _, s := range n.everyMachine() {
