@@ -248,6 +248,13 @@ func (n *node) Nodes() (out []fleet.Node) {
 	return out
 }
 
+// Up implements fleet.Nodes.
+func (n *node) Up(name string) bool {
+	n.cloud.mu.Lock()
+	defer n.cloud.mu.Unlock()
+	return !n.cloud.down[name]
+}
+
 // Sources implements image.Peers.
 func (n *node) Sources(context.Context) (out []image.Source) {
 	for _, o := range n.cloud.nodes {
@@ -477,8 +484,9 @@ func (l tail) Logs(ctx context.Context, app string, q api.LogQuery) iter.Seq2[ap
 // self is a daemon that is of no interest.
 type self struct{}
 
-func (self) Info(context.Context) (api.NodeInfo, error) { return api.NodeInfo{}, nil }
-func (self) Stop(context.Context, bool) error           { return nil }
+func (self) Info(context.Context) (api.NodeInfo, error)      { return api.NodeInfo{}, nil }
+func (self) Stop(context.Context, bool) error                { return nil }
+func (self) Upgrade(context.Context, string) (string, error) { return "", nil }
 
 // shelf has every image that is not in the built-in registry, and those that a
 // real store has.
