@@ -115,6 +115,12 @@ func (n *Node) everyMachine() []machine.Summary {
 	return slices.AppendSeq(out, maps.Values(n.machines.Summaries()))
 }
 
+// machinesOf is everyMachine of one app, without the work for all others.
+func (n *Node) machinesOf(app string) []machine.Summary {
+	out := slices.DeleteFunc(n.index.List(app), func(s machine.Summary) bool { return s.Node == n.cfg.Name })
+	return append(out, n.machines.SummariesOf(app)...)
+}
+
 // place chooses the node of a new machine. A request without a region stays here
 // if this node takes machines: whoever asks is near.
 func (n *Node) place(ctx context.Context, app string, req api.CreateMachineRequest) (string, error) {
