@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -140,6 +141,9 @@ func TestHosts(t *testing.T) {
 	}
 	if got := fmt.Sprint(s.Hosts("one")); got != "[*.example.com shop.example.com]" {
 		t.Errorf("hosts = %s", got)
+	}
+	if all := s.AllHosts(); len(all) != 1 || !slices.Equal(all["one"], s.Hosts("one")) {
+		t.Errorf("hosts of all apps: %v", all)
 	}
 	if err := s.AddHost(ctx, "two", "SHOP.example.com"); !api.IsCode(err, api.CodeNameTaken) {
 		t.Errorf("a host of another app: %v", err)

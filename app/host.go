@@ -29,6 +29,15 @@ func (s *Store) Hosts(app string) []string {
 	return out
 }
 
+// AllHosts returns the custom names of every app that has some.
+func (s *Store) AllHosts() map[string][]string {
+	out := map[string][]string{}
+	for _, e := range s.hosts.List("") {
+		out[e.Value.App] = append(out[e.Value.App], e.Value.Host)
+	}
+	return out
+}
+
 // AddHost lets the app answer to a name. One that it has already is no error;
 // api.CodeNameTaken if another app has it.
 func (s *Store) AddHost(ctx context.Context, app, name string) error {

@@ -14,8 +14,10 @@ import (
 const (
 	// looseFor is how long an entry may be on its way into the bucket.
 	looseFor = 30 * time.Second
-	// forgetAfter is how long it is known that an entry was taken back.
+	// forgetAfter is how long it is known that an entry was taken back, and
+	// forgetEvery is how many such news make it worth looking who is forgotten.
 	forgetAfter = 10 * time.Minute
+	forgetEvery = 1000
 )
 
 // PublishedEntry is one thing that a node says of itself. Value is shared:
@@ -45,6 +47,7 @@ type Published[T any] struct {
 	// loose are entries of others that came as a message alone, and when: they
 	// are on their way into the bucket.
 	loose map[string]time.Time
+	taken int // entries taken back since it was last looked who is forgotten
 }
 
 // NewPublished opens the table name (one token) of what nodes say of themselves.
@@ -150,6 +153,9 @@ func (p *Published[T]) hear(entry string, data []byte) {
 func (p *Published[T]) apply(entry string, data []byte, deleted bool) bool {
 	if deleted {
 		p.mem.remove(entry, seqOf(data), true)
+		if p.taken++; p.taken >= forgetEvery {
+			p.forgetTaken(time.Now())
+		}
 		return false
 	}
 	e := p.newer(entry, data)
@@ -197,8 +203,14 @@ func (p *Published[T]) load(all map[string]record, _ uint64) {
 			p.mem.remove(e.Key, e.Revision, false)
 		}
 	}
-	p.mem.passed(uint64(time.Now().Add(-forgetAfter).UnixNano()))
+	p.forgetTaken(time.Now())
 	p.out.compare(own)
+}
+
+// forgetTaken forgets what was taken back long ago; mu is held.
+func (p *Published[T]) forgetTaken(now time.Time) {
+	p.taken = 0
+	p.mem.passed(uint64(now.Add(-forgetAfter).UnixNano()))
 }
 
 // change implements sink.

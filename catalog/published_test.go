@@ -220,3 +220,21 @@ func FuzzPeers(f *testing.F) {
 		}
 	})
 }
+
+// TestTakenBackIsForgotten: what other nodes took back long ago leaves no trace,
+// also while no connection is made anew.
+func TestTakenBackIsForgotten(t *testing.T) {
+	c := open(t, Config{Node: "n1"})
+	p := must[*Published[rec]](t)(NewPublished[rec](c, "machines"))
+	for i := range 10 * forgetEvery {
+		at := time.Now().Add(-2 * forgetAfter)
+		if i%100 == 0 {
+			at = time.Now()
+		}
+		p.hear(fmt.Sprint("n2.m", i), seqBytes(uint64(at.UnixNano())))
+	}
+	fresh := 10 * forgetEvery / 100
+	if n := len(p.mem.gone); n < fresh || n > fresh+forgetEvery {
+		t.Errorf("%d entries taken back are known, want the %d of the last minutes and %d more at most", n, fresh, forgetEvery)
+	}
+}

@@ -26,6 +26,11 @@ type catalog map[string]map[string][]Machine
 
 func (c catalog) Machines(org, app string) []Machine { return c[org][app] }
 
+func (c catalog) Has(org, app string) bool {
+	_, ok := c[org][app]
+	return ok
+}
+
 func (c catalog) Apps(org string) []string {
 	var apps []string
 	for app := range c[org] {
@@ -550,5 +555,33 @@ func TestRunAfterClose(t *testing.T) {
 	s.Close()
 	if err := s.Run(context.Background()); err == nil || !strings.Contains(err.Error(), "cannot go on serving DNS") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// counted counts how often an app's machines are asked for.
+type counted struct {
+	catalog
+	asked atomic.Int64
+}
+
+func (c *counted) Machines(org, app string) []Machine {
+	c.asked.Add(1)
+	return c.catalog.Machines(org, app)
+}
+
+// TestInstancesAreBounded: an answer that is full asks for no more apps, and a
+// name asks for its own app's machines alone.
+func TestInstancesAreBounded(t *testing.T) {
+	c := &counted{catalog: catalog{"acme": {}}}
+	for i := range 5000 {
+		c.catalog["acme"][fmt.Sprintf("app%04d", i)] = []Machine{machine(fmt.Sprintf("m%04d", i), "fra", i%250, true)}
+	}
+	v := view{Source: c, org: "acme", peers: func(string) []Peer { return nil }}
+	if text := v.instances(); len(text) < textMax || c.asked.Load() > 2000 {
+		t.Errorf("%d bytes from the machines of %d apps", len(text), c.asked.Load())
+	}
+	c.asked.Store(0)
+	if f := v.find("app0007.internal."); len(f.machines) != 1 || c.asked.Load() != 1 {
+		t.Errorf("%d machines, after %d lists", len(f.machines), c.asked.Load())
 	}
 }

@@ -13,7 +13,8 @@ import (
 const (
 	// udpSize is what we accept and send over UDP: it fits one packet on any path.
 	udpSize = 1232
-	// maxPerAsker bounds what one machine may have under way upstream.
+	// maxPerAsker bounds what one machine may have under way upstream, and of
+	// private names.
 	maxPerAsker = 100
 	// minTries is how often we ask, even with one upstream: UDP may get lost.
 	minTries = 2
@@ -30,10 +31,11 @@ func (s *Server) forward(ctx context.Context, from netip.Addr, q *dns.Msg) *dns.
 	if m, ok := s.cache.get(key); ok {
 		return m
 	}
-	if !s.enter(from) {
+	who := asker{from, false}
+	if !s.enter(who) {
 		return failure(dns.RcodeRefused)
 	}
-	defer s.leave(from)
+	defer s.leave(who)
 	m, err := s.ask(ctx, upstreamQuery(q))
 	if err != nil {
 		s.log.Debug("cannot resolve", "name", key.name, "type", dns.TypeToString[key.qtype], "err", err)
@@ -63,8 +65,15 @@ func failure(rcode int) *dns.Msg {
 	return &dns.Msg{MsgHdr: dns.MsgHdr{Rcode: rcode}}
 }
 
+// asker is a machine that asks. What it waits for from the world does not keep it
+// from private names.
+type asker struct {
+	addr    netip.Addr
+	private bool
+}
+
 // enter keeps one machine from taking the resolver from all others.
-func (s *Server) enter(from netip.Addr) bool {
+func (s *Server) enter(from asker) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.asking[from] >= maxPerAsker {
@@ -74,7 +83,7 @@ func (s *Server) enter(from netip.Addr) bool {
 	return true
 }
 
-func (s *Server) leave(from netip.Addr) {
+func (s *Server) leave(from asker) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.asking[from]--; s.asking[from] == 0 {

@@ -72,7 +72,7 @@ func (v view) service(labels []string) found {
 	if len(labels) == 0 {
 		return found{exists: true}
 	}
-	if len(labels) > 1 || !slices.Contains(v.Apps(v.org), labels[0]) {
+	if len(labels) > 1 || !v.Has(v.org, labels[0]) {
 		return found{}
 	}
 	return found{exists: true, addr: v.Service(v.org, labels[0])}
@@ -92,7 +92,7 @@ func (v view) internal(labels []string) found {
 	if last == "_peer" {
 		return v.inPeers(labels[:len(labels)-1])
 	}
-	if !slices.Contains(v.Apps(v.org), last) {
+	if !v.Has(v.org, last) {
 		return found{}
 	}
 	return v.inApp(labels[:len(labels)-1], v.Machines(v.org, last))
@@ -179,14 +179,21 @@ func (v view) sortedApps() []string {
 	return apps
 }
 
+// instances looks at no more apps than an answer has room for.
 func (v view) instances() string {
-	var parts []string
+	var b strings.Builder
 	for _, app := range v.sortedApps() {
+		if b.Len() > textMax {
+			break
+		}
 		for _, m := range started(v.Machines(v.org, app)) {
-			parts = append(parts, "instance="+m.ID+",app="+app+",ip="+addrText(m.IPv6)+",region="+m.Region)
+			if b.Len() > 0 {
+				b.WriteByte(';')
+			}
+			b.WriteString("instance=" + m.ID + ",app=" + app + ",ip=" + addrText(m.IPv6) + ",region=" + m.Region)
 		}
 	}
-	return strings.Join(parts, ";")
+	return b.String()
 }
 
 func addrText(a netip.Addr) string {

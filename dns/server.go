@@ -24,7 +24,7 @@ type Server struct {
 	asks      sync.WaitGroup // upstream exchanges under way
 
 	mu     sync.Mutex // guards asking
-	asking map[netip.Addr]int
+	asking map[asker]int
 }
 
 // New checks the configuration and takes the addresses. Call Run, or Close.
@@ -32,7 +32,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, log: cfg.Logger, cache: newCache(cfg.CacheSize), asking: map[netip.Addr]int{}}
+	s := &Server{cfg: cfg, log: cfg.Logger, cache: newCache(cfg.CacheSize), asking: map[asker]int{}}
 	var err error
 	if s.doors, err = door.OpenAll(cfg.Listen, cfg.Open); err != nil {
 		return nil, err
@@ -110,6 +110,11 @@ func (s *Server) judge(ctx context.Context, from netip.Addr, q *dns.Msg) *dns.Ms
 		return failure(dns.RcodeRefused)
 	}
 	if s.isPrivate(strings.ToLower(ask.Name)) {
+		who := asker{from, true}
+		if !s.enter(who) {
+			return failure(dns.RcodeRefused)
+		}
+		defer s.leave(who)
 		return s.private(org, ask)
 	}
 	return s.forward(ctx, from, q)

@@ -114,6 +114,8 @@ type Node struct {
 // Nodes knows the nodes, this one among them.
 type Nodes interface {
 	Nodes() []Node
+	// Up is what Nodes says of one node, without the work for all others.
+	Up(node string) bool
 }
 
 // Router is one node's router.

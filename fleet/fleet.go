@@ -114,14 +114,13 @@ func (f *Fleet) List(app string) []api.Machine {
 	for _, m := range out {
 		seen[m.ID] = true
 	}
-	down := f.down()
 	for _, s := range f.cfg.Summaries.List(app) {
 		if s.Node == f.cfg.Self || seen[s.ID] {
 			continue
 		}
 		seen[s.ID] = true
 		if !f.arrived(s.ID) {
-			out = append(out, marked(s.Machine(), down))
+			out = append(out, f.marked(s.Machine()))
 		}
 	}
 	out = f.addRecent(out, app, seen)
@@ -144,20 +143,9 @@ func (f *Fleet) addRecent(out []api.Machine, app string, seen map[string]bool) [
 	return out
 }
 
-// down are the nodes that were not heard of lately.
-func (f *Fleet) down() map[string]bool {
-	out := map[string]bool{}
-	for _, n := range f.cfg.Nodes.Nodes() {
-		if !n.Up {
-			out[n.Name] = true
-		}
-	}
-	return out
-}
-
 // marked says of a machine whether its node is there.
-func marked(m api.Machine, down map[string]bool) api.Machine {
-	if down[m.Node] {
+func (f *Fleet) marked(m api.Machine) api.Machine {
+	if !f.cfg.Nodes.Up(m.Node) {
 		m.HostStatus = "unreachable"
 	}
 	return m

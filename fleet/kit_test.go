@@ -248,6 +248,13 @@ func (n *node) Nodes() (out []fleet.Node) {
 	return out
 }
 
+// Up implements fleet.Nodes.
+func (n *node) Up(name string) bool {
+	n.cloud.mu.Lock()
+	defer n.cloud.mu.Unlock()
+	return !n.cloud.down[name]
+}
+
 // Sources implements image.Peers.
 func (n *node) Sources(context.Context) (out []image.Source) {
 	for _, o := range n.cloud.nodes {

@@ -15,7 +15,7 @@ func (f *Fleet) Get(ctx context.Context, id string) (api.Machine, error) {
 	if !remote {
 		return f.cfg.Local.Get(ctx, id)
 	}
-	if f.down()[p.node] {
+	if !f.cfg.Nodes.Up(p.node) {
 		return unreachable(p.known), nil
 	}
 	m, err := fetch(ctx, f, p, func(ctx context.Context, c *api.Client) (api.Machine, error) { return c.GetMachine(ctx, p.app, id) })

@@ -7,10 +7,10 @@ import (
 
 func (s *Server) listApps(c *call) (api.ListAppsResponse, error) {
 	org := c.text("org_slug")
-	out := api.ListAppsResponse{Apps: []api.App{}}
+	out, hosts := api.ListAppsResponse{Apps: []api.App{}}, s.cfg.Apps.AllHosts()
 	for _, a := range s.cfg.Apps.List() {
 		if org == "" || a.Org == org {
-			out.Apps = append(out.Apps, s.view(a))
+			out.Apps = append(out.Apps, s.view(a, hosts[a.Name]))
 		}
 	}
 	out.TotalApps = len(out.Apps)
@@ -27,15 +27,15 @@ func (s *Server) showApp(c *call) (api.App, error) {
 	if err != nil {
 		return api.App{}, err
 	}
-	return s.view(a), nil
+	return s.view(a, s.cfg.Apps.Hosts(a.Name)), nil
 }
 
-// view is an app as the API shows it.
-func (s *Server) view(a app.App) api.App {
+// view is an app, with its custom names, as the API shows it.
+func (s *Server) view(a app.App, hosts []string) api.App {
 	v := api.App{
 		ID: a.ID, Name: a.Name, Status: "pending", Network: a.Network, CreatedAt: a.CreatedAt,
 		Organization: api.Organization{Name: a.Org, Slug: a.Org},
-		MachineCount: len(s.cfg.Machines.List(a.Name)), Hosts: s.cfg.Apps.Hosts(a.Name),
+		MachineCount: len(s.cfg.Machines.List(a.Name)), Hosts: hosts,
 	}
 	if r, ok := s.cfg.Apps.CompleteRelease(a.Name, 0); ok {
 		v.Release = r.Version

@@ -81,6 +81,16 @@ func (h *Host) Summaries() map[string]Summary {
 	return out
 }
 
+// SummariesOf is Summaries of one app's machines, in no order.
+func (h *Host) SummariesOf(app string) (out []Summary) {
+	for _, m := range h.all() {
+		if v := m.now(); v.rec.App == app && v.public() {
+			out = append(out, v.summary())
+		}
+	}
+	return out
+}
+
 func (v *view) public() bool { return !v.gone && v.rec.State != api.StateCreating }
 
 func (v *view) summary() Summary {

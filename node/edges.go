@@ -71,7 +71,7 @@ func (n *Node) openZone() error {
 		return err
 	}
 	n.zone, err = zone.New(zone.Config{
-		Listen: at, Open: n.openDoor, Zone: n.cfg.Domain, Source: clientView{n}, NameServers: servers, Prefixes: n.cfg.DNS.Prefixes, MMDB: n.cfg.DNS.MMDB, Logger: n.log,
+		Listen: at, Open: n.openDoor, Zone: n.cfg.Domain, Source: &edgeList{Source: clientView{n}}, NameServers: servers, Prefixes: n.cfg.DNS.Prefixes, MMDB: n.cfg.DNS.MMDB, Logger: n.log,
 	})
 	return err
 }

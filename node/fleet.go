@@ -52,6 +52,12 @@ func (v neighbours) Nodes() []fleet.Node {
 	return out
 }
 
+// Up implements fleet.Nodes.
+func (v neighbours) Up(name string) bool {
+	up, _ := v.n.alive(name)
+	return up
+}
+
 // imagePeers are the registries of the other nodes.
 type imagePeers struct{ n *Node }
 

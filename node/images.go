@@ -3,8 +3,6 @@ package node
 import (
 	"cmp"
 	"context"
-	"fmt"
-	"hash/fnv"
 	"slices"
 	"strings"
 	"time"
@@ -23,8 +21,9 @@ func (n *Node) keepImages(ctx context.Context) error {
 	defer tick.Stop()
 	had := map[string]bool{}
 	for {
+		able := n.ableToKeep()
 		for image, holders := range n.imageHolders() {
-			if !had[image] && slices.Contains(n.imageKeepers(image, holders), n.cfg.Name) {
+			if !had[image] && slices.Contains(imageKeepers(able, image, holders), n.cfg.Name) {
 				had[image] = n.keepImage(ctx, image)
 			}
 		}
@@ -80,28 +79,51 @@ func pinned(image, digest string) string {
 // imageKeepers are the nodes that are to have an image: those with machines of it,
 // which have it anyway, and if these are too few, others, which all nodes choose
 // alike without asking each other.
-func (n *Node) imageKeepers(image string, holders map[string]bool) []string {
-	var all []string
-	for _, o := range n.cluster.Nodes() {
-		if up, _ := n.alive(o.Name); up && o.Has(cluster.RoleHost) && !o.Draining {
-			all = append(all, o.Name)
-		}
+func imageKeepers(able []string, image string, holders map[string]bool) []string {
+	type keeper struct {
+		node  string
+		first int
+		lot   uint64
 	}
-	first := func(node string) int {
+	var keepers []keeper // the best, in their order
+	seed := fnv1a(fnv1a(fnvBasis, image), "\n")
+	for _, node := range able {
+		k := keeper{node, 1, fnv1a(seed, node)} // a lot is the same wherever it is drawn
 		if holders[node] {
-			return 0
+			k.first = 0
 		}
-		return 1
+		at, _ := slices.BinarySearchFunc(keepers, k, func(a, b keeper) int {
+			return cmp.Or(cmp.Compare(a.first, b.first), cmp.Compare(a.lot, b.lot))
+		})
+		if at < imageCopies {
+			keepers = slices.Insert(keepers, at, k)
+			keepers = keepers[:min(len(keepers), imageCopies)]
+		}
 	}
-	slices.SortFunc(all, func(a, b string) int {
-		return cmp.Or(cmp.Compare(first(a), first(b)), cmp.Compare(draw(image, a), draw(image, b)))
-	})
-	return all[:min(len(all), imageCopies)]
+	out := make([]string, len(keepers))
+	for i, k := range keepers {
+		out[i] = k.node
+	}
+	return out
 }
 
-// draw is a lot that a node draws for an image, the same wherever it is drawn.
-func draw(image, node string) uint64 {
-	h := fnv.New64a()
-	fmt.Fprint(h, image, "\n", node)
-	return h.Sum64()
+// ableToKeep are the nodes that may be asked to keep an image.
+func (n *Node) ableToKeep() (able []string) {
+	for _, o := range n.cluster.Nodes() {
+		if up, _ := n.alive(o.Name); up && o.Has(cluster.RoleHost) && !o.Draining {
+			able = append(able, o.Name)
+		}
+	}
+	return able
+}
+
+const fnvBasis uint64 = 14695981039346656037
+
+// fnv1a goes on with a hash: hash/fnv cannot begin in the middle, and the image's
+// part is the same for a thousand nodes.
+func fnv1a(h uint64, s string) uint64 {
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * 1099511628211
+	}
+	return h
 }

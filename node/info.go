@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -12,7 +13,9 @@ import (
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/catalog"
 	"github.com/perigee-run/perigee/internal/version"
+	"github.com/perigee-run/perigee/machine"
 	"github.com/perigee-run/perigee/mesh"
+	"github.com/perigee-run/perigee/router"
 )
 
 // Info says what the node is and has.
@@ -71,6 +74,18 @@ func (n *Node) url(app, host string) string {
 		}
 	}
 	return best
+}
+
+// offersOf are an app's machines without the ways to them: enough to tell which
+// ports it has.
+func (n *Node) offersOf(app string) []offer {
+	all := n.machinesOf(app)
+	slices.SortFunc(all, func(a, b machine.Summary) int { return strings.Compare(a.ID, b.ID) })
+	out := make([]offer, len(all))
+	for i, s := range all {
+		out[i] = offer{router.Machine{ID: s.ID, State: s.State, Healthy: s.Healthy}, s.App, s.Group, s.Release, s.Config}
+	}
+	return out
 }
 
 func suffix(port, standard string) string {

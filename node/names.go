@@ -21,18 +21,20 @@ func (s names) Apps(org string) []string {
 	return out
 }
 
+// Has implements dns.Source.
+func (s names) Has(org, app string) bool {
+	a, err := s.n.apps.Get(app)
+	return err == nil && a.Org == org
+}
+
 // Machines implements dns.Source.
 func (s names) Machines(org, name string) []dns.Machine {
-	a, err := s.n.apps.Get(name)
-	if err != nil || a.Org != org {
+	if !s.Has(org, name) {
 		return nil
 	}
 	var out []dns.Machine
 	distances := s.n.distances()
-	for _, m := range s.n.everyMachine() {
-		if m.App != name {
-			continue
-		}
+	for _, m := range s.n.machinesOf(name) {
 		d := dns.Machine{ID: m.ID, App: name, Region: m.Region, Group: m.Group, Started: m.State == api.StateStarted, RTT: distances[m.Node].RTT}
 		d.IPv6, _ = netip.ParseAddr(m.PrivateIP)
 		if here, ok := s.n.machines.Status(m.ID); ok {

@@ -66,6 +66,7 @@ type Node struct {
 	wire      *wire.Device
 	peers     *peers.Store
 	prober    *distance.Prober
+	few       atomic.Bool // so few other nodes that each is probed oftener
 	store     *logs.Store
 	collector *logs.Collector
 	images    *image.Store
@@ -80,7 +81,8 @@ type Node struct {
 	sayNow    chan struct{} // holds one token when the status is to be said
 	left      atomic.Bool   // draining, and no clients come in any more
 	lives     liveness
-	wiring    sync.Mutex // held while the mesh gets its peers, so that no older list follows
+	wiring    sync.Mutex                          // held while the mesh gets its peers, so that no older list follows
+	meshNodes atomic.Pointer[map[netip.Addr]bool] // the other nodes' addresses in the mesh
 	router    *router.Router
 	certs     *certificates
 	zone      *zone.Server

@@ -115,6 +115,12 @@ func (n *Node) everyMachine() []machine.Summary {
 	return slices.AppendSeq(out, maps.Values(n.machines.Summaries()))
 }
 
+// machinesOf is everyMachine of one app, without the work for all others.
+func (n *Node) machinesOf(app string) []machine.Summary {
+	out := slices.DeleteFunc(n.index.List(app), func(s machine.Summary) bool { return s.Node == n.cfg.Name })
+	return append(out, n.machines.SummariesOf(app)...)
+}
+
 // place chooses the node of a new machine. A request without a region stays here
 // if this node takes machines: whoever asks is near.
 func (n *Node) place(ctx context.Context, app string, req api.CreateMachineRequest) (string, error) {
@@ -133,7 +139,7 @@ func (n *Node) place(ctx context.Context, app string, req api.CreateMachineReque
 func (n *Node) choose(ctx context.Context, want placement.Want) (string, error) {
 	for end := time.Now().Add(statusEvery); ; {
 		name, err := placement.Choose(n.hosts(), want)
-		if err == nil || time.Now().After(end) || !n.unheard(want.Regions) {
+		if err == nil || ctx.Err() != nil || time.Now().After(end) || !n.unheard(want.Regions) {
 			return name, err
 		}
 		rest(ctx, 50*time.Millisecond)
@@ -185,8 +191,9 @@ func (n *Node) Regions(_ context.Context, app string) (api.RegionList, error) {
 		}
 	}
 	for _, o := range n.cluster.Nodes() {
-		if up, _ := n.alive(o.Name); up && o.Has(cluster.RoleEdge) && !o.Draining {
-			by[o.Region].Gateway = true
+		r := by[o.Region] // nil for one that has joined since
+		if up, _ := n.alive(o.Name); r != nil && up && o.Has(cluster.RoleEdge) && !o.Draining {
+			r.Gateway = true
 		}
 	}
 	for _, s := range n.everyMachine() {

@@ -80,7 +80,7 @@ func settle(c <-chan string) {
 func (n *Node) table() router.Table {
 	var t router.Table
 	by := map[string][]offer{}
-	for _, o := range n.offers("") {
+	for _, o := range n.offers() {
 		by[o.App] = append(by[o.App], o)
 	}
 	addrs := n.apps.AllAddresses()
@@ -94,7 +94,7 @@ func (n *Node) table() router.Table {
 }
 
 // appServices is what one app offers.
-func (n *Node) appServices(name string) []router.Service { return services(n.offers(name)) }
+func (n *Node) appServices(name string) []router.Service { return services(n.offersOf(name)) }
 
 // offer is a machine as the table needs it.
 type offer struct {
@@ -104,24 +104,22 @@ type offer struct {
 	Config     *api.MachineConfig
 }
 
-// offers are the machines of an app, or all with "", on all nodes: this node's
-// as they are, the others' as their nodes say.
-func (n *Node) offers(app string) []offer {
+// offers are the machines of all nodes: this node's as they are, the others' as
+// their nodes say.
+func (n *Node) offers() []offer {
 	var out []offer
 	yielding := n.yielding()
 	for _, m := range n.machines.Statuses() {
-		if app == "" || m.App == app {
-			out = append(out, offer{
-				router.Machine{ID: m.ID, Region: n.cfg.Region, Addr: m.Addr, State: m.State, Healthy: m.Healthy, Cordoned: m.Cordoned || yielding[m.ID]},
-				m.App, m.Group, m.Release, m.Config,
-			})
-		}
+		out = append(out, offer{
+			router.Machine{ID: m.ID, Region: n.cfg.Region, Addr: m.Addr, State: m.State, Healthy: m.Healthy, Cordoned: m.Cordoned || yielding[m.ID]},
+			m.App, m.Group, m.Release, m.Config,
+		})
 	}
 	via := map[string]netip.AddrPort{}
 	for _, o := range n.others() {
 		via[o.Name] = n.meshAddr(o.Number)
 	}
-	for _, s := range n.index.List(app) {
+	for _, s := range n.index.List("") {
 		if at, ok := via[s.Node]; ok {
 			out = append(out, offer{
 				router.Machine{ID: s.ID, Region: s.Region, Node: s.Node, Via: at, State: s.State, Healthy: s.Healthy, Cordoned: s.Cordoned},

@@ -84,19 +84,26 @@ func (n *Node) hostListen() string {
 	return n.meshAddr(n.self().Number).String()
 }
 
-// isNode reports whether an address in the mesh is a node's own.
+// isNode reports whether an address in the mesh is another node's own. This node
+// has no reason to come to itself that way; what runs on it may, and is no node.
 func (n *Node) isNode(a netip.Addr) bool {
-	for _, o := range n.cluster.Nodes() {
-		if mesh.NodeAddr(n.cfg.IPv6, o.Number) == a {
-			return true
-		}
+	set := n.meshNodes.Load()
+	return set != nil && (*set)[a]
+}
+
+// nodeAddrs are the nodes' own addresses in the mesh.
+func (n *Node) nodeAddrs(nodes []cluster.Node) map[netip.Addr]bool {
+	set := make(map[netip.Addr]bool, len(nodes))
+	for _, o := range nodes {
+		set[mesh.NodeAddr(n.cfg.IPv6, o.Number)] = true
 	}
-	return false
+	return set
 }
 
 // probed are the nodes whose distance is measured.
 func (n *Node) probed() []distance.Peer {
 	others := n.others()
+	n.few.Store(len(others) <= watchful)
 	out := make([]distance.Peer, len(others))
 	for i, o := range others {
 		out[i] = distance.Peer{Name: o.Name, Addr: n.meshAddr(o.Number)}
@@ -108,7 +115,7 @@ func (n *Node) probed() []distance.Peer {
 // that goes away is found out sooner.
 const watchful = 50
 
-func (n *Node) busyTo(string) bool { return len(n.others()) <= watchful }
+func (n *Node) busyTo(string) bool { return n.few.Load() }
 
 // distances are those of all other nodes, as last measured.
 func (n *Node) distances() map[string]distance.Distance {
@@ -134,7 +141,7 @@ func (n *Node) keepDistances(ctx context.Context) error {
 	}
 }
 
-// setPeers gives the device the nodes and laptops of now.
+// setPeers gives the device the nodes and laptops of now, and lets the nodes in.
 func (n *Node) setPeers(ctx context.Context) {
 	if n.wire == nil {
 		return
@@ -142,7 +149,10 @@ func (n *Node) setPeers(ctx context.Context) {
 	n.wiring.Lock()
 	defer n.wiring.Unlock()
 	var all []wire.Peer
-	for _, o := range n.others() {
+	others := n.others()
+	set := n.nodeAddrs(others)
+	n.meshNodes.Store(&set)
+	for _, o := range others {
 		p, err := n.peer(o)
 		if err != nil {
 			n.log.Debug("node has no key for the mesh yet", "node", o.Name, "err", err)

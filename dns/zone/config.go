@@ -41,7 +41,8 @@ type App struct {
 // Source is asked on every query, from many goroutines, and must answer from
 // memory.
 type Source interface {
-	// Edges returns all edges in service, also those down or draining.
+	// Edges returns all edges in service, also those down or draining. They may be
+	// shared: nobody changes a list that was given.
 	Edges() []Edge
 	// App returns the app of that name, which is in lower case.
 	App(name string) (App, bool)

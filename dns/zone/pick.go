@@ -1,6 +1,7 @@
 package zone
 
 import (
+	"cmp"
 	"math"
 	"math/rand/v2"
 	"net/netip"
@@ -91,28 +92,42 @@ type picker struct {
 // the nearest, some, with a preference for those with less load.
 func (k picker) pick(all []candidate, p place) []netip.Addr {
 	nearest := math.Inf(1)
+	regions := map[string]float64{} // many edges are in few
 	for i := range all {
-		all[i].distance = p.distance(all[i].edge.Region)
+		d, ok := regions[all[i].edge.Region]
+		if !ok {
+			d = p.distance(all[i].edge.Region)
+			regions[all[i].edge.Region] = d
+		}
+		all[i].distance = d
 		nearest = min(nearest, all[i].distance)
 	}
 	near := all
 	if !math.IsInf(nearest, 1) {
 		near = slices.DeleteFunc(all, func(c candidate) bool { return c.distance > nearest+k.spread })
 	}
-	for i := range near {
-		near[i].order = k.draw(near[i].edge.Load)
-	}
-	slices.SortFunc(near, func(a, b candidate) int {
-		if a.order != b.order {
-			return int(math.Copysign(1, a.order-b.order))
-		}
-		return strings.Compare(a.edge.Node, b.edge.Node)
-	})
 	addrs := make([]netip.Addr, 0, k.answers)
-	for _, c := range near[:min(k.answers, len(near))] {
+	for _, c := range k.first(near) {
 		addrs = append(addrs, c.addr)
 	}
 	return addrs
+}
+
+// first draws an order and returns as many as are answered, without sorting the
+// rest.
+func (k picker) first(near []candidate) (best []*candidate) {
+	for i := range near {
+		c := &near[i]
+		c.order = k.draw(c.edge.Load)
+		at, _ := slices.BinarySearchFunc(best, c, func(a, b *candidate) int {
+			return cmp.Or(cmp.Compare(a.order, b.order), strings.Compare(a.edge.Node, b.edge.Node))
+		})
+		if at < k.answers {
+			best = slices.Insert(best, at, c)
+			best = best[:min(len(best), k.answers)]
+		}
+	}
+	return best
 }
 
 // draw is a random number, smaller for less load: the smallest of several draws

@@ -31,18 +31,29 @@ func (s *Server) grow() {
 
 // authority is the SOA record with the present serial.
 func (s *Server) authority(name string, ttl uint32) dns.RR {
-	now := fingerprint(s.cfg.Source.Edges())
+	edges := s.cfg.Source.Edges()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now != s.seen {
-		if s.seen != 0 {
-			s.grow()
-		}
-		s.seen = now
-	}
+	s.look(edges)
 	soa := s.soa
 	soa.Hdr.Name, soa.Hdr.Ttl, soa.Serial = name, ttl, s.serial
 	return &soa
+}
+
+// look makes the serial grow if the edges have changed. It needs mu.
+func (s *Server) look(edges []Edge) {
+	if len(edges) > 0 && s.looked == &edges[0] {
+		return // the same list as the last time
+	}
+	s.looked = nil
+	if len(edges) > 0 {
+		s.looked = &edges[0]
+	}
+	now := fingerprint(edges)
+	if s.seen != 0 && now != s.seen {
+		s.grow()
+	}
+	s.seen = now
 }
 
 // negative is the SOA that says how long a name's absence may be remembered.

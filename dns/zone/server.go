@@ -31,6 +31,7 @@ type Server struct {
 	mu         sync.Mutex // guards what follows
 	challenges map[string][]string
 	seen       uint64 // fingerprint of the edges at the last look
+	looked     *Edge  // the first of their list
 	serial     uint32
 }
 

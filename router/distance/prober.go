@@ -48,6 +48,7 @@ type Prober struct {
 	mu    sync.Mutex // guards what follows
 	peers map[string]*peer
 	at    map[netip.AddrPort]*peer
+	shown map[string]Distance // as Snapshot gave it; nil after a change
 }
 
 type peer struct {
@@ -104,23 +105,30 @@ func (p *Prober) Run(ctx context.Context) error {
 }
 
 // Snapshot is the distance of every node of which something is known: who is missing has not had the time to answer.
+// The map is shared, so that asking for one node costs no more than a look: it must not be changed. It is made anew
+// when Changes has something to tell, and each second.
 func (p *Prober) Snapshot() map[string]Distance {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out := make(map[string]Distance, len(p.peers))
+	if p.shown != nil {
+		return p.shown
+	}
+	p.shown = make(map[string]Distance, len(p.peers))
 	for name, e := range p.peers {
 		if e.known {
-			out[name] = Distance{RTT: e.rtt, Up: e.up}
+			p.shown[name] = Distance{RTT: e.rtt, Up: e.up}
 		}
 	}
-	return out
+	return p.shown
 }
 
 // Changes gets a value after something in Snapshot has changed by more than noise: a node went down, came back, came
 // new or is at another distance. It is for one listener, and values that come together become one.
 func (p *Prober) Changes() <-chan struct{} { return p.changes }
 
+// tell says that something changed; mu is held.
 func (p *Prober) tell() {
+	p.shown = nil
 	select {
 	case p.changes <- struct{}{}:
 	default:
@@ -145,7 +153,7 @@ func (p *Prober) refresh(peers []Peer) {
 	if len(next) != len(p.peers) {
 		p.tell()
 	}
-	p.peers, p.at = next, at
+	p.peers, p.at, p.shown = next, at, nil
 }
 
 // round sends the probes that are due and judges who is silent.

@@ -2,8 +2,10 @@ package distance
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
+	"reflect"
 	"sync"
 	"testing"
 	"time"
@@ -169,6 +171,63 @@ func TestStrangersGetNoAnswer(t *testing.T) {
 	_ = c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
 	if n, err := c.Read(make([]byte, 64)); err == nil {
 		t.Errorf("a stranger got %d bytes", n)
+	}
+}
+
+// TestSnapshotIsShared: who asks for each of many nodes gets one map, until something changes.
+func TestSnapshotIsShared(t *testing.T) {
+	now := time.Unix(1000, 0)
+	p := thousand(t, &now)
+	first := p.Snapshot()
+	if len(first) != 1000 || reflect.ValueOf(first).Pointer() != reflect.ValueOf(p.Snapshot()).Pointer() {
+		t.Fatalf("%d nodes, or the map was made twice without a change", len(first))
+	}
+	now = now.Add(10 * time.Second)
+	for range misses {
+		now = now.Add(silence)
+		for _, e := range p.peers {
+			e.send(now, quietEvery)
+		}
+	}
+	p.round()
+	if first["n7"] != (Distance{RTT: time.Millisecond, Up: true}) || p.Snapshot()["n7"].Up {
+		t.Errorf("before %+v, now %+v", first["n7"], p.Snapshot()["n7"])
+	}
+	p.refresh(nil)
+	if got := p.Snapshot(); len(got) != 0 {
+		t.Errorf("still knows %d", len(got))
+	}
+}
+
+// thousand is a prober with a thousand nodes that have answered.
+func thousand(t testing.TB, now *time.Time) *Prober {
+	p, err := New(Config{Listen: "127.0.0.1:0", Now: func() time.Time { return *now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.conn.Close() })
+	var peers []Peer
+	for i := range 1000 {
+		peers = append(peers, Peer{fmt.Sprint("n", i), netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(10000+i))})
+	}
+	p.refresh(peers)
+	for _, e := range p.peers {
+		e.answer(e.send(*now, quietEvery), now.Add(time.Millisecond))
+	}
+	return p
+}
+
+// BenchmarkEachNode asks for each of a thousand nodes.
+func BenchmarkEachNode(b *testing.B) {
+	now := time.Unix(1000, 0)
+	p := thousand(b, &now)
+	b.ReportAllocs()
+	for b.Loop() {
+		for name := range p.peers {
+			if !p.Snapshot()[name].Up {
+				b.Fatal(name)
+			}
+		}
 	}
 }
 
