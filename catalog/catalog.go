@@ -215,6 +215,9 @@ func (c *Catalog) openCloud(ctx context.Context, cfg Config) (err error) {
 		return fmt.Errorf("cannot connect to the state: %w", err)
 	}
 	c.cloud.link.conn = c.conn
+	if _, err := c.conn.Subscribe(peersSubject, c.cloud.tellPeers); err != nil {
+		return fmt.Errorf("cannot follow the state: %w", err)
+	}
 	return c.openShared(ctx, cfg, 1, c.cloud.make)
 }
 

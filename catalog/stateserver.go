@@ -193,6 +193,19 @@ func (s *stateServer) awaitLeader(ctx context.Context) error {
 	return nil
 }
 
+// giveRoute is for a server that is alone now and was not before: what it began
+// without a route waits for one.
+func (s *stateServer) giveRoute(ctx context.Context) error {
+	helper, err := s.helper()
+	if err != nil {
+		return err
+	}
+	pause(ctx, time.Second)
+	helper.Shutdown()
+	helper.WaitForShutdown()
+	return nil
+}
+
 // helper is a server that keeps nothing and serves nobody: a route to ours.
 func (s *stateServer) helper() (*server.Server, error) {
 	at := s.ns.Load().ClusterAddr()
@@ -270,6 +283,9 @@ func (s *stateServer) routes() []*url.URL {
 		if m.Name <= s.node {
 			out = append(out, routeURL(m.RouteAddr))
 		}
+	}
+	if len(out) == 0 { // it is a member no more
+		out = append(out, routeURL(net.JoinHostPort("127.0.0.1", strconv.Itoa(s.listen.port))))
 	}
 	slices.SortFunc(out, func(a, b *url.URL) int { return strings.Compare(a.Host, b.Host) })
 	return out

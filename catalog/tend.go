@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -41,13 +42,22 @@ func (cl *cloud) tend(ctx context.Context) {
 		if !s.ns.Load().JetStreamIsLeader() {
 			continue
 		}
-		err := cl.shape(ctx, s)
+		err := errors.Join(cl.shape(ctx, s), cl.wakeLonely(ctx, s))
 		if err == nil {
 			bad = 0
 		} else if bad++; bad == amiss && ctx.Err() == nil {
 			cl.c.log.Warn("the members of the state are not as they should be, for now", "error", err)
 		}
 	}
+}
+
+// wakeLonely has a member go on that is the only one now: see giveRoute.
+func (cl *cloud) wakeLonely(ctx context.Context, s *stateServer) error {
+	alone, err := isAlone(s.dir, s.node)
+	if err != nil || !alone || cl.snapshot().Quorum {
+		return err
+	}
+	return s.giveRoute(ctx)
 }
 
 // absent are the members that this one does not reach, and since when. The time
@@ -79,10 +89,32 @@ func (a absent) note(members []Member, self string, reached map[string]bool, log
 	}
 }
 
+// peersSubject is where the members' leader says who is in the cluster.
+const peersSubject = "perigee.peers"
+
+// tellPeers answers those who ask, while this member leads.
+func (cl *cloud) tellPeers(m *nats.Msg) {
+	s := cl.part()
+	if s == nil || !s.ns.Load().JetStreamIsLeader() {
+		return
+	}
+	if ids, err := readPeers(s.dir); err == nil && len(ids) > 0 {
+		_ = m.Respond([]byte(strings.Join(ids, " "))) // who asked may be gone
+	}
+}
+
+// isLetGo reports whether the leader says that this node is in the cluster no
+// more. The server itself may not have heard of it: then it would answer questions
+// to the cluster for ever, saying that it has no leader.
+func (cl *cloud) isLetGo() bool {
+	m, err := cl.c.conn.Request(peersSubject, nil, askLimit)
+	return err == nil && !slices.Contains(strings.Fields(string(m.Data)), peerID(cl.cfg.Node))
+}
+
 // leave ends this node's part when the others have let it go, and reports
 // whether they had.
 func (cl *cloud) leave(s *stateServer) bool {
-	if s.ns.Load().JetStreamEnabled() || isMember(cl.list(), cl.cfg.Node) || !s.disk.isWell() {
+	if isMember(cl.list(), cl.cfg.Node) || !s.disk.isWell() || s.ns.Load().JetStreamEnabled() && !cl.isLetGo() {
 		return false
 	}
 	cl.c.log.Info("this node does not keep the state any more")
