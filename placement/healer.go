@@ -199,7 +199,7 @@ func (h *Healer) step(ctx context.Context, r MoveRecord) {
 	case write:
 		err = h.write(ctx, m, r)
 	case forget:
-		err = h.cfg.Moves.Delete(ctx, m.Machine)
+		err = h.cfg.Moves.Delete(ctx, m.Machine, r.Revision)
 	case create:
 		err = h.create(ctx, m, r)
 	case settle:

@@ -19,7 +19,8 @@ type Moves interface {
 	Create(ctx context.Context, m Move) error
 	// Update fails with [ErrRaced] unless the record has still the revision.
 	Update(ctx context.Context, m Move, revision uint64) error
-	Delete(ctx context.Context, machine string) error
+	// Delete fails with [ErrRaced] unless the record has still the revision.
+	Delete(ctx context.Context, machine string, revision uint64) error
 }
 
 // MoveRecord is a move as it is kept.
@@ -64,8 +65,8 @@ func (t *MoveTable) Update(ctx context.Context, m Move, revision uint64) error {
 }
 
 // Delete removes a move.
-func (t *MoveTable) Delete(ctx context.Context, machine string) error {
-	return t.t.Delete(ctx, machine)
+func (t *MoveTable) Delete(ctx context.Context, machine string, revision uint64) error {
+	return raced(t.t.DeleteAt(ctx, machine, revision))
 }
 
 func raced(err error) error {

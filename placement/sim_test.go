@@ -219,10 +219,13 @@ func (t d2moves) Update(_ context.Context, m Move, rev uint64) error {
 	return t.write(m, func(r MoveRecord, there bool) bool { return there && r.Revision == rev })
 }
 
-func (t d2moves) Delete(_ context.Context, machine string) error {
+func (t d2moves) Delete(_ context.Context, machine string, rev uint64) error {
 	return t.d.op(func() error {
 		if t.d.n.state != "up" {
 			return errors.New("no quorum")
+		}
+		if r, ok := t.d.s.moves[machine]; !ok || r.Revision != rev {
+			return ErrRaced
 		}
 		delete(t.d.s.moves, machine)
 		return nil
