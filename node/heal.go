@@ -46,6 +46,36 @@ func (n *Node) runHealer(ctx context.Context) error {
 	}
 }
 
+// decideWait is how long a machine that its node has lost waits until it is known
+// whether it is wanted here still: the state is asked, and a move that is under
+// way may be decided.
+const decideWait = 10 * time.Second
+
+// mayRun reports whether a machine that ran when this node went away may be
+// started again: not if a move says that another stands for it. Where the state
+// cannot be asked, by what this node knew last.
+func (n *Node) mayRun(ctx context.Context, id string) bool {
+	ctx, cancel := context.WithTimeout(ctx, decideWait)
+	defer cancel()
+	n.asked.Do(func() {
+		if err := n.catalog.CatchUp(ctx); err != nil {
+			n.log.Warn("cannot ask what has become of this node's machines while it was away; it goes by what it knew", "err", err)
+		}
+	})
+	for {
+		s, ok := n.machines.Summary(id)
+		if !ok {
+			return false
+		}
+		p := n.placed(s)
+		verdict := placement.Judge(p, n.moves.Of(p))
+		if verdict != placement.Hold || ctx.Err() != nil {
+			return verdict != placement.Destroy
+		}
+		rest(ctx, 100*time.Millisecond)
+	}
+}
+
 // gone reports that a node has been away for so long that others take over.
 func (n *Node) gone(name string) bool {
 	if _, ok := n.cluster.Node(name); !ok {

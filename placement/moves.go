@@ -52,6 +52,18 @@ func (t *MoveTable) List() []MoveRecord {
 	return out
 }
 
+// Of returns the moves that say something of a machine: its own, and that of
+// which it replaces.
+func (t *MoveTable) Of(p Placed) map[string]Move {
+	out := map[string]Move{}
+	for _, id := range []string{p.ID, p.Replaces} {
+		if e, ok := t.t.Get(id); ok {
+			out[id] = e.Value
+		}
+	}
+	return out
+}
+
 // Create writes a new move.
 func (t *MoveTable) Create(ctx context.Context, m Move) error {
 	_, err := t.t.Create(ctx, m.Machine, m)

@@ -274,7 +274,10 @@ func (t d2moves) Delete(_ context.Context, machine string, rev uint64) error {
 // tick lets time pass and every node that runs look once. What waits longer
 // goes on waiting.
 func (s *sim) tick() {
-	time.Sleep(time.Duration(1+s.rnd.IntN(40)) * time.Second)
+	s.mu.Lock()
+	long := time.Duration(1+s.rnd.IntN(40)) * time.Second
+	s.mu.Unlock()
+	time.Sleep(long)
 	for _, n := range s.nodes {
 		if n.state == "crashed" {
 			continue
