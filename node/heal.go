@@ -134,6 +134,8 @@ func (v movers) Machines() []placement.Placed {
 
 // Create implements placement.Fleet.
 func (v movers) Create(ctx context.Context, m placement.Move) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute) // the image may have to be pulled
+	defer cancel()
 	if m.To == v.n.cfg.Name {
 		return v.n.makeMoved(ctx, m)
 	}
@@ -145,8 +147,6 @@ func (v movers) Create(ctx context.Context, m placement.Move) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute) // the image may have to be pulled
-	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+movePath, bytes.NewReader(body))
 	if err != nil {
 		return "", err
@@ -218,6 +218,9 @@ func (n *Node) makeMoved(ctx context.Context, m placement.Move) (string, error) 
 		old, ok := n.index.Find(m.Machine)
 		if !ok {
 			return "", api.Errorf(api.CodeNotFound, "nothing is known here of machine %q", m.Machine)
+		}
+		if old.Config == nil {
+			return "", api.Errorf(api.CodePrecondition, "this node cannot read the configuration of machine %q; its node has another version", m.Machine)
 		}
 		made, err := n.machines.Create(ctx, old.App, replacement(old, m, n.cfg.Region))
 		return made.ID, err
