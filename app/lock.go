@@ -24,8 +24,10 @@ type lock struct {
 const Mover = "/mover"
 
 // Lock takes the exclusive right to work on the app for the node owner; what
-// says in words what it is for ("being deployed"). One that a node has already,
-// from before a crash, it gets again: a node keeps its own order by other means.
+// says in words what it is for ("being deployed"). One that an owner has already,
+// from before a crash, it gets again, and Unlock leaves it for all who got it: a
+// node keeps its own order by other means. Its deploys of one app follow each
+// other, its moves count who shares the lock (placement).
 // One of an owner that gone reports is taken over. api.CodeConflict names the
 // node that has it.
 func (s *Store) Lock(ctx context.Context, name, owner, what string, gone func(node string) bool) error {

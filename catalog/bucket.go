@@ -234,12 +234,16 @@ func (b *bucket) marker(ctx context.Context, full string) (uint64, error) {
 }
 
 // remove leaves a marker for ttl.
-func remove(full, ttl string, data []byte) storing {
+func remove(full, ttl string, data []byte, opts ...jetstream.PublishOpt) storing {
 	return func(ctx context.Context, w attempt) (uint64, error) {
 		msg := w.msg(full, data)
 		msg.Header.Set("KV-Operation", "DEL")
 		msg.Header.Set(jetstream.MsgTTLHeader, ttl)
-		return w.send(ctx, msg)
+		rev, err := w.send(ctx, msg, opts...)
+		if wrongRevision(err) {
+			return 0, ErrConflict
+		}
+		return rev, err
 	}
 }
 

@@ -110,6 +110,18 @@ func TestCreateUpdateDelete(t *testing.T) {
 	if e, _ := tab.Get("web"); e.Value.N != 3 || e.Revision != r2 {
 		t.Fatalf("got %+v", e)
 	}
+	if err := tab.DeleteAt(ctx, "web", r1); !errors.Is(err, ErrConflict) {
+		t.Fatalf("stale delete: %v", err)
+	}
+	if e, ok := tab.Get("web"); !ok || e.Revision != r2 {
+		t.Fatalf("after a stale delete there is %+v", e)
+	}
+	if err := tab.DeleteAt(ctx, "web", r2); err != nil {
+		t.Fatal(err)
+	}
+	if err := tab.DeleteAt(ctx, "web", r2); !errors.Is(err, ErrConflict) {
+		t.Fatalf("delete of what is gone: %v", err)
+	}
 	for range 2 {
 		if err := tab.Delete(ctx, "web"); err != nil {
 			t.Fatal(err)

@@ -15,8 +15,8 @@
 //     the daemon nor a power cut loses it. (With an outside NATS cluster, what an
 //     acknowledgement is worth is that cluster's setting.)
 //   - A write that returned an error may still have been applied, if the error
-//     is the context's, the connection's or [ErrFull]. Create and Update may be repeated
-//     safely: at worst they answer [ErrExists] or [ErrConflict].
+//     is the context's, the connection's or [ErrFull]. Create, Update and
+//     DeleteAt may be repeated safely: at worst they answer [ErrExists] or [ErrConflict].
 //   - On a disk that fills up, writes answer [ErrFull] at once: new records below
 //     [Reserve] free bytes, changes and deletes below [LastReserve]. They work
 //     again by themselves when there is room, also when the store met the end of

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Table is all records of one kind: T as JSON, by key. Its methods may be called
@@ -191,14 +193,22 @@ func encode[T any](v T) (data []byte, shown T, err error) {
 }
 
 // Delete removes the record; a record that is not there is no error.
-func (t *Table[T]) Delete(ctx context.Context, key string) error {
+func (t *Table[T]) Delete(ctx context.Context, key string) error { return t.delete(ctx, key) }
+
+// DeleteAt removes the record if it still has revision rev, or returns
+// ErrConflict: for who has judged by what the record says.
+func (t *Table[T]) DeleteAt(ctx context.Context, key string, rev uint64) error {
+	return t.delete(ctx, key, jetstream.WithExpectLastSequencePerSubject(rev))
+}
+
+func (t *Table[T]) delete(ctx context.Context, key string, opts ...jetstream.PublishOpt) error {
 	if err := CheckKey(key); err != nil {
 		return t.fault("delete", key, err)
 	}
 	if err := t.b.room(LastReserve); err != nil {
 		return t.fault("delete", key, t.closedOr(err))
 	}
-	rev, err := t.b.write(ctx, remove(t.name+"."+key, t.cat.ttl, nil))
+	rev, err := t.b.write(ctx, remove(t.name+"."+key, t.cat.ttl, nil, opts...))
 	if err != nil {
 		return t.fault("delete", key, t.closedOr(err))
 	}

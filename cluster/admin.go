@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"time"
 
 	"github.com/perigee-run/perigee/api"
 )
@@ -92,10 +93,14 @@ func (c *Cluster) RotateNodeKey(ctx context.Context, name string) error {
 // RemoveNode ends a node's membership: its certificate is refused everywhere
 // from now on. A node that is up must be drained before, or force be given.
 func (c *Cluster) RemoveNode(ctx context.Context, name string, force bool) error {
+	if n, ok := c.Node(name); ok && n.Member {
+		if err := c.resign(ctx, name); err != nil {
+			return err
+		}
+	}
 	return c.edit(ctx, name, func(n *Node) error {
-		if n.Member && !c.otherMember(name) {
-			return api.Errorf(api.CodeConflict, "node %q alone keeps the cluster's state: without it everything would be lost", name).
-				WithHint("let another node with the role state take it over first: perigee node drain " + name)
+		if n.Member && !c.otherMember(name, nil) {
+			return lastMember(name)
 		}
 		if s := c.shown(*n); !force && s.Up && s.State != "drained" {
 			return api.Errorf(api.CodeConflict, "node %q is up and has %d machines", name, s.Machines).
@@ -106,9 +111,50 @@ func (c *Cluster) RemoveNode(ctx context.Context, name string, force bool) error
 	})
 }
 
-func (c *Cluster) otherMember(name string) bool {
+// leavers are members that are being removed, and since when. They stand in one
+// record, so that of the last two only one gets there.
+type leavers struct {
+	Nodes map[string]time.Time `json:"nodes"`
+}
+
+// leavePatience is how long a removal that was begun counts: far longer than one
+// takes, since the one who began it may have died.
+const leavePatience = time.Minute
+
+// resign announces that a member is about to be removed, or fails if it is the
+// last one that would stay.
+func (c *Cluster) resign(ctx context.Context, name string) error {
+	t, err := c.state()
+	if err != nil {
+		return err
+	}
+	_, err = change(ctx, t.leaving, "members", func(l *leavers, _ bool) error {
+		now, going := c.cfg.now().UTC(), map[string]time.Time{}
+		for n, since := range l.Nodes {
+			if r, ok := c.record(n); ok && !r.Removed && now.Sub(since) < leavePatience {
+				going[n] = since
+			}
+		}
+		if !c.otherMember(name, going) {
+			return lastMember(name)
+		}
+		going[name] = now
+		l.Nodes = going
+		return nil
+	})
+	return err
+}
+
+func lastMember(name string) error {
+	return api.Errorf(api.CodeConflict, "node %q alone keeps the cluster's state: without it everything would be lost", name).
+		WithHint("let another node with the role state take it over first: perigee node drain " + name)
+}
+
+// otherMember reports whether a member stays when the node and those that are
+// going have gone.
+func (c *Cluster) otherMember(name string, going map[string]time.Time) bool {
 	for _, n := range c.Nodes() {
-		if n.Member && n.Name != name {
+		if _, goes := going[n.Name]; n.Member && n.Name != name && !goes {
 			return true
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -260,6 +261,35 @@ func TestLastMemberStays(t *testing.T) {
 	})
 	if err := b.RemoveNode(t.Context(), "a", true); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestLastTwoMembers: two removals at once never take both of the last members.
+func TestLastTwoMembers(t *testing.T) {
+	cl := newCloud(t)
+	a := cl.found(t, Config{})
+	b := cl.add(t, a, "b", "fra")
+	cl.add(t, b, "c", "syd")
+	names := []string{"a", "b", "c"}
+	eventually(t, "three members", func() bool { return memberNames(a) == "a b c" && memberNames(b) == "a b c" })
+	errs := make([]error, len(names))
+	var all sync.WaitGroup
+	for i, name := range names {
+		by := a
+		if name == "a" {
+			by = b
+		}
+		all.Go(func() { errs[i] = by.RemoveNode(t.Context(), name, true) })
+	}
+	all.Wait()
+	refused := 0
+	for _, err := range errs {
+		if err != nil {
+			refused++
+		}
+	}
+	if refused == 0 {
+		t.Error("all three members were removed at once")
 	}
 }
 

@@ -18,6 +18,7 @@ type tables struct {
 	nodes   *catalog.Table[Node]
 	tokens  *catalog.Table[tokenRecord]
 	numbers *catalog.Table[owner] // by node number
+	leaving *catalog.Table[leavers]
 }
 
 // owner is who has a node number.
@@ -33,7 +34,10 @@ func openTables(cat *catalog.Catalog) (t *tables, err error) {
 	if t.tokens, err = catalog.NewTable[tokenRecord](cat, "jointokens"); err != nil {
 		return nil, err
 	}
-	t.numbers, err = catalog.NewTable[owner](cat, "nodenumbers")
+	if t.numbers, err = catalog.NewTable[owner](cat, "nodenumbers"); err != nil {
+		return nil, err
+	}
+	t.leaving, err = catalog.NewTable[leavers](cat, "leavers")
 	return t, err
 }
 

@@ -27,7 +27,8 @@ type leftovers struct {
 //
 // A sandbox with a newer id than the record knows was started just before the
 // crash: it is the truth. One that the record knows and wants stopped is
-// stopped. A machine that is wanted and has no sandbox is started again.
+// stopped. A machine that is wanted and has no sandbox is started again, if it may
+// still run here.
 func (h *Host) adopt(ctx context.Context) error {
 	left, err := h.survey(ctx)
 	if err != nil {
@@ -274,7 +275,14 @@ func (h *Host) revive(m *machine) rest {
 		v.rec.State, v.rec.Standing = api.StateRestarting, "its sandbox was gone when the node came back; starting again"
 		v.dead()
 	})
-	return func(context.Context, *machine) error { h.relaunch(m); return nil }
+	return func(ctx context.Context, m *machine) error {
+		if h.cfg.MayRun(ctx, m.id) {
+			h.relaunch(m)
+		} else if ctx.Err() == nil {
+			h.rests(m, api.StateStopped, "another machine has taken its place while its node was away")
+		}
+		return nil
+	}
 }
 
 // finish carries an operation that a crash cut short to its end. The turn is held.

@@ -36,6 +36,10 @@ type Config struct {
 	// is none. It must not block and not call the host. Default: there are no
 	// other nodes.
 	Named func(app, name string) string
+	// MayRun is asked before a machine that should run and was lost with its
+	// node's memory is started again; others may have taken its place meanwhile.
+	// It may wait for a while. Default: yes.
+	MayRun func(ctx context.Context, id string) bool
 	// MaySleep is asked, after the sleeping state is shown to readers, whether
 	// no request to the machine is in progress. It must not block. Default: yes.
 	MaySleep func(id string) bool
@@ -180,6 +184,9 @@ func (c *Config) defaults() {
 	}
 	if c.Console == nil {
 		c.Console = noConsole{}
+	}
+	if c.MayRun == nil {
+		c.MayRun = func(context.Context, string) bool { return true }
 	}
 	if c.MaySleep == nil {
 		c.MaySleep = func(string) bool { return true }

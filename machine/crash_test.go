@@ -265,6 +265,38 @@ func TestOnceOnly(t *testing.T) {
 	}
 }
 
+// TestReplacedStaysDown: a machine whose place another one has taken while its
+// node was away is not started again, and holds up no other.
+func TestReplacedStaysDown(t *testing.T) {
+	w := newWorld(t)
+	d := w.run()
+	replaced, wanted := d.create(t, config("sleep")), d.create(t, config("sleep"))
+	d.crash()
+	w.sandbox, w.nets = newFakeSandbox(), newFakeNets()
+	decided := make(chan struct{})
+	d = w.run(func(c *Config) {
+		c.MayRun = func(ctx context.Context, id string) bool {
+			if id == replaced {
+				<-decided
+			}
+			return id != replaced
+		}
+	})
+	d.reaches(t, wanted, api.StateStarted)
+	close(decided)
+	d.reaches(t, replaced, api.StateStopped)
+	if n := w.sandbox.called("start"); n != 1 {
+		t.Errorf("%d starts, want one", n)
+	}
+	d.crash()
+	d = w.run()
+	d.reaches(t, wanted, api.StateStarted)
+	if s := d.standsAs(replaced); s != api.StateStopped {
+		t.Errorf("after the next start it is %s", s)
+	}
+	ok(t, d.Destroy(t.Context(), replaced, true, ""))
+}
+
 // standsAs is the machine's state, unknown once it is destroyed.
 func (d *daemon) standsAs(id string) string {
 	s, there := d.Status(id)

@@ -46,6 +46,36 @@ func (n *Node) runHealer(ctx context.Context) error {
 	}
 }
 
+// decideWait is how long a machine that its node has lost waits until it is known
+// whether it is wanted here still: the state is asked, and a move that is under
+// way may be decided.
+const decideWait = 10 * time.Second
+
+// mayRun reports whether a machine that ran when this node went away may be
+// started again: not if a move says that another stands for it. Where the state
+// cannot be asked, by what this node knew last.
+func (n *Node) mayRun(ctx context.Context, id string) bool {
+	ctx, cancel := context.WithTimeout(ctx, decideWait)
+	defer cancel()
+	n.asked.Do(func() {
+		if err := n.catalog.CatchUp(ctx); err != nil {
+			n.log.Warn("cannot ask what has become of this node's machines while it was away; it goes by what it knew", "err", err)
+		}
+	})
+	for {
+		s, ok := n.machines.Summary(id)
+		if !ok {
+			return false
+		}
+		p := n.placed(s)
+		verdict := placement.Judge(p, n.moves.Of(p))
+		if verdict != placement.Hold || ctx.Err() != nil {
+			return verdict != placement.Destroy
+		}
+		rest(ctx, 100*time.Millisecond)
+	}
+}
+
 // gone reports that a node has been away for so long that others take over.
 func (n *Node) gone(name string) bool {
 	if _, ok := n.cluster.Node(name); !ok {
@@ -104,6 +134,8 @@ func (v movers) Machines() []placement.Placed {
 
 // Create implements placement.Fleet.
 func (v movers) Create(ctx context.Context, m placement.Move) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute) // the image may have to be pulled
+	defer cancel()
 	if m.To == v.n.cfg.Name {
 		return v.n.makeMoved(ctx, m)
 	}
@@ -115,8 +147,6 @@ func (v movers) Create(ctx context.Context, m placement.Move) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute) // the image may have to be pulled
-	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, base+movePath, bytes.NewReader(body))
 	if err != nil {
 		return "", err
@@ -188,6 +218,9 @@ func (n *Node) makeMoved(ctx context.Context, m placement.Move) (string, error) 
 		old, ok := n.index.Find(m.Machine)
 		if !ok {
 			return "", api.Errorf(api.CodeNotFound, "nothing is known here of machine %q", m.Machine)
+		}
+		if old.Config == nil {
+			return "", api.Errorf(api.CodePrecondition, "this node cannot read the configuration of machine %q; its node has another version", m.Machine)
 		}
 		made, err := n.machines.Create(ctx, old.App, replacement(old, m, n.cfg.Region))
 		return made.ID, err

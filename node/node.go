@@ -78,6 +78,7 @@ type Node struct {
 	lines     *fleet.Lines
 	moves     *placement.MoveTable
 	healer    *placement.Healer
+	asked     sync.Once     // the state, before machines are started again
 	sayNow    chan struct{} // holds one token when the status is to be said
 	left      atomic.Bool   // draining, and no clients come in any more
 	lives     liveness
@@ -262,6 +263,7 @@ func (n *Node) openMachines(context.Context) error {
 		Dir: n.path("machines"), Node: n.cfg.Name, Region: n.cfg.Region,
 		Sandbox: n.sandbox, Images: n.images, Networks: n.network, Records: records, Apps: owners{n.apps}, Secrets: n.apps,
 		Console:     console{n.collector, n.store, n.cfg.Region, n.log},
+		MayRun:      n.mayRun,
 		MaySleep:    n.maySleep,
 		Named:       n.named,
 		Nameservers: nameservers, Pool: n.cfg.Pool, SinkAfter: n.cfg.SinkAfter, Logger: n.log,

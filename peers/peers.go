@@ -124,7 +124,11 @@ func (s *Store) sweep(ctx context.Context, now time.Time) bool {
 			continue
 		}
 		swept = true
-		if err := s.table.Delete(ctx, e.Key); err != nil {
+		err := s.table.DeleteAt(ctx, e.Key, e.Revision)
+		if errors.Is(err, catalog.ErrConflict) {
+			continue // another of the name was let in just now
+		}
+		if err != nil {
 			s.cfg.Logger.Warn("cannot remove expired WireGuard peer", "org", e.Value.Org, "peer", e.Value.Name, "error", err)
 			continue
 		}
@@ -213,7 +217,7 @@ func (s *Store) Create(ctx context.Context, org string, req api.CreateWireGuardP
 		return api.WireGuardPeer{}, err
 	}
 	if old, ok := s.table.Get(key(r.Org, r.Name)); ok && old.Value.expired(time.Now()) {
-		if err := s.table.Delete(ctx, old.Key); err != nil {
+		if err := s.table.DeleteAt(ctx, old.Key, old.Revision); err != nil && !errors.Is(err, catalog.ErrConflict) {
 			return api.WireGuardPeer{}, err
 		}
 	}

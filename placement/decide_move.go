@@ -10,30 +10,49 @@ type next int
 
 const (
 	nothing next = iota
+	begin        // write the record of a new move
 	write        // the record, as returned
 	forget       // the record
 	create       // ask To for the replacement
 	settle       // wait until the replacement is ready, then write
 )
 
-// world is what the nodes say.
+// world is what the nodes say at one moment. It is not changed, so that all
+// moves are judged by the same one.
 type world struct {
 	now      time.Time
 	nodes    []Node
 	machines []Placed
 	cfg      HealConfig
+
+	named  map[string]Node
+	at     map[place]Placed
+	copies map[string][]Placed // by what they replace
 }
+
+// place is a machine on a node.
+type place struct{ machine, node string }
+
+func newWorld(now time.Time, nodes []Node, machines []Placed, cfg HealConfig) world {
+	w := world{now: now, nodes: nodes, machines: machines, cfg: cfg, named: map[string]Node{}, at: map[place]Placed{}, copies: map[string][]Placed{}}
+	for _, n := range nodes {
+		w.named[n.Name] = n
+	}
+	for _, p := range machines {
+		w.at[place{p.ID, p.Node}] = p
+		if p.Replaces != "" {
+			w.copies[p.Replaces] = append(w.copies[p.Replaces], p)
+		}
+	}
+	return w
+}
+
+func (w world) node(name string) (Node, bool) { n, ok := w.named[name]; return n, ok }
+
+func (w world) machine(id, node string) (Placed, bool) { p, ok := w.at[place{id, node}]; return p, ok }
 
 // old is the machine that moves, if From has it still.
 func (w world) old(m Move) (Placed, bool) { return w.machine(m.Machine, m.From) }
-
-func (w world) machine(id, node string) (Placed, bool) {
-	i := slices.IndexFunc(w.machines, func(p Placed) bool { return p.ID == id && p.Node == node })
-	if i < 0 {
-		return Placed{}, false
-	}
-	return w.machines[i], true
-}
 
 // advance says what is to be done about a move. It is pure: the record and the
 // world say all, so it does not matter who did the step before.
@@ -56,9 +75,13 @@ func (w world) advance(m Move) (Move, next) {
 // node says that a machine is gone after it is: until then the record must
 // keep the machine from being healed should the node die.
 func (w world) judged(m Move) bool {
+	heard := w.copies[m.Machine]
+	if old, has := w.old(m); has {
+		heard = append(slices.Clone(heard), old)
+	}
 	only := map[string]Move{m.Machine: m}
-	return !slices.ContainsFunc(w.machines, func(p Placed) bool {
-		_, there := find(w.nodes, p.Node)
+	return !slices.ContainsFunc(heard, func(p Placed) bool {
+		_, there := w.node(p.Node)
 		return there && Judge(p, only) == Destroy
 	})
 }
@@ -67,10 +90,10 @@ func (w world) judged(m Move) bool {
 func (w world) prune(m Move) (Move, bool) {
 	n := len(m.Tried)
 	m.Tried = slices.DeleteFunc(slices.Clone(m.Tried), func(name string) bool {
-		_, there := find(w.nodes, name)
+		_, there := w.node(name)
 		return !there
 	})
-	_, there := find(w.nodes, m.From)
+	_, there := w.node(m.From)
 	left := m.Phase != Open && !there && !m.Left
 	m.Left = m.Left || left
 	return m, left || len(m.Tried) != n
@@ -82,7 +105,7 @@ func (w world) open(m Move) (Move, next) {
 		c.Phase = Cancelled
 		return c, write
 	}
-	to, there := find(w.nodes, m.To)
+	to, there := w.node(m.To)
 	if !there || w.cfg.dead(w.now, to) {
 		return w.retarget(m)
 	}
@@ -101,7 +124,7 @@ func (w world) open(m Move) (Move, next) {
 
 // needless reports whether a move has lost its reason before it was done.
 func (w world) needless(m Move) bool {
-	from, there := find(w.nodes, m.From)
+	from, there := w.node(m.From)
 	_, has := w.old(m)
 	switch {
 	case !there:
@@ -133,7 +156,7 @@ func (w world) retarget(m Move) (Move, next) {
 // again begins a cancelled move anew, if its reason is back before the record is
 // gone.
 func (w world) again(m Move) (Move, next) {
-	from, there := find(w.nodes, m.From)
+	from, there := w.node(m.From)
 	old, has := w.old(m)
 	if !there || !has || old.Mounted && !w.cfg.Mounted {
 		return m, nothing

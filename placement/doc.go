@@ -4,7 +4,9 @@
 // places for machines of nodes that are dead or draining; all of them pure
 // functions. [Healer] carries the moves out, in steps that are each recorded
 // ([Move]), so that a kill -9 anywhere neither doubles nor loses a machine, and
-// makes a node that comes back give up what was replaced meanwhile ([Judge]).
+// makes a node that comes back give up what was replaced meanwhile ([Judge]). No
+// move waits for another: each step goes on by itself, one that fails pauses, for
+// a second at first and a minute at the most.
 //
 // When: an app's machine that has had no request for a while is paused (frozen,
 // memory kept, awake in milliseconds), and one whose configuration says "stop" is

@@ -38,27 +38,21 @@ func (c HealConfig) dead(now time.Time, n Node) bool {
 // region first, then the nearest that the app's configuration allows, then
 // anywhere. Machines that are in a move already are left to it.
 func Heal(now time.Time, nodes []Node, machines []Placed, moves map[string]Move, cfg HealConfig) ([]Move, []Stuck) {
-	return plan(now, nodes, machines, moves, Dead, func(n Node, m Placed) bool {
-		return cfg.dead(now, n) && (cfg.Mounted || !m.Mounted)
-	})
+	return plan(now, nodes, machines, moves, Dead, cfg.Mounted, func(n Node) bool { return cfg.dead(now, n) })
 }
 
 // Rebalance plans new places for the machines of nodes that are draining. Those
 // with volumes stay.
 func Rebalance(now time.Time, nodes []Node, machines []Placed, moves map[string]Move) ([]Move, []Stuck) {
-	return plan(now, nodes, machines, moves, Drain, func(n Node, m Placed) bool {
-		return n.Up && n.Draining && !m.Mounted
-	})
+	return plan(now, nodes, machines, moves, Drain, false, func(n Node) bool { return n.Up && n.Draining })
 }
 
-func plan(now time.Time, nodes []Node, machines []Placed, moves map[string]Move, why Reason, leaves func(Node, Placed) bool) ([]Move, []Stuck) {
+func plan(now time.Time, nodes []Node, machines []Placed, moves map[string]Move, why Reason, mounted bool, leaves func(Node) bool) ([]Move, []Stuck) {
 	nodes = slices.Clone(nodes)
-	machines = slices.SortedFunc(slices.Values(machines), func(a, b Placed) int { return cmp.Compare(a.ID, b.ID) })
 	var out []Move
 	var stuck []Stuck
-	for _, m := range machines {
-		n, ok := find(nodes, m.Node)
-		if !ok || busy(m, moves) || !leaves(n, m) || Judge(m, moves) != Keep {
+	for _, m := range leaving(nodes, machines, leaves) {
+		if busy(m, moves) || m.Mounted && !mounted || Judge(m, moves) != Keep {
 			continue
 		}
 		to, err := refuge(nodes, m)
@@ -103,10 +97,20 @@ func order(nodes []Node, home string, allowed []string) []string {
 	return near
 }
 
-func find(nodes []Node, name string) (Node, bool) {
-	i := slices.IndexFunc(nodes, func(n Node) bool { return n.Name == name })
-	if i < 0 {
-		return Node{}, false
+// leaving is the machines of the nodes that are to be left, by id.
+func leaving(nodes []Node, machines []Placed, leaves func(Node) bool) []Placed {
+	left := map[string]bool{}
+	for _, n := range nodes {
+		if leaves(n) {
+			left[n.Name] = true
+		}
 	}
-	return nodes[i], true
+	var out []Placed
+	for _, m := range machines {
+		if left[m.Node] {
+			out = append(out, m)
+		}
+	}
+	slices.SortFunc(out, func(a, b Placed) int { return cmp.Compare(a.ID, b.ID) })
+	return out
 }

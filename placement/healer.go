@@ -70,15 +70,19 @@ type HealerConfig struct {
 // sees to it that this node's own machines give way to their replacements. One
 // runs on each node; the leader decides, each node acts on its own machines.
 type Healer struct {
-	cfg HealerConfig
+	cfg             HealerConfig
+	jobs            *jobs
+	locks           appLocks
+	writers, makers chan struct{} // have one for each that works
 
 	mu     sync.Mutex // guards what follows
 	making map[string]int
 	stuck  map[string]string // what was said about machines that have no place
 }
 
-// movers is how many moves go on at a time.
-const movers = 4
+// writers and makers are how many moves are written down at a time, and have
+// their machine made.
+const writers, makers = 32, 16
 
 // NewHealer checks the configuration. Run makes it work.
 func NewHealer(cfg HealerConfig) (*Healer, error) {
@@ -100,58 +104,59 @@ func NewHealer(cfg HealerConfig) (*Healer, error) {
 	if cfg.ReadyTimeout == 0 {
 		cfg.ReadyTimeout = 5 * time.Minute
 	}
-	return &Healer{cfg: cfg, making: map[string]int{}, stuck: map[string]string{}}, nil
+	return &Healer{
+		cfg: cfg, jobs: newJobs(cfg.Now), locks: appLocks{lock: cfg.Lock, now: cfg.Now}, writers: make(chan struct{}, writers), makers: make(chan struct{}, makers),
+		making: map[string]int{}, stuck: map[string]string{},
+	}, nil
 }
 
 // Run looks again and again until ctx ends.
 func (h *Healer) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	wg.Go(func() { h.repeat(ctx, h.Fence) })
+	wg.Go(func() { h.repeat(ctx, h.Lead) }) // a fence that takes long must not cost the lead
+	wg.Wait()
+	h.jobs.wg.Wait()
+	return nil
+}
+
+func (h *Healer) repeat(ctx context.Context, look func(context.Context)) {
 	tick := time.NewTicker(h.cfg.Every)
 	defer tick.Stop()
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	leading := make(chan struct{}, 1)
 	for {
-		h.Fence(ctx)
-		select {
-		case leading <- struct{}{}: // moves may take long, and must not hold up the fence
-			wg.Go(func() {
-				defer func() { <-leading }()
-				h.Lead(ctx)
-			})
-		default:
-		}
+		look(ctx)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return nil
+			return
 		}
 	}
 }
 
-// Lead makes one step of each move, and begins new ones, if this node is the
-// leader. Run calls it.
+// Lead begins new moves and starts a step of each there is, if this node is the
+// leader. It waits for none of them: one that takes long holds up its own move
+// alone. Run calls it.
 func (h *Healer) Lead(ctx context.Context) {
 	if !h.cfg.Leader.Held(ctx) {
 		return
 	}
-	g := errgroup.Group{}
-	g.SetLimit(movers)
-	for _, r := range h.cfg.Moves.List() {
-		g.Go(func() error { h.step(ctx, r); return nil })
+	h.jobs.tidy()
+	records := h.cfg.Moves.List() // before the machines: none may seem to have lost its move
+	w := newWorld(h.cfg.Now(), h.cfg.Fleet.Nodes(), h.cfg.Fleet.Machines(), h.cfg.HealConfig)
+	for _, m := range h.plan(w, byMachine(records)) {
+		h.start(ctx, m, begin, func(ctx context.Context) error { return h.begin(ctx, m) })
 	}
-	_ = g.Wait() // no function returns an error
-	w := h.world()
-	moves := byMachine(h.cfg.Moves.List())
-	dead, stuck := Heal(w.now, w.nodes, w.machines, moves, w.cfg)
-	drain, more := Rebalance(w.now, w.nodes, w.machines, moves)
-	h.complain(append(stuck, more...))
-	for _, m := range append(dead, drain...) {
-		h.begin(ctx, m)
+	for _, r := range records {
+		h.step(ctx, w, r)
 	}
 }
 
-func (h *Healer) world() world {
-	return world{h.cfg.Now(), h.cfg.Fleet.Nodes(), h.cfg.Fleet.Machines(), h.cfg.HealConfig}
+// plan is the moves to begin.
+func (h *Healer) plan(w world, moves map[string]Move) []Move {
+	dead, stuck := Heal(w.now, w.nodes, w.machines, moves, w.cfg)
+	drain, more := Rebalance(w.now, w.nodes, w.machines, moves)
+	h.complain(append(stuck, more...))
+	return append(dead, drain...)
 }
 
 func byMachine(records []MoveRecord) map[string]Move {
@@ -176,44 +181,70 @@ func (h *Healer) complain(stuck []Stuck) {
 	h.stuck = now
 }
 
-// begin writes a new move down. Its first step is the next look's.
-func (h *Healer) begin(ctx context.Context, m Move) {
-	unlock, err := h.cfg.Lock(ctx, m.App)
-	if err != nil {
-		h.cfg.Logger.Debug("move waits", "machine", m.Machine, "app", m.App, "why", err)
-		return
+// step starts what a move needs now.
+func (h *Healer) step(ctx context.Context, w world, r MoveRecord) {
+	m, do := w.advance(r.Move)
+	if do != settle {
+		h.jobs.callOff(m.Machine)
 	}
-	defer unlock()
-	if err := h.cfg.Moves.Create(ctx, m); err != nil {
-		h.failed(m, err)
-		return
-	}
-	h.cfg.Logger.Info("machine moves", "machine", m.Machine, "app", m.App, "why", m.Reason, "from", m.From, "to", m.To)
-}
-
-// step does what a move needs now.
-func (h *Healer) step(ctx context.Context, r MoveRecord) {
-	m, do := h.world().advance(r.Move)
-	var err error
 	switch do {
 	case write:
-		err = h.write(ctx, m, r)
+		h.start(ctx, m, do, func(ctx context.Context) error { return h.write(ctx, m, r) })
 	case forget:
-		err = h.cfg.Moves.Delete(ctx, m.Machine)
+		h.start(ctx, m, do, func(ctx context.Context) error { return h.cfg.Moves.Delete(ctx, m.Machine, r.Revision) })
 	case create:
-		err = h.create(ctx, m, r)
+		h.start(ctx, m, do, func(ctx context.Context) error { return h.create(ctx, w, m, r) })
 	case settle:
-		err = h.settle(ctx, m, r)
-	}
-	if err != nil {
-		h.failed(m, err)
+		h.start(ctx, m, do, func(ctx context.Context) error { return h.settle(ctx, m, r) })
 	}
 }
 
-func (h *Healer) failed(m Move, err error) {
-	if !errors.Is(err, ErrRaced) && !errors.Is(err, context.Canceled) {
-		h.cfg.Logger.Warn("cannot go on with a move; it is tried again", "machine", m.Machine, "app", m.App, "to", m.To, "error", err)
+// start runs a step of a move in its own goroutine. Only so many write at a
+// time, and so many make machines; those that just wait are not counted.
+func (h *Healer) start(ctx context.Context, m Move, do next, f func(context.Context) error) {
+	slots := h.writers
+	if do == create {
+		slots = h.makers
 	}
+	h.jobs.start(ctx, m.Machine, do, func(ctx context.Context) (failed bool) {
+		if do != settle {
+			select {
+			case slots <- struct{}{}:
+				defer func() { <-slots }()
+			case <-ctx.Done():
+				return false
+			}
+		}
+		return h.failed(ctx, m, f(ctx))
+	})
+}
+
+// begin writes a new move down. Its first step is the next look's.
+func (h *Healer) begin(ctx context.Context, m Move) error {
+	leave, err := h.locks.take(ctx, m.App)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if err := h.cfg.Moves.Create(ctx, m); err != nil {
+		return err
+	}
+	h.cfg.Logger.Info("machine moves", "machine", m.Machine, "app", m.App, "why", m.Reason, "from", m.From, "to", m.To)
+	return nil
+}
+
+// failed reports whether a step has failed, which is more than that another node
+// was quicker or has the app.
+func (h *Healer) failed(ctx context.Context, m Move, err error) bool {
+	switch {
+	case err == nil || errors.Is(err, ErrRaced) || ctx.Err() != nil:
+		return false
+	case errors.Is(err, errWaits):
+		h.cfg.Logger.Debug("move waits", "machine", m.Machine, "app", m.App, "why", err)
+		return false
+	}
+	h.cfg.Logger.Warn("cannot go on with a move; it is tried again", "machine", m.Machine, "app", m.App, "to", m.To, "error", err)
+	return true
 }
 
 func (h *Healer) write(ctx context.Context, m Move, r MoveRecord) error {
@@ -224,16 +255,15 @@ func (h *Healer) write(ctx context.Context, m Move, r MoveRecord) error {
 	return nil
 }
 
-func (h *Healer) create(ctx context.Context, m Move, r MoveRecord) error {
-	unlock, err := h.cfg.Lock(ctx, m.App)
+func (h *Healer) create(ctx context.Context, w world, m Move, r MoveRecord) error {
+	leave, err := h.locks.take(ctx, m.App)
 	if err != nil {
-		h.cfg.Logger.Debug("move waits", "machine", m.Machine, "app", m.App, "why", err)
-		return nil
+		return err
 	}
-	defer unlock()
+	defer leave()
 	id, err := h.cfg.Fleet.Create(ctx, m)
 	if api.IsCode(err, api.CodeCapacity) {
-		return errors.Join(err, h.elsewhere(ctx, m, r))
+		return errors.Join(err, h.elsewhere(ctx, w, m, r))
 	}
 	if err != nil || id == m.New {
 		return err
@@ -243,8 +273,7 @@ func (h *Healer) create(ctx context.Context, m Move, r MoveRecord) error {
 }
 
 // elsewhere tries another node than the one that turned out to be full.
-func (h *Healer) elsewhere(ctx context.Context, m Move, r MoveRecord) error {
-	w := h.world()
+func (h *Healer) elsewhere(ctx context.Context, w world, m Move, r MoveRecord) error {
 	w.nodes = slices.Clone(w.nodes)
 	for i := range w.nodes {
 		if w.nodes[i].Name == m.To {
@@ -270,37 +299,50 @@ func (h *Healer) settle(ctx context.Context, m Move, r MoveRecord) error {
 // Fence lets this node's machines give way where a move says so. Run calls it.
 func (h *Healer) Fence(ctx context.Context) {
 	records := h.cfg.Moves.List()
-	moves := byMachine(records)
-	own := h.cfg.Own.Machines()
-	for _, m := range own {
-		h.obey(ctx, m, Judge(m, moves))
+	if len(records) == 0 {
+		return
 	}
+	h.obeyAll(ctx, byMachine(records))
+	own := h.cfg.Own.Machines()
 	for _, r := range records {
-		if m, changed := h.sign(ctx, r.Move); changed {
-			if err := h.cfg.Moves.Update(ctx, m, r.Revision); err != nil {
-				h.failed(m, err)
-			}
+		if m, changed := h.sign(ctx, r.Move, own); changed {
+			h.failed(ctx, m, h.cfg.Moves.Update(ctx, m, r.Revision))
 		}
 	}
 }
 
-func (h *Healer) obey(ctx context.Context, m Placed, v Verdict) {
-	var err error
-	switch {
-	case v == Destroy:
-		h.cfg.Logger.Info("machine gives way to its replacement", "machine", m.ID, "app", m.App)
-		err = h.cfg.Own.Destroy(ctx, m.ID)
-	case v == Hold && !m.Cordoned:
-		err = h.cfg.Own.Cordon(ctx, m.ID)
+// razers is how many machines give way at a time: each lets its requests end.
+const razers = 32
+
+// obeyAll does what the moves say, at once where it is quick.
+func (h *Healer) obeyAll(ctx context.Context, moves map[string]Move) {
+	razing := errgroup.Group{}
+	razing.SetLimit(razers)
+	var condemned []Placed
+	for _, m := range h.cfg.Own.Machines() {
+		switch v := Judge(m, moves); {
+		case v == Destroy:
+			condemned = append(condemned, m)
+		case v == Hold && !m.Cordoned:
+			h.gaveWay(ctx, m, h.cfg.Own.Cordon(ctx, m.ID))
+		}
 	}
+	for _, m := range condemned {
+		h.cfg.Logger.Info("machine gives way to its replacement", "machine", m.ID, "app", m.App)
+		razing.Go(func() error { h.gaveWay(ctx, m, h.cfg.Own.Destroy(ctx, m.ID)); return nil })
+	}
+	_ = razing.Wait() // no function returns an error
+}
+
+func (h *Healer) gaveWay(ctx context.Context, m Placed, err error) {
 	if err != nil && ctx.Err() == nil {
-		h.cfg.Logger.Warn("machine does not give way yet", "machine", m.ID, "app", m.App, "verdict", v, "error", err)
+		h.cfg.Logger.Warn("machine does not give way yet", "machine", m.ID, "app", m.App, "error", err)
 	}
 }
 
-// sign notes in a move what this node has done its part of.
-func (h *Healer) sign(ctx context.Context, m Move) (Move, bool) {
-	own := h.cfg.Own.Machines()
+// sign notes in a move what this node has done its part of. own must be of after
+// the record.
+func (h *Healer) sign(ctx context.Context, m Move, own []Placed) (Move, bool) {
 	changed := false
 	if m.From == h.cfg.Node && !m.Left && m.Phase != Open && h.left(ctx, m, own) {
 		m.Left, changed = true, true
@@ -308,12 +350,15 @@ func (h *Healer) sign(ctx context.Context, m Move) (Move, bool) {
 	if h.lostNew(m, own) {
 		m.New, changed = "", true
 	}
-	copies := slices.ContainsFunc(own, func(p Placed) bool { return p.Replaces == m.Machine })
-	if slices.Contains(m.Tried, h.cfg.Node) && !copies && !h.makes(m.Machine) {
+	if slices.Contains(m.Tried, h.cfg.Node) && !hasCopy(own, m) && !h.makes(m.Machine) {
 		m.Tried = slices.DeleteFunc(slices.Clone(m.Tried), func(n string) bool { return n == h.cfg.Node })
 		changed = true
 	}
 	return m, changed
+}
+
+func hasCopy(own []Placed, m Move) bool {
+	return slices.ContainsFunc(own, func(p Placed) bool { return p.Replaces == m.Machine })
 }
 
 // lostNew reports whether the replacement that the record names is not here any
@@ -335,7 +380,7 @@ func (h *Healer) left(ctx context.Context, m Move, own []Placed) bool {
 		return true
 	}
 	if err := h.cfg.Own.Uncordon(ctx, m.Machine); err != nil {
-		h.failed(m, err)
+		h.failed(ctx, m, err)
 		return false
 	}
 	return true

@@ -19,7 +19,8 @@ type Moves interface {
 	Create(ctx context.Context, m Move) error
 	// Update fails with [ErrRaced] unless the record has still the revision.
 	Update(ctx context.Context, m Move, revision uint64) error
-	Delete(ctx context.Context, machine string) error
+	// Delete fails with [ErrRaced] unless the record has still the revision.
+	Delete(ctx context.Context, machine string, revision uint64) error
 }
 
 // MoveRecord is a move as it is kept.
@@ -51,6 +52,18 @@ func (t *MoveTable) List() []MoveRecord {
 	return out
 }
 
+// Of returns the moves that say something of a machine: its own, and that of
+// which it replaces.
+func (t *MoveTable) Of(p Placed) map[string]Move {
+	out := map[string]Move{}
+	for _, id := range []string{p.ID, p.Replaces} {
+		if e, ok := t.t.Get(id); ok {
+			out[id] = e.Value
+		}
+	}
+	return out
+}
+
 // Create writes a new move.
 func (t *MoveTable) Create(ctx context.Context, m Move) error {
 	_, err := t.t.Create(ctx, m.Machine, m)
@@ -64,8 +77,8 @@ func (t *MoveTable) Update(ctx context.Context, m Move, revision uint64) error {
 }
 
 // Delete removes a move.
-func (t *MoveTable) Delete(ctx context.Context, machine string) error {
-	return t.t.Delete(ctx, machine)
+func (t *MoveTable) Delete(ctx context.Context, machine string, revision uint64) error {
+	return raced(t.t.DeleteAt(ctx, machine, revision))
 }
 
 func raced(err error) error {

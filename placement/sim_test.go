@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -20,13 +21,17 @@ import (
 type sim struct {
 	mu    sync.Mutex
 	rnd   *rand.Rand
-	now   time.Time
 	nodes map[string]*simNode
 	moves map[string]MoveRecord
 	rev   uint64
 	next  int
 	crash float64 // how likely a kill is at an operation
 	roots map[string]string
+
+	slow    float64            // how likely a replacement takes long to be ready
+	refuses bool               // no node makes a machine
+	asked   map[string]int     // how often each was asked to
+	locks   map[string]*daemon // who has the app
 }
 
 type simNode struct {
@@ -49,9 +54,9 @@ type daemon struct {
 var errKilled = errors.New("killed")
 
 func newSim(seed uint64, regions ...string) *sim {
-	s := &sim{rnd: rand.New(rand.NewPCG(seed, 1)), now: time.Unix(1e9, 0), nodes: map[string]*simNode{}, moves: map[string]MoveRecord{}, roots: map[string]string{}}
+	s := &sim{rnd: rand.New(rand.NewPCG(seed, 1)), nodes: map[string]*simNode{}, moves: map[string]MoveRecord{}, roots: map[string]string{}, asked: map[string]int{}, locks: map[string]*daemon{}}
 	for i, r := range regions {
-		n := &simNode{Node: Node{Name: fmt.Sprint("n", i), Region: r, Host: true, Up: true, Since: s.now, FreeMemoryMB: 1 << 20}, state: "up", machines: map[string]Placed{}}
+		n := &simNode{Node: Node{Name: fmt.Sprint("n", i), Region: r, Host: true, Up: true, Since: time.Now(), FreeMemoryMB: 1 << 20}, state: "up", machines: map[string]Placed{}}
 		s.nodes[n.Name] = n
 		s.boot(n)
 	}
@@ -61,7 +66,7 @@ func newSim(seed uint64, regions ...string) *sim {
 func (s *sim) boot(n *simNode) {
 	d := &daemon{s: s, n: n}
 	h, err := NewHealer(HealerConfig{Node: n.Name, Fleet: d, Own: own{d}, Moves: d2moves{d}, Leader: d,
-		Now: func() time.Time { return s.now }, Logger: slog.New(slog.DiscardHandler)})
+		Lock: d.lock, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		panic(err)
 	}
@@ -86,6 +91,23 @@ func (d *daemon) op(do func() error) error {
 		return errKilled
 	}
 	return err
+}
+
+// lock is the app's lock, which the node that has it gets again and leaves for all.
+func (d *daemon) lock(_ context.Context, app string) (func(), error) {
+	d.s.mu.Lock()
+	defer d.s.mu.Unlock()
+	if had := d.s.locks[app]; had != nil && had.n != d.n && !had.dead {
+		return nil, errors.New("another node has the app")
+	}
+	d.s.locks[app] = d
+	return func() {
+		d.s.mu.Lock()
+		defer d.s.mu.Unlock()
+		if d.s.locks[app] == d {
+			delete(d.s.locks, app)
+		}
+	}, nil
 }
 
 func (d *daemon) Held(context.Context) bool {
@@ -122,6 +144,13 @@ func (d *daemon) Machines() []Placed {
 func (d *daemon) Create(ctx context.Context, m Move) (string, error) {
 	var to *daemon
 	err := d.op(func() error {
+		d.s.asked[m.Machine]++
+		if d.s.locks["shop"] != d {
+			panic("a machine is made without the app's lock")
+		}
+		if d.s.refuses {
+			return errors.New("the image cannot be pulled")
+		}
 		n := d.s.nodes[m.To]
 		if n == nil || n.state != "up" || d.n.state != "up" {
 			return errors.New("unreachable")
@@ -148,7 +177,17 @@ func (d *daemon) Create(ctx context.Context, m Move) (string, error) {
 	return id, err
 }
 
-func (d *daemon) Ready(context.Context, Move) error {
+func (d *daemon) Ready(ctx context.Context, _ Move) error {
+	d.s.mu.Lock()
+	long := d.s.rnd.Float64() < d.s.slow
+	d.s.mu.Unlock()
+	if long {
+		select {
+		case <-time.After(4 * time.Minute):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	return d.op(func() error {
 		if d.s.rnd.Float64() < .3 {
 			return errors.New("not healthy yet")
@@ -219,28 +258,34 @@ func (t d2moves) Update(_ context.Context, m Move, rev uint64) error {
 	return t.write(m, func(r MoveRecord, there bool) bool { return there && r.Revision == rev })
 }
 
-func (t d2moves) Delete(_ context.Context, machine string) error {
+func (t d2moves) Delete(_ context.Context, machine string, rev uint64) error {
 	return t.d.op(func() error {
 		if t.d.n.state != "up" {
 			return errors.New("no quorum")
+		}
+		if r, ok := t.d.s.moves[machine]; !ok || r.Revision != rev {
+			return ErrRaced
 		}
 		delete(t.d.s.moves, machine)
 		return nil
 	})
 }
 
-// tick lets a second pass and every node that runs look once.
+// tick lets time pass and every node that runs look once. What waits longer
+// goes on waiting.
 func (s *sim) tick() {
-	s.now = s.now.Add(time.Duration(1+s.rnd.IntN(40)) * time.Second)
-	var wg sync.WaitGroup
+	s.mu.Lock()
+	long := time.Duration(1+s.rnd.IntN(40)) * time.Second
+	s.mu.Unlock()
+	time.Sleep(long)
 	for _, n := range s.nodes {
 		if n.state == "crashed" {
 			continue
 		}
-		wg.Go(func() { n.daemon.healer.Fence(context.Background()) })
-		wg.Go(func() { n.daemon.healer.Lead(context.Background()) })
+		go n.daemon.healer.Fence(context.Background())
+		go n.daemon.healer.Lead(context.Background())
 	}
-	wg.Wait()
+	synctest.Wait()
 	for _, n := range s.nodes {
 		if n.daemon.dead {
 			s.boot(n) // the daemon comes back at once; that the node stays away is another event
@@ -271,9 +316,10 @@ func (s *sim) become(n *simNode, state string) {
 		n.stale = s.list()
 	}
 	if up := state == "up"; up != n.Up {
-		n.Up, n.Since = up, s.now
+		n.Up, n.Since = up, time.Now()
 	}
 	n.state = state
+	n.daemon.dead = state == "crashed" // else what it waits for goes on, late
 	s.boot(n)
 }
 
@@ -302,28 +348,97 @@ func TestNothingIsDoubledOrLost(t *testing.T) {
 		seeds = 40
 	}
 	for seed := range seeds {
-		s := newSim(seed, "iad", "iad", "fra", "syd", "fra")
-		const machines = 4
-		for i := range machines {
-			id := fmt.Sprint("root", i)
-			s.roots[id] = id
-			n := s.nodes[fmt.Sprint("n", i%3)]
-			n.machines[id] = Placed{ID: id, App: "shop", Group: "app", Node: n.Name, Region: n.Region, Allowed: []string{"iad", "fra"}}
-			n.published = slices.Collect(maps.Values(n.machines))
-		}
-		s.crash = []float64{0, .02, .1, .3}[seed%4]
-		for range 60 {
-			if s.rnd.Float64() < .3 {
-				s.disturb()
-			}
-			s.tick()
-			if all, _ := s.copies(func(*simNode) bool { return true }); len(all) != machines {
-				t.Fatalf("seed %d: a machine is lost: %v\n%v", seed, all, s.list())
-			}
-		}
-		s.crash = 0
-		s.calm(t, seed, machines)
+		synctest.Test(t, func(t *testing.T) { history(t, seed) })
 	}
+}
+
+// history is one run of events.
+func history(t *testing.T, seed uint64) {
+	const machines = 4
+	s := newSim(seed, "iad", "iad", "fra", "syd", "fra")
+	for i := range machines {
+		s.put(fmt.Sprint("root", i), fmt.Sprint("n", i%3))
+	}
+	s.crash = []float64{0, .02, .1, .3}[seed%4]
+	s.slow = []float64{0, .3}[seed%2]
+	for range 60 {
+		if s.rnd.Float64() < .3 {
+			s.disturb()
+		}
+		s.tick()
+		if all, _ := s.copies(func(*simNode) bool { return true }); len(all) != machines {
+			t.Fatalf("seed %d: a machine is lost: %v\n%v", seed, all, s.list())
+		}
+	}
+	s.crash = 0
+	s.calm(t, seed, machines)
+}
+
+// put makes a machine that belongs where it is.
+func (s *sim) put(id, node string) {
+	n := s.nodes[node]
+	s.roots[id] = id
+	n.machines[id] = Placed{ID: id, App: "shop", Group: "app", Node: n.Name, Region: n.Region, Allowed: []string{"iad", "fra"}}
+	n.published = slices.Collect(maps.Values(n.machines))
+}
+
+// TestSlowReplacementsHoldUpNobody: while a drained machine's replacement does
+// not become ready, a node that dies is healed as ever.
+func TestSlowReplacementsHoldUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(1, "iad", "iad", "fra", "syd")
+		s.slow = 1
+		for i := range 8 {
+			s.put(fmt.Sprint("drained", i), "n0")
+		}
+		s.put("lost", "n1")
+		s.nodes["n0"].Draining = true
+		for end := time.Now().Add(90 * time.Second); time.Now().Before(end); {
+			s.tick()
+		}
+		s.become(s.nodes["n1"], "crashed")
+		for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); {
+			s.tick()
+		}
+		if all, _ := s.copies(func(n *simNode) bool { return n.state == "up" }); all["lost"] != 1 {
+			t.Errorf("the dead node's machine is there %d times while the drained ones wait\n%v", all["lost"], s.list())
+		}
+		for range 60 {
+			s.tick()
+		}
+		if all, serving := s.copies(func(n *simNode) bool { return n.state == "up" }); !once(all, 9) || !once(serving, 9) || len(s.nodes["n0"].machines) > 0 {
+			t.Errorf("in the end there are %v, of them serve %v\n%v", all, serving, s.list())
+		}
+	})
+}
+
+// TestFailedMovesPause: what cannot be made is tried again less and less often,
+// and at least once a minute.
+func TestFailedMovesPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(1, "iad", "iad")
+		s.put("lost", "n0")
+		s.refuses = true
+		s.become(s.nodes["n0"], "crashed")
+		s.nodes["n1"].published = []Placed{}
+		ctx, cancel := context.WithCancel(t.Context())
+		var done sync.WaitGroup
+		done.Go(func() { _ = s.nodes["n1"].daemon.healer.Run(ctx) })
+		time.Sleep(defaultDeadAfter + 10*time.Minute)
+		s.mu.Lock()
+		tries := s.asked["lost"]
+		s.refuses = false
+		s.mu.Unlock()
+		if tries < 10 || tries > 16 { // after 1, 2, 4, … 60, 60 s
+			t.Errorf("asked %d times in ten minutes", tries)
+		}
+		time.Sleep(maxPause + time.Second)
+		cancel()
+		done.Wait()
+		if all, _ := s.copies(func(n *simNode) bool { return n.state == "up" }); all["lost"] != 1 {
+			t.Errorf("when it can be made there are %v", all)
+		}
+	})
 }
 
 // calm lets the sim come to rest, first with a node away, then with all, and judges.
