@@ -151,6 +151,9 @@ func (h *Host) checkRequest(ctx context.Context, app string, req api.CreateMachi
 			return err
 		}
 	}
+	if len(req.HomeRegion) > 63 {
+		return invalid("home_region", "has %d characters, the most is 63", len(req.HomeRegion))
+	}
 	if req.Release < 0 {
 		return invalid("release", "is %d; it cannot be negative", req.Release)
 	}
@@ -190,7 +193,7 @@ func (h *Host) newRecord(app, org string, o order) Record {
 		App: app, Org: org, Name: o.Name, Node: h.cfg.Node, Region: h.cfg.Region, CreatedAt: now, UpdatedAt: now,
 		Version: newVersion(), Config: *o.config, Image: imageRef(o.image), Release: o.Release,
 		Desired: api.StateCreated, State: api.StateCreated, Cordoned: o.SkipServiceRegistration,
-		NoSecrets: o.SkipSecrets, SecretsVersion: &o.secrets, CreateKey: o.IdempotencyKey,
+		NoSecrets: o.SkipSecrets, SecretsVersion: &o.secrets, CreateKey: o.IdempotencyKey, Home: o.HomeRegion, Replaces: o.Replaces,
 	}
 	r.addVersion(now)
 	r.note("launch", byUser, nil)

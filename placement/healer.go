@@ -20,7 +20,7 @@ type Fleet interface {
 	// were heard of last.
 	Machines() []Placed
 	// Create asks m.To to make the machine that replaces m.Machine, with
-	// api.MetaReplaces in its metadata, and returns its id. m.To answers with
+	// m.Machine as what it replaces, and returns its id. m.To answers with
 	// [Healer.Make], so that it may be repeated.
 	Create(ctx context.Context, m Move) (string, error)
 	// Ready returns when the replacement is healthy and every edge routes to it.
@@ -308,7 +308,7 @@ func (h *Healer) sign(ctx context.Context, m Move) (Move, bool) {
 	if h.lostNew(m, own) {
 		m.New, changed = "", true
 	}
-	copies := slices.ContainsFunc(own, func(p Placed) bool { return p.Replaces == m.Machine })
+	copies := slices.ContainsFunc(own, m.madeFor)
 	if slices.Contains(m.Tried, h.cfg.Node) && !copies && !h.makes(m.Machine) {
 		m.Tried = slices.DeleteFunc(slices.Clone(m.Tried), func(n string) bool { return n == h.cfg.Node })
 		changed = true
@@ -351,7 +351,7 @@ func (h *Healer) Make(ctx context.Context, m Move, make func(context.Context) (s
 		return "", err
 	}
 	for _, p := range h.cfg.Own.Machines() {
-		if p.Replaces == m.Machine {
+		if m.madeFor(p) {
 			return p.ID, nil
 		}
 	}
