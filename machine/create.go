@@ -235,6 +235,17 @@ func (h *Host) reserve(r Record, name string) (m *machine, mine bool, err error)
 	return m, true, nil
 }
 
+// MadeBy returns the id of the app's machine that was made, or is being made, under
+// the idempotency key; "" if there is none.
+func (h *Host) MadeBy(app, key string) string {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if m := h.madeBy(app, key); m != nil {
+		return m.id
+	}
+	return ""
+}
+
 // madeBy finds the app's machine that was made under the key; mu is held.
 func (h *Host) madeBy(app, key string) *machine {
 	if key == "" {
