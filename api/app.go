@@ -58,11 +58,17 @@ type CreateMachineRequest struct {
 	MinSecretsVersion       *uint64        `json:"min_secrets_version,omitempty"`
 	CurrentVersion          string         `json:"current_version,omitempty" doc:"For updates: refuse with 409 unless this is the version"`
 	Release                 int            `json:"release,omitempty" doc:"Version of the release (Perigee)"`
+	// HomeRegion is where the machine belongs, if not in Region: the next release
+	// brings it home. Updates leave it as it is.
+	HomeRegion string `json:"home_region,omitempty" doc:"Region that the machine stands in for (Perigee)"`
 
 	// IdempotencyKey travels in [IdempotencyHeader]: a create that is sent again
 	// under the same key gives the machine that the first one made. Updates
 	// ignore it.
 	IdempotencyKey string `json:"-"`
+	// Replaces is the machine of another node that this one is made to stand for.
+	// It decides which of them is destroyed, so it has no form in the API.
+	Replaces string `json:"-"`
 }
 
 // Lease is a short exclusive right to change a machine.

@@ -49,6 +49,15 @@ type Machine struct {
 	Node       string         `json:"node,omitempty" doc:"Name of the node that owns the machine (Perigee)"`
 	Release    int            `json:"release,omitempty" doc:"Version of the release that the machine runs (Perigee)"`
 	Standing   string         `json:"standing,omitempty" doc:"Why the machine is in its state, in words (Perigee)"`
+	HomeRegion string         `json:"home_region,omitempty" doc:"Region that the machine stands in for, where it could not be placed (Perigee)"`
+}
+
+// Home is the region that the machine counts for.
+func (m *Machine) Home() string {
+	if m.HomeRegion != "" {
+		return m.HomeRegion
+	}
+	return m.Region
 }
 
 // ImageRef says which image a machine runs.

@@ -27,6 +27,7 @@ import (
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/bboltcachestorage"
 	"github.com/moby/buildkit/solver/llbsolver/cdidevices"
+	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/db/boltutil"
 	"github.com/moby/buildkit/util/entitlements"
 	_ "github.com/moby/buildkit/util/grpcutil/encoding/proto" // the faster codec for the session's messages
@@ -118,8 +119,8 @@ func newController(ctx context.Context, root string, w *base.Worker) (*control.C
 	})
 }
 
-// newWorker makes the part that runs steps. RUN has the node's network and its resolv.conf; what contains a step is
-// the runtime.
+// newWorker makes the part that runs steps. What contains a step is the runtime, and the namespace that it has the
+// network of. To BuildKit that is always the host's, so that a Dockerfile cannot choose another.
 func newWorker(ctx context.Context, c ServeConfig) (*base.Worker, error) {
 	root := statePath(c.Dir)
 	noDevices, err := cdi.NewCache(cdi.WithSpecDirs(), cdi.WithAutoRefresh(false))
@@ -127,9 +128,12 @@ func newWorker(ctx context.Context, c ServeConfig) (*base.Worker, error) {
 		return nil, err
 	}
 	opt, err := runc.NewWorkerOpt(root, snapshotter(root), false, oci.ProcessSandbox,
-		map[string]string{markLabel: c.Mark}, nil, netproviders.Opt{Mode: "host"}, nil, c.Runtime, "", false, nil, "",
+		map[string]string{markLabel: c.Mark}, nil, netproviders.Opt{Mode: "host"}, c.dns(), c.Runtime, "", false, nil, "",
 		"perigee-build", cdidevices.NewManager(noDevices, nil))
 	if err != nil {
+		return nil, err
+	}
+	if err := c.isolate(opt); err != nil {
 		return nil, err
 	}
 	if opt.GCPolicy, err = gcPolicy(root, c.CacheBytes); err != nil {
@@ -137,6 +141,23 @@ func newWorker(ctx context.Context, c ServeConfig) (*base.Worker, error) {
 	}
 	opt.RegistryHosts = resolver.NewRegistryConfig(plainHTTP(c.PlainHTTP))
 	return base.NewWorker(ctx, opt)
+}
+
+func (c ServeConfig) dns() *oci.DNSConfig {
+	if len(c.Nameservers) == 0 {
+		return nil
+	}
+	return &oci.DNSConfig{Nameservers: c.Nameservers}
+}
+
+// isolate puts steps and downloads into the given namespaces. The executor reads the same map.
+func (c ServeConfig) isolate(opt base.WorkerOpt) error {
+	if len(c.Networks) == 0 {
+		return nil
+	}
+	n := newNetworks(c.Networks)
+	opt.NetworkProviders[pb.NetMode_HOST], opt.NetworkProviders[pb.NetMode_UNSET] = n, n
+	return downloadFrom(c.Networks[0])
 }
 
 // snapshotter takes overlayfs, and plain copies where the data folder lies on a file system that cannot carry it.

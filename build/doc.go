@@ -5,6 +5,8 @@
 // daemon, and its memory goes when it goes. The daemon's side (Engine) starts that process on the first build, finds
 // it again after a restart of its own, and hands every finished image, as an OCI archive, to whoever keeps images.
 //
+// Steps run in network namespaces that the daemon gives (Config.Networks), never in its own.
+//
 // The room does not fetch Git repositories, does not keep images, and does not know apps or releases: it is given a
 // folder and a sink. A durable builder that starts from a commit stands in front of Engine.Build and changes nothing
 // here. Two small packages beside it are free of heavy imports, so that the command line can use them on any system:

@@ -31,6 +31,11 @@ type Config struct {
 	CacheBytes int64
 	// PlainHTTP lists registries, as host:port, that are spoken to without TLS. Registries on localhost always are.
 	PlainHTTP []string
+	// Networks makes the namespaces of ServeConfig. It is asked before a builder is looked for or started, always for the
+	// same ones. Nil: steps have the node's network.
+	Networks func(context.Context) ([]string, error)
+	// Nameservers are what RUN steps resolve names with, see ServeConfig.
+	Nameservers []string
 	// Auth gives the user and secret for a registry host ("docker.io" for Docker's own). Empty values mean: look into
 	// Docker's configuration file. Nil means always.
 	Auth func(host string) (user, secret string)
@@ -60,11 +65,11 @@ func (c *Config) complete() error {
 
 // Engine builds images in a builder process that it starts when it is needed. Safe for concurrent use.
 type Engine struct {
-	cfg   Config
-	serve ServeConfig
+	cfg Config
 
 	mu     sync.Mutex // guards what follows; held while a builder is looked for or started
-	link   *link      // the builder in use; nil before the first build
+	serve  ServeConfig
+	link   *link // the builder in use; nil before the first build
 	closed bool
 	reaped sync.WaitGroup // one for every child that has not been waited for
 }
@@ -85,8 +90,7 @@ func New(c Config) (*Engine, error) {
 		return nil, fmt.Errorf("cannot set up builds: %w", err)
 	}
 	serve := ServeConfig{Dir: c.Dir, Socket: socketPath(c.Dir), Runtime: c.Runtime, IdleTimeout: c.IdleTimeout,
-		CacheBytes: c.CacheBytes, PlainHTTP: c.PlainHTTP}
-	serve.Mark = mark(serve, c.Command[0])
+		CacheBytes: c.CacheBytes, PlainHTTP: c.PlainHTTP, Nameservers: c.Nameservers}
 	if err := os.RemoveAll(outPath(c.Dir)); err != nil { // of builds that died with the last daemon
 		return nil, fmt.Errorf("cannot set up builds: %w", err)
 	}
@@ -120,6 +124,9 @@ func (e *Engine) connect(ctx context.Context) (*client.Client, error) {
 		e.link.client.Close()
 		e.link = nil
 	}
+	if err := e.prepare(ctx); err != nil {
+		return nil, err
+	}
 	l, err := e.find(ctx)
 	if err == nil && l == nil {
 		l, err = e.start(ctx)
@@ -129,6 +136,20 @@ func (e *Engine) connect(ctx context.Context) (*client.Client, error) {
 	}
 	e.link = l
 	return l.client, nil
+}
+
+// prepare completes what the builder is to be.
+func (e *Engine) prepare(ctx context.Context) (err error) {
+	if e.cfg.Networks != nil {
+		if e.serve.Networks, err = e.cfg.Networks(ctx); err != nil {
+			return fmt.Errorf("cannot give the builder networks: %w", err)
+		}
+		if len(e.serve.Networks) == 0 {
+			return errors.New("cannot start the builder: there is no network for its steps")
+		}
+	}
+	e.serve.Mark = mark(e.serve, e.cfg.Command[0])
+	return nil
 }
 
 // Usage tells what the cache holds. It starts the builder when none runs, because only it can read the cache.

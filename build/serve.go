@@ -52,6 +52,11 @@ type ServeConfig struct {
 	CacheBytes int64 `json:"cache_bytes"`
 	// PlainHTTP lists registries, as host:port, that are spoken to without TLS. Registries on localhost always are.
 	PlainHTTP []string `json:"plain_http,omitempty"`
+	// Networks are paths of network namespaces, at least one: each RUN step has one of them to itself, and waits for it.
+	// What ADD downloads comes by the first. Default: both have the network of this process.
+	Networks []string `json:"networks,omitempty"`
+	// Nameservers are the addresses at which RUN steps resolve names. Default: as this process does.
+	Nameservers []string `json:"nameservers,omitempty"`
 	// Mark tells builders of different configurations or programs apart. Opaque; set by Engine.
 	Mark string `json:"mark,omitempty"`
 	// Log is where the builder's own messages go. Default: slog.Default().

@@ -219,9 +219,7 @@ func same(a, b *api.MachineConfig) bool {
 func text(c *api.MachineConfig) string {
 	d := *c
 	d.Metadata = maps.Clone(c.Metadata)
-	for _, key := range []string{metaRelease, api.MetaHome, api.MetaReplaces} {
-		delete(d.Metadata, key)
-	}
+	delete(d.Metadata, metaRelease)
 	b, _ := json.Marshal(d) // a map of strings and plain structs
 	return string(b)
 }
@@ -317,12 +315,12 @@ func (d *Deployer) do(ctx context.Context, w *work, r *app.Release, s Step) erro
 }
 
 func (d *Deployer) create(ctx context.Context, w *work, r *app.Release, s Step) error {
-	c, at := config(r, s.Group, r.Groups[s.Group]), d.cfg.StandIn(s.Region, r.Regions)
-	if at != s.Region {
-		w.warn("region %q has no node that takes machines now: one of its machines is made in %q", s.Region, at)
-		c.Metadata[api.MetaHome] = s.Region
+	req := api.CreateMachineRequest{Config: config(r, s.Group, r.Groups[s.Group]), Release: r.Version, SkipServiceRegistration: true}
+	if req.Region = d.cfg.StandIn(s.Region, r.Regions); req.Region != s.Region {
+		w.warn("region %q has no node that takes machines now: one of its machines is made in %q", s.Region, req.Region)
+		req.HomeRegion = s.Region
 	}
-	m, err := d.cfg.Machines.Create(ctx, r.App, api.CreateMachineRequest{Config: c, Region: at, Release: r.Version, SkipServiceRegistration: true})
+	m, err := d.cfg.Machines.Create(ctx, r.App, req)
 	if err != nil {
 		return wrap(err, "process group %q: cannot create a machine", s.Group)
 	}

@@ -47,6 +47,7 @@ type Local interface {
 type Looker interface {
 	List(app string) []api.Machine
 	Get(ctx context.Context, id string) (api.Machine, error)
+	MadeBy(app, key string) (id string)
 	Status(id string) (machine.Status, bool)
 	Statuses() []machine.Status
 	Changes(ctx context.Context) <-chan string

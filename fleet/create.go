@@ -11,7 +11,8 @@ import (
 // whose answer is lost on the way is asked for again under the same key, so it
 // makes one machine, not two; the caller's own key counts across all nodes.
 func (f *Fleet) Create(ctx context.Context, app string, req api.CreateMachineRequest) (api.Machine, error) {
-	if forwarded(ctx) {
+	// What was made here, or is being made, under the key, Local finds again.
+	if forwarded(ctx) || f.cfg.Local.MadeBy(app, req.IdempotencyKey) != "" {
 		return f.cfg.Local.Create(ctx, app, req)
 	}
 	if p, ok := f.madeBy(app, req.IdempotencyKey); ok {

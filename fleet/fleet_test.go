@@ -342,6 +342,27 @@ func TestCallersKey(t *testing.T) {
 	}
 }
 
+// The same where the machine is on the node that is asked.
+func TestCallersKeyAtHome(t *testing.T) {
+	c := newCloud(t, "n1", "n2")
+	c.app(t, "shop")
+	n1, n2, ctx := c.nodes[0], c.nodes[1], t.Context()
+	req := api.CreateMachineRequest{Config: config(), IdempotencyKey: "order-7"}
+	c.placeOn("n1")
+	first := must[api.Machine](t)(n1.CreateMachine(ctx, "shop", req))
+	c.placeOn("n2") // which has fewer of the app
+	if m := must[api.Machine](t)(n1.CreateMachine(ctx, "shop", req)); m.ID != first.ID {
+		t.Errorf("made %s, not %s", m.ID, first.ID)
+	}
+	if len(n1.host.List("shop")) != 1 || len(n2.host.List("shop")) != 0 {
+		t.Error("there are more machines than one")
+	}
+	req.IdempotencyKey = ""
+	if m := must[api.Machine](t)(n1.CreateMachine(ctx, "shop", req)); m.Node != "n2" {
+		t.Errorf("without a key it is made on %s", m.Node)
+	}
+}
+
 func TestExecStreamIsPassedOn(t *testing.T) {
 	c := newCloud(t, "n1", "n2")
 	c.app(t, "shop")

@@ -151,6 +151,9 @@ func (h *Host) checkRequest(ctx context.Context, app string, req api.CreateMachi
 			return err
 		}
 	}
+	if len(req.HomeRegion) > 63 {
+		return invalid("home_region", "has %d characters, the most is 63", len(req.HomeRegion))
+	}
 	if req.Release < 0 {
 		return invalid("release", "is %d; it cannot be negative", req.Release)
 	}
@@ -190,7 +193,7 @@ func (h *Host) newRecord(app, org string, o order) Record {
 		App: app, Org: org, Name: o.Name, Node: h.cfg.Node, Region: h.cfg.Region, CreatedAt: now, UpdatedAt: now,
 		Version: newVersion(), Config: *o.config, Image: imageRef(o.image), Release: o.Release,
 		Desired: api.StateCreated, State: api.StateCreated, Cordoned: o.SkipServiceRegistration,
-		NoSecrets: o.SkipSecrets, SecretsVersion: &o.secrets, CreateKey: o.IdempotencyKey,
+		NoSecrets: o.SkipSecrets, SecretsVersion: &o.secrets, CreateKey: o.IdempotencyKey, Home: o.HomeRegion, Replaces: o.Replaces,
 	}
 	r.addVersion(now)
 	r.note("launch", byUser, nil)
@@ -230,6 +233,17 @@ func (h *Host) reserve(r Record, name string) (m *machine, mine bool, err error)
 	m.view.Load().rec.State = api.StateCreating
 	h.machines[m.id], h.names[r.App+"/"+r.Name] = m, m.id
 	return m, true, nil
+}
+
+// MadeBy returns the id of the app's machine that was made, or is being made, under
+// the idempotency key; "" if there is none.
+func (h *Host) MadeBy(app, key string) string {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if m := h.madeBy(app, key); m != nil {
+		return m.id
+	}
+	return ""
 }
 
 // madeBy finds the app's machine that was made under the key; mu is held.

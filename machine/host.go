@@ -274,7 +274,7 @@ func (v *view) shown() api.Machine {
 		InstanceID: r.Version, Version: r.Version, PrivateIP: r.PrivateIP,
 		CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt, Config: &r.Config,
 		Events: r.Events, Checks: v.checks, HostStatus: "ok", Cordoned: r.Cordoned,
-		App: r.App, Node: r.Node, Release: r.Release, Standing: r.Standing,
+		App: r.App, Node: r.Node, Release: r.Release, Standing: r.Standing, HomeRegion: r.Home,
 	}
 }
 

@@ -47,6 +47,12 @@ type Record struct {
 	// if it had none.
 	CreateKey string `json:"create_key,omitempty"`
 
+	// Home is the region that the machine stands in for, Replaces the machine of
+	// another node that it was made to stand for; "" if there is none. Neither is
+	// in the configuration, which people copy from machine to machine.
+	Home     string `json:"home,omitempty"`
+	Replaces string `json:"replaces,omitempty"`
+
 	// Sandbox is the id of the latest life.
 	Sandbox string `json:"sandbox,omitempty"`
 	// Snapshot names the folder that holds a suspended machine, "" if none.

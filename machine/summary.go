@@ -43,6 +43,9 @@ type Summary struct {
 	SecretsVersion *uint64 `json:"secrets_version,omitempty"`
 	// CreateKey is the idempotency key of the creation, "" if it had none.
 	CreateKey string `json:"create_key,omitempty"`
+	// Home and Replaces are as in [Record].
+	Home     string `json:"home,omitempty"`
+	Replaces string `json:"replaces,omitempty"`
 
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
@@ -99,7 +102,7 @@ func (v *view) summary() Summary {
 		ID: r.ID, App: r.App, Org: r.Org, Name: r.Name, Node: r.Node, Region: r.Region, Group: Group(&r.Config), PrivateIP: r.PrivateIP,
 		State: r.State, Since: v.since.UTC().Round(0), Healthy: v.healthy, Cordoned: r.Cordoned, Standing: r.Standing,
 		Version: r.Version, Release: r.Release, Config: &r.Config, Image: r.Image,
-		NoSecrets: r.NoSecrets, SecretsVersion: r.SecretsVersion, CreateKey: r.CreateKey, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
+		NoSecrets: r.NoSecrets, SecretsVersion: r.SecretsVersion, CreateKey: r.CreateKey, Home: r.Home, Replaces: r.Replaces, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
 	}
 	for _, c := range v.checks {
 		s.Checks = append(s.Checks, CheckSummary{Name: c.Name, Status: c.Status})
@@ -141,7 +144,7 @@ func (s Summary) Machine() api.Machine {
 	m := api.Machine{
 		ID: s.ID, Name: s.Name, State: s.State, Region: s.Region, ImageRef: s.Image, InstanceID: s.Version, Version: s.Version,
 		PrivateIP: s.PrivateIP, CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt, Config: s.Config, HostStatus: "ok",
-		Cordoned: s.Cordoned, App: s.App, Node: s.Node, Release: s.Release, Standing: s.Standing,
+		Cordoned: s.Cordoned, App: s.App, Node: s.Node, Release: s.Release, Standing: s.Standing, HomeRegion: s.Home,
 	}
 	for _, c := range s.Checks {
 		m.Checks = append(m.Checks, api.CheckStatus{Name: c.Name, Status: c.Status, UpdatedAt: s.UpdatedAt})
@@ -180,7 +183,7 @@ func (s *Summary) UnmarshalJSON(b []byte) error {
 	if s.Image = (api.ImageRef{}); s.image != nil {
 		s.Image = *s.image
 	}
-	for _, word := range []*string{&s.App, &s.Org, &s.Node, &s.Region, &s.Group, &s.State, &s.Standing} {
+	for _, word := range []*string{&s.App, &s.Org, &s.Node, &s.Region, &s.Group, &s.State, &s.Standing, &s.Home} {
 		*word = shared(*word)
 	}
 	for i := range s.Checks {

@@ -45,7 +45,8 @@
 // the host, and machines of their own org. They do not reach machines of other
 // orgs, cloud metadata services, or the host's own ports, but for the resolver,
 // ping, [Config.HostPorts] and the router at addresses of apps (services.go). A packet with a source address that is not the
-// slot's is dropped before it is tracked. The next rule goes in rules.go.
+// slot's is dropped before it is tracked. A slot of no org ([Network.Isolate])
+// reaches the internet alone. The next rule goes in rules.go.
 //
 // On [Config.Wire] an org reaches itself, on other nodes and at laptops
 // ([Network.SetPeers]), by one lookup of its number; nodes reach each other's

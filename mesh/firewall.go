@@ -67,7 +67,10 @@ func (n *Network) applyFirewall() error {
 
 func (n *Network) addSets(c *nftables.Conn, f firewall) error {
 	var orgs, remote, ports []nftables.SetElement
-	for _, o := range n.orgs {
+	for name, o := range n.orgs {
+		if name == "" { // isolated slots: their group is a friend of none
+			continue
+		}
 		orgs = append(orgs, orgElement(o.group))
 		if o.number != 0 {
 			remote = append(remote, remoteElement(*o))

@@ -149,7 +149,15 @@ func (n *Network) IPv6() bool {
 
 // PrivateIPv6 returns the address a machine has, or will have, on this node.
 func (n *Network) PrivateIPv6(id Identity) netip.Addr {
-	return PrivateIPv6(n.cfg.IPv6, n.cfg.NodeNumber, n.cfg.OrgNumber(id.Org), id.Machine)
+	return PrivateIPv6(n.cfg.IPv6, n.cfg.NodeNumber, n.orgNumber(id.Org), id.Machine)
+}
+
+// orgNumber is 0, a number of ours, for what is of no org.
+func (n *Network) orgNumber(name string) uint32 {
+	if name == "" {
+		return 0
+	}
+	return n.cfg.OrgNumber(name)
 }
 
 // Lookup says which machine an address of ours belongs to.

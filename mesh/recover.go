@@ -71,7 +71,7 @@ func (n *Network) addressOf(l netlink.Link, whose Identity) netip.Addr {
 func (n *Network) rejoin(l netlink.Link, name string) error {
 	o := n.orgs[name]
 	if o == nil {
-		o = &org{group: l.Attrs().Group, number: n.cfg.OrgNumber(name)}
+		o = &org{group: l.Attrs().Group, number: n.orgNumber(name)}
 		n.orgs[name] = o
 	}
 	n.group = max(n.group, o.group)

@@ -29,5 +29,8 @@ type Slot struct {
 	Identity Identity
 }
 
+// Isolated reports whether the slot belongs to no org; see [Network.Isolate].
+func (s Slot) Isolated() bool { return s.Assigned() && s.Identity.Org == "" }
+
 // Assigned reports whether the slot belongs to a machine.
 func (s Slot) Assigned() bool { return s.Identity != Identity{} }

@@ -91,6 +91,23 @@ func (n *Network) Assign(ctx context.Context, s *Slot, id Identity) error {
 	if n.cfg.OrgNumber(id.Org) == 0 {
 		return fmt.Errorf("cannot assign network slot %d: org %q has no number: create the org first", s.ID, id.Org)
 	}
+	return n.give(s, id)
+}
+
+// Isolate gives a slot to what is of no org: it reaches the internet and the
+// resolver as a machine does, but no machine, not even another such slot. The
+// name tells it apart; for the rest see Assign.
+func (n *Network) Isolate(ctx context.Context, s *Slot, name string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if name == "" {
+		return fmt.Errorf("cannot isolate network slot %d: want a name", s.ID)
+	}
+	return n.give(s, Identity{Machine: name})
+}
+
+func (n *Network) give(s *Slot, id Identity) error {
 	next := *s
 	next.Identity = id
 	if s.Gateway6.IsValid() {
@@ -172,9 +189,11 @@ func (n *Network) forget(s *Slot) org {
 func (n *Network) join(name string) (uint32, error) {
 	o := n.orgs[name]
 	if o == nil {
-		o = &org{group: n.group + 1, number: n.cfg.OrgNumber(name)}
-		if err := n.admitOrg(*o); err != nil {
-			return 0, err
+		o = &org{group: n.group + 1, number: n.orgNumber(name)}
+		if name != "" {
+			if err := n.admitOrg(*o); err != nil {
+				return 0, err
+			}
 		}
 		n.group, n.orgs[name] = o.group, o
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"time"
 
@@ -106,13 +105,13 @@ func (n *Node) placed(s machine.Summary) placement.Placed {
 	if r, ok := n.apps.NewestRelease(s.App); ok {
 		p.Allowed = r.Regions
 	}
+	if p.Replaces = s.Replaces; s.Home != "" {
+		p.Region = s.Home
+	}
 	if s.Config == nil {
 		return p
 	}
-	p.Mounted, p.Replaces = len(s.Config.Mounts) > 0, s.Config.Metadata[api.MetaReplaces]
-	if home := s.Config.Metadata[api.MetaHome]; home != "" {
-		p.Region = home
-	}
+	p.Mounted = len(s.Config.Mounts) > 0
 	return p
 }
 
@@ -228,17 +227,12 @@ func (n *Node) makeMoved(ctx context.Context, m placement.Move) (string, error) 
 }
 
 func replacement(old machine.Summary, m placement.Move, here string) api.CreateMachineRequest {
-	c := *old.Config
-	c.Metadata = maps.Clone(c.Metadata)
-	if c.Metadata == nil {
-		c.Metadata = map[string]string{}
-	}
-	c.Metadata[api.MetaReplaces] = m.Machine
-	if m.Home != "" && m.Home != here {
-		c.Metadata[api.MetaHome] = m.Home
+	home := m.Home
+	if home == here {
+		home = ""
 	}
 	return api.CreateMachineRequest{
-		Config: &c, Region: here, Release: old.Release, SkipSecrets: old.NoSecrets, MinSecretsVersion: old.SecretsVersion,
+		Config: old.Config, Replaces: m.Machine, HomeRegion: home, Region: here, Release: old.Release, SkipSecrets: old.NoSecrets, MinSecretsVersion: old.SecretsVersion,
 		SkipServiceRegistration: m.Cordoned, SkipLaunch: old.State == api.StateStopped || old.State == api.StateCreated || old.State == api.StateSuspended,
 	}
 }

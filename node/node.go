@@ -127,7 +127,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 // withdraw removes what a start that failed has set up, unless machines of an
 // earlier run still need it.
 func (n *Node) withdraw(ctx context.Context) {
-	if n.network == nil || len(n.network.Slots()) > 0 {
+	if n.network == nil || len(machineNetworks{n.network}.Slots()) > 0 {
 		return
 	}
 	n.leave(ctx)
@@ -255,18 +255,14 @@ func (n *Node) openMachines(context.Context) error {
 	if err != nil {
 		return err
 	}
-	var nameservers []string
-	for _, a := range n.network.ResolverAddrs() {
-		nameservers = append(nameservers, a.String())
-	}
 	n.machines, err = machine.New(machine.Config{
 		Dir: n.path("machines"), Node: n.cfg.Name, Region: n.cfg.Region,
-		Sandbox: n.sandbox, Images: n.images, Networks: n.network, Records: records, Apps: owners{n.apps}, Secrets: n.apps,
+		Sandbox: n.sandbox, Images: n.images, Networks: machineNetworks{n.network}, Records: records, Apps: owners{n.apps}, Secrets: n.apps,
 		Console:     console{n.collector, n.store, n.cfg.Region, n.log},
 		MayRun:      n.mayRun,
 		MaySleep:    n.maySleep,
 		Named:       n.named,
-		Nameservers: nameservers, Pool: n.cfg.Pool, SinkAfter: n.cfg.SinkAfter, Logger: n.log,
+		Nameservers: n.resolvers(), Pool: n.cfg.Pool, SinkAfter: n.cfg.SinkAfter, Logger: n.log,
 	})
 	return err
 }
@@ -344,7 +340,7 @@ func (n *Node) openDeploys(context.Context) (err error) {
 		return err
 	}
 	if len(n.cfg.Builder) > 0 {
-		n.builds, err = build.New(build.Config{Dir: n.path("build"), Command: n.cfg.Builder, Runtime: runtime, PlainHTTP: append(n.cfg.PlainHTTP, n.cfg.registryHosts()...), Auth: n.registryAuth, Log: n.log})
+		n.builds, err = build.New(build.Config{Dir: n.path("build"), Command: n.cfg.Builder, Runtime: runtime, PlainHTTP: append(n.cfg.PlainHTTP, n.cfg.registryHosts()...), Auth: n.registryAuth, Networks: n.stepNetworks, Nameservers: n.resolvers(), Log: n.log})
 		if err != nil {
 			return err
 		}

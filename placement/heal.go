@@ -70,8 +70,7 @@ func plan(now time.Time, nodes []Node, machines []Placed, moves map[string]Move,
 // yet: that one looks for another place by itself.
 func busy(m Placed, moves map[string]Move) bool {
 	_, moving := moves[m.ID]
-	made, ok := moves[m.Replaces]
-	return moving || m.Replaces != "" && ok && made.Phase == Open
+	return moving || moves[m.Replaces].madeFor(m) && moves[m.Replaces].Phase == Open
 }
 
 // refuge is the best node for a machine that leaves its own.

@@ -20,7 +20,7 @@ type Fleet interface {
 	// were heard of last.
 	Machines() []Placed
 	// Create asks m.To to make the machine that replaces m.Machine, with
-	// api.MetaReplaces in its metadata, and returns its id. m.To answers with
+	// m.Machine as what it replaces, and returns its id. m.To answers with
 	// [Healer.Make], so that it may be repeated.
 	Create(ctx context.Context, m Move) (string, error)
 	// Ready returns when the replacement is healthy and every edge routes to it.
@@ -350,15 +350,11 @@ func (h *Healer) sign(ctx context.Context, m Move, own []Placed) (Move, bool) {
 	if h.lostNew(m, own) {
 		m.New, changed = "", true
 	}
-	if slices.Contains(m.Tried, h.cfg.Node) && !hasCopy(own, m) && !h.makes(m.Machine) {
+	if slices.Contains(m.Tried, h.cfg.Node) && !slices.ContainsFunc(own, m.madeFor) && !h.makes(m.Machine) {
 		m.Tried = slices.DeleteFunc(slices.Clone(m.Tried), func(n string) bool { return n == h.cfg.Node })
 		changed = true
 	}
 	return m, changed
-}
-
-func hasCopy(own []Placed, m Move) bool {
-	return slices.ContainsFunc(own, func(p Placed) bool { return p.Replaces == m.Machine })
 }
 
 // lostNew reports whether the replacement that the record names is not here any
@@ -396,7 +392,7 @@ func (h *Healer) Make(ctx context.Context, m Move, make func(context.Context) (s
 		return "", err
 	}
 	for _, p := range h.cfg.Own.Machines() {
-		if p.Replaces == m.Machine {
+		if m.madeFor(p) {
 			return p.ID, nil
 		}
 	}

@@ -6,7 +6,7 @@ import "time"
 type Placed struct {
 	ID, App, Group string
 	// Node has it. Region is where it belongs, which is not where it is if it
-	// stands in for another region (api.MetaHome).
+	// stands in for another region.
 	Node, Region string
 	// Allowed are the regions that the app's configuration allows.
 	Allowed []string
@@ -15,7 +15,7 @@ type Placed struct {
 	Cordoned bool
 	MemoryMB int
 	CPUs     float64
-	// Replaces is the machine that it was made to replace (api.MetaReplaces).
+	// Replaces is the machine that it was made to replace, as the healer asked.
 	Replaces string
 }
 
@@ -91,10 +91,15 @@ func Judge(m Placed, moves map[string]Move) Verdict {
 			return Hold
 		}
 	}
-	if mv, ok := moves[m.Replaces]; ok && m.Replaces != "" && mv.strange(m) {
+	if mv := moves[m.Replaces]; mv.madeFor(m) && mv.strange(m) {
 		return Destroy
 	}
 	return Keep
+}
+
+// madeFor reports whether p was made to stand for the machine that moves.
+func (m Move) madeFor(p Placed) bool {
+	return m.Machine != "" && p.Replaces == m.Machine && p.App == m.App
 }
 
 // strange reports whether m, made for the move, is not the one it settled on.

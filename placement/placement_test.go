@@ -107,3 +107,36 @@ func TestChooseAsksForNoMore(t *testing.T) {
 		t.Errorf("a machine that asks for a CPU goes to %q", at)
 	}
 }
+
+// TestOthersDoNotStandIn: a machine of another app is neither taken for a replacement
+// nor condemned as one, whatever it says that it replaces.
+func TestOthersDoNotStandIn(t *testing.T) {
+	now := time.Now()
+	mv := Move{Machine: "x", App: "shop", Phase: Replaced, From: "a", To: "b", New: "y"}
+	moves := map[string]Move{"x": mv}
+	for app, want := range map[string]Verdict{"shop": Destroy, "other": Keep} {
+		if got := Judge(Placed{ID: "z", App: app, Node: "b", Replaces: "x"}, moves); got != want {
+			t.Errorf("a machine of app %q: %s, want %s", app, got, want)
+		}
+	}
+	if got := Judge(Placed{ID: "z", App: "shop", Node: "b"}, map[string]Move{"": {Phase: Cancelled}}); got != Keep {
+		t.Errorf("a machine that replaces none: %s", got)
+	}
+
+	s := &sim{nodes: map[string]*simNode{}, moves: map[string]MoveRecord{}, roots: map[string]string{}}
+	b := &simNode{Node: Node{Name: "b", Region: "iad", Up: true}, state: "up", machines: map[string]Placed{}}
+	s.nodes["b"] = b
+	s.boot(b)
+	mv.Phase, mv.New = Open, ""
+	s.moves["x"] = MoveRecord{Move: mv}
+	b.machines["z"] = Placed{ID: "z", App: "other", Node: "b", Replaces: "x"}
+	id, err := b.daemon.healer.Make(t.Context(), mv, func(context.Context) (string, error) { return "new", nil })
+	if id != "new" || err != nil {
+		t.Errorf("made %q: %v", id, err)
+	}
+	b.machines["y"] = Placed{ID: "y", App: "shop", Node: "b", Replaces: "x"}
+	id, err = b.daemon.healer.Make(t.Context(), mv, func(context.Context) (string, error) { return "one more", nil })
+	if id != "y" || err != nil {
+		t.Errorf("took %q: %v", id, err)
+	}
+}

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ociFlags contain a build step: gVisor's kernel, the host's network (which
-// the builder chose), and no layer of ours over the builder's root, which
+// ociFlags contain a build step: gVisor's kernel, the network of the namespace
+// in its configuration (which the builder chose), and no layer of ours over the builder's root, which
 // must get the step's files.
 var ociFlags = []string{"--platform=systrap", "--ignore-cgroups", "--host-settings=ignore", "--network=host", "--overlay2=none", "--allow-suid"}
 
