@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,8 +14,8 @@ import (
 	"github.com/perigee-run/perigee/api"
 )
 
-// LinesConfig joins Lines with its neighbours. All but Patience, Retry and Logger
-// are required.
+// LinesConfig joins Lines with its neighbours. All but Patience, Memory, Retry
+// and Logger are required.
 type LinesConfig struct {
 	Self  string
 	Local LogReader
@@ -24,6 +23,9 @@ type LinesConfig struct {
 	Nodes Nodes
 	// Patience is how long the past lines of a node are waited for. Default 3 s.
 	Patience time.Duration
+	// Memory is how many bytes of past lines are held while they are put in order,
+	// about; of more, the latest are given. Default 64 MiB.
+	Memory int
 	// Retry is how soon a node whose lines broke off is asked again. Default 2 s.
 	Retry time.Duration
 	// Logger defaults to slog.Default().
@@ -46,6 +48,9 @@ func NewLines(cfg LinesConfig) (*Lines, error) {
 	}
 	if cfg.Patience <= 0 {
 		cfg.Patience = 3 * time.Second
+	}
+	if cfg.Memory <= 0 {
+		cfg.Memory = 64 << 20
 	}
 	if cfg.Retry <= 0 {
 		cfg.Retry = 2 * time.Second
@@ -118,7 +123,7 @@ var errLeft = errors.New("the reader has left")
 // past gives the past lines of all nodes in the order of their times: the last
 // of them, if their number is limited. Lines that are new already wait.
 func (g *gathering) past(ctx context.Context, yield func(api.LogLine, error) bool) error {
-	lines, notes, early, waiting := []api.LogLine(nil), []api.LogLine(nil), []api.LogLine(nil), map[int]bool{}
+	lines, notes, early, waiting := held{most: g.l.cfg.Memory}, []api.LogLine(nil), []api.LogLine(nil), map[int]bool{}
 	for i := range g.nodes {
 		waiting[i] = true
 	}
@@ -136,7 +141,7 @@ func (g *gathering) past(ctx context.Context, yield func(api.LogLine, error) boo
 			case s.note:
 				notes = append(notes, s.line)
 			case waiting[s.node]:
-				lines = append(lines, s.line)
+				lines.add(s.line)
 			default:
 				early = append(early, s.line)
 			}
@@ -149,7 +154,41 @@ func (g *gathering) past(ctx context.Context, yield func(api.LogLine, error) boo
 			return ctx.Err()
 		}
 	}
-	return give(slices.Concat(g.latest(lines), notes, early), yield)
+	last := g.latest(lines.all)
+	if lines.cut && (g.q.Lines == 0 || len(last) < g.q.Lines) {
+		first := g.note("there is more than can be put in order; these are the latest %d lines: ask for a shorter time, or for one machine's", len(last))
+		last = slices.Insert(last, 0, first)
+	}
+	return give(slices.Concat(last, notes, early), yield)
+}
+
+// held are past lines, the latest of them when they are too many.
+type held struct {
+	all        []api.LogLine
+	size, most int
+	cut        bool
+}
+
+func (h *held) add(l api.LogLine) {
+	h.all = append(h.all, l)
+	h.size += weight(l)
+	if h.size <= h.most {
+		return
+	}
+	h.cut = true
+	byTime(h.all)
+	drop := 0
+	for ; h.size > h.most/2; drop++ {
+		h.size -= weight(h.all[drop])
+	}
+	h.all = slices.Delete(h.all, 0, drop)
+}
+
+// weight is about what a line takes in memory.
+func weight(l api.LogLine) int { return len(l.Text) + 200 }
+
+func byTime(lines []api.LogLine) {
+	slices.SortStableFunc(lines, func(a, b api.LogLine) int { return a.Time.Compare(b.Time) })
 }
 
 func give(lines []api.LogLine, yield func(api.LogLine, error) bool) error {
@@ -163,7 +202,7 @@ func give(lines []api.LogLine, yield func(api.LogLine, error) bool) error {
 
 // latest sorts lines and keeps as many as are asked for.
 func (g *gathering) latest(lines []api.LogLine) []api.LogLine {
-	slices.SortStableFunc(lines, func(a, b api.LogLine) int { return cmp.Compare(a.Time.UnixNano(), b.Time.UnixNano()) })
+	byTime(lines)
 	n := g.q.Lines
 	if n == 0 && g.q.Since.IsZero() {
 		n = 100

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/fleet"
 	"github.com/perigee-run/perigee/logs"
 )
 
@@ -115,6 +116,31 @@ func TestLinesOfAllNodes(t *testing.T) {
 		if got := read(t.Context(), t, n, api.LogQuery{}).all(); len(got) != 0 {
 			t.Errorf("%s still has %q", n.name, got)
 		}
+	}
+}
+
+// TestPastLinesAreBounded: of more than is held, the latest are given, and it is
+// said.
+func TestPastLinesAreBounded(t *testing.T) {
+	c := newCloud(t, "n1", "n2")
+	c.app(t, "shop")
+	for i := range 100 {
+		c.nodes[i%2].say(t, fmt.Sprint("m", i%2), fmt.Sprint("line ", i))
+	}
+	n1 := c.nodes[0]
+	some := must[*fleet.Lines](t)(fleet.NewLines(fleet.LinesConfig{Self: "n1", Local: tail{n1.log}, Peers: fleet.Over(n1), Nodes: n1, Patience: time.Minute, Memory: 40 * 207}))
+	var got []string
+	for l, err := range some.Logs(t.Context(), "shop", api.LogQuery{Since: time.Now().Add(-time.Hour)}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, l.Text)
+	}
+	if n := len(got); n < 20 || n > 42 || !strings.Contains(got[0], "more than can be put in order") || got[n-1] != "line 99" {
+		t.Errorf("%d lines: %q", n, got)
+	}
+	if all := read(t.Context(), t, n1, api.LogQuery{Since: time.Now().Add(-time.Hour)}).all(); len(all) != 100 || all[0] != "line 0" {
+		t.Errorf("with room for all: %d lines: %q", len(all), all)
 	}
 }
 

@@ -124,7 +124,7 @@ func (s *Server) releaseRoutes() []route {
 		{"arg", "string", "NAME=VALUE, may be repeated"}, {"no_cache", "boolean", "Run every step again"},
 	}
 	logs := []param{
-		{"machine", "string", "Only this machine"}, {"region", "string", "Only machines here"}, {"lines", "integer", "Past lines; default 100, or all with since; negative means none"},
+		{"machine", "string", "Only this machine"}, {"region", "string", "Only machines here"}, {"lines", "integer", "Past lines; 100000 at most; default 100, or all with since; negative means none"},
 		{"since", "string", "A time (RFC 3339), or how long ago, such as 10m"}, {"follow", "boolean", "Go on with new lines"},
 	}
 	return []route{

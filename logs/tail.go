@@ -12,6 +12,7 @@ import (
 
 const (
 	defaultLines = 100
+	maxLines     = 100_000          // that may be asked for by their number: they are held until the last is read
 	pastWait     = 5 * time.Second  // for a message that is stored: it is there, or gone
 	readerIdle   = 30 * time.Second // after which the server forgets a reader that is gone
 )
@@ -21,8 +22,8 @@ type Query struct {
 	App, Region, Machine string
 	// Since leaves out what was stored earlier.
 	Since time.Time
-	// Lines is the most past lines to give, the latest ones. 0 means 100, or all
-	// when Since is set; negative means none.
+	// Lines is the most past lines to give, the latest ones, and 100,000 at most.
+	// 0 means 100, or all when Since is set; negative means none.
 	Lines int
 	// Follow goes on with new lines until the context ends.
 	Follow bool
@@ -65,14 +66,9 @@ func (s *Store) tail(ctx context.Context, q Query, yield func(Line) bool) error 
 		return err
 	}
 	defer it.Stop()
-	past, err := history(ctx, it, cons.CachedInfo().NumPending, q.lines())
-	if err != nil {
+	more, err := history(ctx, it, cons.CachedInfo().NumPending, q.lines(), yield)
+	if err != nil || !more {
 		return err
-	}
-	for _, l := range past {
-		if !yield(l) {
-			return nil
-		}
 	}
 	if q.Mark && !yield(Line{Source: SourceMark}) || !q.Follow {
 		return nil
@@ -105,27 +101,33 @@ func (q Query) lines() int {
 	case q.Lines == 0:
 		return defaultLines
 	}
-	return q.Lines
+	return min(q.Lines, maxLines)
 }
 
-// history reads pending messages and keeps the last n lines of them.
-func history(ctx context.Context, it jetstream.MessagesContext, pending uint64, n int) ([]Line, error) {
+// history reads pending messages and gives the last n lines of them; with -1 all,
+// each as it is read. It reports whether the reader wants more.
+func history(ctx context.Context, it jetstream.MessagesContext, pending uint64, n int, yield func(Line) bool) (more bool, err error) {
 	var past []Line
 	for pending > 0 {
 		m, err := nextPast(ctx, it)
 		if err != nil {
-			return nil, err
+			return false, err
 		}
 		if m == nil {
 			break
 		}
 		past = append(past, readBatch(m)...)
-		if n >= 0 && len(past) > 2*n+1024 {
+		if n < 0 {
+			if !give(past, yield) {
+				return false, nil
+			}
+			past = past[:0]
+		} else if len(past) > 2*n+1024 {
 			past = append(past[:0], past[len(past)-n:]...)
 		}
 		meta, err := m.Metadata()
 		if err != nil {
-			return nil, err
+			return false, err
 		}
 		// Old messages may have been discarded meanwhile: believe the latest count.
 		pending = min(pending-1, meta.NumPending)
@@ -133,7 +135,16 @@ func history(ctx context.Context, it jetstream.MessagesContext, pending uint64, 
 	if n >= 0 && len(past) > n {
 		past = past[len(past)-n:]
 	}
-	return past, nil
+	return give(past, yield), nil
+}
+
+func give(lines []Line, yield func(Line) bool) (more bool) {
+	for _, l := range lines {
+		if !yield(l) {
+			return false
+		}
+	}
+	return true
 }
 
 // nextPast is the next message that was there when reading began; nil when it and
@@ -157,10 +168,8 @@ func live(ctx context.Context, it jetstream.MessagesContext, yield func(Line) bo
 		if err != nil {
 			return err
 		}
-		for _, l := range readBatch(m) {
-			if !yield(l) {
-				return nil
-			}
+		if !give(readBatch(m), yield) {
+			return nil
 		}
 	}
 }
