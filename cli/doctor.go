@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/internal/exit"
 	"github.com/spf13/cobra"
 )
 
@@ -44,7 +45,7 @@ func (e *env) doctor(ctx context.Context) error {
 	}
 	for _, f := range found {
 		if !f.OK && f.Fatal {
-			return exitError{ExitFailure}
+			return exitError{exit.Failure}
 		}
 	}
 	return nil

@@ -11,20 +11,9 @@ import (
 	"syscall"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/internal/exit"
 	"github.com/perigee-run/perigee/internal/version"
 	"github.com/spf13/cobra"
-)
-
-// Exit codes of the command; they are public promises (docs/exit-codes.md).
-const (
-	ExitOK          = 0
-	ExitFailure     = 1 // anything not named below
-	ExitUsage       = 2 // a flag, an argument or a configuration is wrong
-	ExitNotFound    = 3 // the app, machine, release or image does not exist
-	ExitAuth        = 4 // no token, or one that does not reach this
-	ExitConflict    = 5 // a name is taken, or a lease or another deploy is in the way
-	ExitDeploy      = 6 // the build or the deploy failed; the old release serves
-	ExitUnreachable = 7 // no node answers
 )
 
 // IO is where a command reads and writes.
@@ -45,7 +34,7 @@ type env struct {
 	loaded  string // the configuration file in use
 }
 
-// usageError marks errors that end with ExitUsage.
+// usageError marks errors that end with [exit.Usage].
 type usageError struct{ error }
 
 func usagef(format string, a ...any) error { return usageError{fmt.Errorf(format, a...)} }
@@ -84,20 +73,20 @@ func Main(args []string, std IO) int {
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
-		return ExitOK
+		return exit.OK
 	}
 	return e.report(err)
 }
 
 // report prints the error with its hint and chooses the exit code.
 func (e *env) report(err error) int {
-	var exit exitError
-	if errors.As(err, &exit) {
-		return exit.code
+	var remote exitError
+	if errors.As(err, &remote) {
+		return remote.code
 	}
 	if errors.Is(err, context.Canceled) {
 		fmt.Fprintln(e.Err, "interrupted")
-		return 130
+		return exit.Interrupted
 	}
 	fmt.Fprintln(e.Err, e.paint(red, "Error:"), err)
 	if h := hintOf(err); h != "" {
@@ -118,13 +107,6 @@ func hintOf(err error) string {
 	return ""
 }
 
-var codeExits = map[string]int{
-	api.CodeNotFound: ExitNotFound, api.CodeUnauthorized: ExitAuth, api.CodeForbidden: ExitAuth,
-	api.CodeConflict: ExitConflict, api.CodeNameTaken: ExitConflict,
-	api.CodeDeployFailed: ExitDeploy, api.CodeBuildFailed: ExitDeploy,
-	api.CodeInvalid: ExitUsage, api.CodeBadRequest: ExitUsage, api.CodeUnreachable: ExitUnreachable,
-}
-
 func exitCode(err error) int {
 	var c coded
 	if errors.As(err, &c) {
@@ -132,24 +114,17 @@ func exitCode(err error) int {
 	}
 	var u usageError
 	if errors.As(err, &u) {
-		return ExitUsage
+		return exit.Usage
 	}
 	var un unreachable
 	if errors.As(err, &un) {
-		return ExitUnreachable
-	}
-	var a *api.Error
-	if errors.As(err, &a) {
-		if c, ok := codeExits[a.Code]; ok {
-			return c
-		}
-		return ExitFailure
+		return exit.Unreachable
 	}
 	if strings.HasPrefix(err.Error(), "unknown command") || strings.HasPrefix(err.Error(), "unknown flag") ||
 		strings.HasPrefix(err.Error(), "unknown shorthand flag") || strings.HasPrefix(err.Error(), "required flag") {
-		return ExitUsage
+		return exit.Usage
 	}
-	return ExitFailure
+	return exit.Of(err)
 }
 
 // Root returns the whole command tree.

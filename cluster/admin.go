@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"strconv"
 
 	"github.com/perigee-run/perigee/api"
 )
@@ -94,16 +95,24 @@ func (c *Cluster) RotateNodeKey(ctx context.Context, name string) error {
 func (c *Cluster) RemoveNode(ctx context.Context, name string, force bool) error {
 	return c.edit(ctx, name, func(n *Node) error {
 		if n.Member && !c.otherMember(name) {
-			return api.Errorf(api.CodeConflict, "node %q alone keeps the cluster's state: without it everything would be lost", name).
+			return api.Errorf(api.CodeConflict, "node %q alone keeps the cloud's state: without it everything would be lost", name).
 				WithHint("let another node with the role state take it over first: perigee node drain " + name)
 		}
 		if s := c.shown(*n); !force && s.Up && s.State != "drained" {
-			return api.Errorf(api.CodeConflict, "node %q is up and has %d machines", name, s.Machines).
+			return api.Errorf(api.CodeConflict, "node %q is up and has %s", name, machines(s.Machines)).
 				WithHint("drain it first: perigee node drain " + name + "; or give --force")
 		}
 		n.Removed, n.RemovedAt, n.Member = true, c.cfg.now().UTC(), false
 		return nil
 	})
+}
+
+// machines counts in words.
+func machines(n int) string {
+	if n == 1 {
+		return "1 machine"
+	}
+	return strconv.Itoa(n) + " machines"
 }
 
 func (c *Cluster) otherMember(name string) bool {

@@ -66,7 +66,7 @@ func (s Status) Empty() bool { return !s.Leaving && s.Machines == 0 && s.Request
 
 func (c *Config) defaults() error {
 	if c.Dir == "" {
-		return errors.New("cannot open cluster: no data directory is given")
+		return errors.New("cannot open cloud: no data directory is given")
 	}
 	if !slices.Contains([]int{0, 1, 3, 5}, c.Members) {
 		return fmt.Errorf("cannot use %d as --members: want 1, 3 or 5", c.Members)
