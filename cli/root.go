@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -127,6 +129,9 @@ func exitCode(err error) int {
 	return exit.Of(err)
 }
 
+// negative finds a number that was taken for a flag.
+var negative = regexp.MustCompile(`^unknown shorthand flag: '\d' in (-\d+)$`)
+
 // Root returns the whole command tree.
 func Root(e *env) *cobra.Command {
 	root := &cobra.Command{
@@ -147,6 +152,9 @@ and lets idle machines sleep until the next request.`,
 	root.SetErr(e.Err)
 	root.SetIn(e.In)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		if n := negative.FindStringSubmatch(err.Error()); n != nil {
+			err = fmt.Errorf("cannot use %s: there is no number below zero here", n[1])
+		}
 		return hint(usageError{err}, "%s --help lists the flags", c.CommandPath())
 	})
 	f := root.PersistentFlags()
@@ -162,7 +170,42 @@ and lets idle machines sleep until the next request.`,
 	add(root, "machine", machineCmd(e), execCmd(e), consoleCmd(e), imagesCmd(e), proxyCmd(e), wireguardCmd(e))
 	add(root, "node", upCmd(e), joinCmd(e), downCmd(e), nodesCmd(e), nodeCmd(e), doctorCmd(e), tokenCmd(e), labCmd(e))
 	root.AddCommand(docsCmd(e))
+	for _, c := range root.Commands() {
+		refuseEmpty(c)
+	}
 	return root
+}
+
+// refuseEmpty has a command and those below it refuse an empty argument, mostly
+// a script's variable that is not set: it would name any machine, or a path of
+// the API that is not meant. What stands behind -- is the program's that gets it.
+func refuseEmpty(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		refuseEmpty(sub)
+	}
+	check := c.Args
+	c.Args = func(c *cobra.Command, args []string) error {
+		own := args
+		if n := c.ArgsLenAtDash(); n >= 0 {
+			own = args[:n]
+		}
+		if i := slices.Index(own, ""); i >= 0 {
+			return hint(usagef("%s is empty", argName(c.Use, i)), "usage: %s", c.UseLine())
+		}
+		if check == nil {
+			return nil
+		}
+		return check(c, args)
+	}
+}
+
+// argName is what the line of usage calls an argument; the last one may be many.
+func argName(use string, i int) string {
+	names := strings.FieldsFunc(strings.ReplaceAll(use, "[flags]", ""), func(r rune) bool { return strings.ContainsRune(" .", r) })[1:]
+	if len(names) == 0 {
+		return "the argument"
+	}
+	return strings.Trim(names[min(i, len(names)-1)], "[]")
 }
 
 func add(root *cobra.Command, group string, cmds ...*cobra.Command) {
