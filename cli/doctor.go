@@ -206,7 +206,7 @@ func (e *env) nodeFindings(ctx context.Context) []finding {
 	if err != nil {
 		return []finding{{Name: "node", OK: false, Text: "no node answers here", Cure: "sudo perigee up"}}
 	}
-	out := []finding{{Name: "node", OK: true, Text: fmt.Sprintf("%s in region %s, %d machines", n.Name, n.Region, n.Machines)}}
+	out := []finding{{Name: "node", OK: true, Text: fmt.Sprintf("%s in region %s, %s", n.Name, n.Region, count(n.Machines, "machine"))}}
 	for _, p := range n.Problems {
 		out = append(out, fromProblem(p))
 	}

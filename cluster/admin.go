@@ -33,8 +33,9 @@ func (c *Cluster) shown(n Node) api.ClusterNode {
 	s, self := c.cfg.Status(n.Name), c.Self().Name == n.Name
 	s.Up = s.Up || self
 	out := api.ClusterNode{Name: n.Name, Region: n.Region, Number: n.Number, Roles: n.Roles, Member: n.Member, Address: n.Address, PeerPort: n.PeerPort,
-		Version: n.Version, Cordoned: n.Cordoned, Draining: n.Draining, Up: s.Up, Self: self, Machines: s.Machines, Requests: s.Requests,
-		Leaving: s.Leaving, Synced: s.Synced, StartedAt: s.StartedAt, Fault: s.Fault, SeenAt: s.SeenAt, JoinedAt: n.JoinedAt, CertifiedAt: n.CertifiedAt}
+		Version: n.Version, Cordoned: n.Cordoned, Draining: n.Draining, Up: s.Up, Self: self,
+		CPUs: s.CPUs, MemoryMB: s.MemoryMB, HTTP: s.HTTP, HTTPS: s.HTTPS, Machines: s.Machines, Requests: s.Requests,
+		Leaving: s.Leaving, Synced: s.Synced, StartedAt: s.StartedAt, Fault: s.Fault, SeenAt: s.SeenAt, JoinedAt: n.JoinedAt, CertifiedAt: n.CertifiedAt.Add(backdate)}
 	switch {
 	case !s.Up:
 		out.State = "down"

@@ -51,10 +51,14 @@ type Config struct {
 type Status struct {
 	Up       bool      // it was heard of lately
 	SeenAt   time.Time // when it was last heard of
-	Machines int       // that it holds
-	Requests int       // that it serves
-	Leaving  bool      // it drains, and clients may still come in by it
-	Synced   bool      // it has the newest state, and the state takes writes
+	CPUs     int
+	MemoryMB int
+	HTTP     string // where it answers public port 80
+	HTTPS    string // and 443
+	Machines int    // that it holds
+	Requests int    // that it serves
+	Leaving  bool   // it drains, and clients may still come in by it
+	Synced   bool   // it has the newest state, and the state takes writes
 	// StartedAt is when its present program began, Fault why its last upgrade
 	// failed.
 	StartedAt time.Time
