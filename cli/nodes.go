@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/region"
 	"github.com/spf13/cobra"
 )
 
@@ -289,8 +290,20 @@ func (e *env) makeJoinToken(ctx context.Context, req api.CreateJoinTokenRequest)
 	if _, err := fmt.Fprintln(e.Out, tok.Token); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(e.Err, "Until %s, on the new server: sudo perigee join %s --token TOKEN --region CITY\n", tok.ExpiresAt.Local().Format("15:04:05 on 2006-01-02"), tok.Address)
+	if _, city := region.Lookup(req.Region); req.Region != "" && !city {
+		fmt.Fprintf(e.Err, "%s region %q is no city that Perigee knows: how far it is from others is not known before it is measured\n", e.paint(yellow, "warning:"), req.Region)
+	}
+	_, err = fmt.Fprintf(e.Err, "Until %s, on the new server: %s\n", tok.ExpiresAt.Local().Format("15:04:05 on 2006-01-02"), joinLine(tok))
 	return err
+}
+
+// joinLine is the command that a token is for.
+func joinLine(tok api.JoinToken) string {
+	line := "sudo perigee join " + tok.Address + " --token TOKEN --region " + first(tok.Region, "CITY")
+	if len(tok.Roles) > 0 {
+		line += " --roles " + strings.Join(tok.Roles, ",")
+	}
+	return line
 }
 
 func joinTokensCmd(e *env) *cobra.Command {

@@ -140,7 +140,8 @@ func TestNodeCommands(t *testing.T) {
 	run(2, "node token --uses 0", "at least 1")
 	run(2, "node token --roles king", `"king"`)
 
-	token := strings.TrimSpace(run(0, "node token --ttl 10m --uses 2 --region syd --roles host", `perigee1-`, `sudo perigee join 192.0.2.1:4281`))
+	token := strings.TrimSpace(run(0, "node token --ttl 10m --uses 2 --region syd --roles host", `perigee1-`, `sudo perigee join 192.0.2.1:4281 --token TOKEN --region syd --roles host`))
+	run(0, "node token --region zzz", `warning: region "zzz" is no city`)
 	parsed, err := cluster.ParseToken(token)
 	if err != nil {
 		t.Fatal(err)
