@@ -93,6 +93,11 @@ func (e *env) labRun(ctx context.Context, f labFlags) (err error) {
 	if err := populate(ctx, l, f); err != nil {
 		return err
 	}
+	settle, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
+	if err := l.Settle(settle); err != nil {
+		return err
+	}
 	fmt.Fprintf(e.Err, "a lab of %d cities is up in %s\n", len(f.cities), f.dir)
 	return l.Serve(ctx)
 }
