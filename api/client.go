@@ -151,6 +151,16 @@ func pathf(format string, segments ...string) string {
 	return "/v1" + fmt.Sprintf(format, a...)
 }
 
+// checkPath refuses names that would make it another path.
+func checkPath(path string) error {
+	for _, name := range strings.Split(path, "/")[1:] {
+		if name == "" || name == "." || name == ".." {
+			return Errorf(CodeInvalid, "cannot call %s: %q in it is not a name", path, name)
+		}
+	}
+	return nil
+}
+
 // call sends in as JSON (nil: no body) and reads the answer into out (nil: not
 // looked at).
 func (c *Client) call(ctx context.Context, method, path string, query url.Values, in, out any) error {
@@ -180,6 +190,9 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 // send makes the request and turns refusals into errors; the caller closes the
 // body of the answer.
 func (c *Client) send(ctx context.Context, method, path string, query url.Values, contentType string, body io.Reader) (*http.Response, error) {
+	if err := checkPath(path); err != nil {
+		return nil, err
+	}
 	target := c.base + path
 	if len(query) > 0 {
 		target += "?" + query.Encode()

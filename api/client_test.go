@@ -62,6 +62,11 @@ func TestRequestsCarry(t *testing.T) {
 	if got.URL.EscapedPath() != "/v1/apps/shop/machines/m%2F..%2Fx/metadata/a%20b%3F" {
 		t.Errorf("path = %s", got.URL.EscapedPath())
 	}
+	for _, name := range []string{"", ".", ".."} {
+		if err := c.CordonNode(t.Context(), name); !IsCode(err, CodeInvalid) {
+			t.Errorf("node %q: %v", name, err)
+		}
+	}
 	if h := got.Header; h.Get("Authorization") != "Bearer t" || h.Get(NonceHeader) != "n" || h.Get("User-Agent") != "test/1" {
 		t.Errorf("header = %v", h)
 	}

@@ -92,6 +92,9 @@ func (c *Client) ExecStream(ctx context.Context, app, id string, req ExecStreamR
 }
 
 func (c *Client) dialExec(ctx context.Context, app, id string) (*websocket.Conn, error) {
+	if err := checkPath(machinePath(app, id, "")); err != nil {
+		return nil, err
+	}
 	h := http.Header{}
 	c.header(h)
 	conn, resp, err := websocket.Dial(ctx, c.base+machinePath(app, id, "/exec/stream"), &websocket.DialOptions{HTTPClient: c.sockets, HTTPHeader: h})

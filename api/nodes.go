@@ -17,11 +17,15 @@ type ClusterNode struct {
 	Draining    bool      `json:"draining" doc:"What it has moves away"`
 	Up          bool      `json:"up"`
 	Self        bool      `json:"self" doc:"It is the node that answers"`
+	CPUs        int       `json:"cpus,omitempty"`
+	MemoryMB    int       `json:"memory_mb,omitempty"`
+	HTTP        string    `json:"http,omitempty" doc:"Address that answers public port 80"`
+	HTTPS       string    `json:"https,omitempty" doc:"Address that answers public port 443"`
 	Machines    int       `json:"machines" doc:"That it holds"`
 	Requests    int       `json:"requests" doc:"That it serves"`
 	SeenAt      time.Time `json:"seen_at,omitzero" doc:"When it was last heard of"`
 	JoinedAt    time.Time `json:"joined_at"`
-	CertifiedAt time.Time `json:"certified_at" doc:"Beginning of its newest certificate"`
+	CertifiedAt time.Time `json:"certified_at" doc:"When its newest certificate was made"`
 	Leaving     bool      `json:"leaving,omitempty" doc:"It drains, and clients may still come in by it who have not heard of that"`
 	Synced      bool      `json:"synced,omitempty" doc:"What it has of the replicated state is the newest, and the state takes writes"`
 	StartedAt   time.Time `json:"started_at,omitzero" doc:"When its present program began"`

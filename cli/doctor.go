@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/internal/exit"
 	"github.com/spf13/cobra"
 )
 
@@ -44,7 +45,7 @@ func (e *env) doctor(ctx context.Context) error {
 	}
 	for _, f := range found {
 		if !f.OK && f.Fatal {
-			return exitError{ExitFailure}
+			return exitError{exit.Failure}
 		}
 	}
 	return nil
@@ -205,7 +206,7 @@ func (e *env) nodeFindings(ctx context.Context) []finding {
 	if err != nil {
 		return []finding{{Name: "node", OK: false, Text: "no node answers here", Cure: "sudo perigee up"}}
 	}
-	out := []finding{{Name: "node", OK: true, Text: fmt.Sprintf("%s in region %s, %d machines", n.Name, n.Region, n.Machines)}}
+	out := []finding{{Name: "node", OK: true, Text: fmt.Sprintf("%s in region %s, %s", n.Name, n.Region, count(n.Machines, "machine"))}}
 	for _, p := range n.Problems {
 		out = append(out, fromProblem(p))
 	}

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/perigee-run/perigee/internal/exit"
 	"github.com/spf13/cobra"
 )
 
@@ -77,7 +78,7 @@ func (e *env) join(ctx context.Context, at string, f joinFlags) error {
 		return err
 	}
 	if pid, ok := running(f.data); ok {
-		return hint(fmt.Errorf("a node runs already in %s (pid %d)", f.data, pid), "name another directory with --data")
+		return coded{hint(fmt.Errorf("a node runs already in %s (pid %d)", f.data, pid), "name another directory with --data"), exit.Conflict}
 	}
 	cmd := exec.CommandContext(ctx, prog, f.args(at)...)
 	cmd.Stdin, cmd.Stderr = e.In, e.Err
@@ -90,7 +91,7 @@ func (e *env) join(ctx context.Context, at string, f joinFlags) error {
 	if err := cmd.Run(); err != nil {
 		var failed *exec.ExitError
 		if errors.As(err, &failed) && ctx.Err() == nil {
-			return exitError{ExitFailure} // perigeed said why
+			return exitError{max(failed.ExitCode(), exit.Failure)} // perigeed said why
 		}
 		return errors.Join(ctx.Err(), err)
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/perigee-run/perigee/internal/exit"
 	"github.com/perigee-run/perigee/lab/control"
 	"github.com/spf13/cobra"
 )
@@ -49,7 +50,7 @@ func labUpCmd(e *env, dir *string) *cobra.Command {
 	c := &cobra.Command{
 		Use: "up [flags] [-- PERIGEED FLAGS]", Short: "Start a lab",
 		Long: `Start a lab in the background, with a visitor in every city and, with --nodes, as
-many nodes in every city, which form one cluster. What a lab that was killed
+many nodes in every city, which form one cloud. What a lab that was killed
 left in the directory goes.
 
 What stands behind -- goes to every perigeed; in it {router4} and {router6} stand
@@ -179,7 +180,7 @@ func labHost(s control.Status, name string) (control.Host, error) {
 		}
 	}
 	if found == nil {
-		return control.Host{}, coded{hint(fmt.Errorf("cannot find city or host %q in the lab", name), "perigee lab status lists them"), ExitNotFound}
+		return control.Host{}, coded{hint(fmt.Errorf("cannot find city or host %q in the lab", name), "perigee lab status lists them"), exit.NotFound}
 	}
 	return *found, nil
 }

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/perigee-run/perigee/internal/exit"
 	"github.com/perigee-run/perigee/lab"
 	"github.com/perigee-run/perigee/lab/control"
 	"github.com/perigee-run/perigee/lab/space"
@@ -26,7 +27,7 @@ func (e *env) labUp(ctx context.Context, f labFlags) error {
 		return e.labRun(ctx, f)
 	}
 	if _, err := control.NewClient(f.dir).Status(ctx); err == nil {
-		return coded{hint(fmt.Errorf("a lab runs already in %s", f.dir), "perigee lab status shows it; perigee lab down ends it"), ExitConflict}
+		return coded{hint(fmt.Errorf("a lab runs already in %s", f.dir), "perigee lab status shows it; perigee lab down ends it"), exit.Conflict}
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -90,6 +91,11 @@ func (e *env) labRun(ctx context.Context, f labFlags) (err error) {
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
 	if err := populate(ctx, l, f); err != nil {
+		return err
+	}
+	settle, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
+	if err := l.Settle(settle); err != nil {
 		return err
 	}
 	fmt.Fprintf(e.Err, "a lab of %d cities is up in %s\n", len(f.cities), f.dir)
@@ -174,10 +180,10 @@ func (e *env) labExec(ctx context.Context, dir, name string, args []string) erro
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = e.In, e.Out, e.Err
 	err = space.Enter(h.Pid, cmd)
-	var exit *exec.ExitError
+	var failed *exec.ExitError
 	switch {
-	case errors.As(err, &exit) && exit.Exited():
-		return exitError{exit.ExitCode()}
+	case errors.As(err, &failed) && failed.Exited():
+		return exitError{failed.ExitCode()}
 	case errors.Is(err, exec.ErrNotFound):
 		return coded{err, exitNoProgram}
 	}

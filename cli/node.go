@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/perigee-run/perigee/api"
@@ -11,12 +10,9 @@ import (
 )
 
 func nodeCmd(e *env) *cobra.Command {
-	show := &cobra.Command{Use: "show [NODE]", Short: "Show what this node is and has, or another node of the cloud", Args: maxArgs(1), Example: "  perigee node show --json\n  perigee node show fra1",
+	show := &cobra.Command{Use: "show [NODE]", Short: "Show what the node that answers is and has, or another one of the cloud", Args: maxArgs(1), Example: "  perigee node show --json\n  perigee node show fra1",
 		RunE: func(c *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return e.showNode(c.Context(), args[0])
-			}
-			return e.nodeStatus(c.Context())
+			return e.showNode(c.Context(), strings.Join(args, ""))
 		}}
 	ca := &cobra.Command{Use: "ca", Short: "Print the certificate of the node's local CA, to trust it", Args: noArgs,
 		Example: "  perigee node ca > ca.crt && curl --cacert ca.crt https://shop.perigee.localhost",
@@ -42,21 +38,6 @@ func (e *env) nodeCA(ctx context.Context) error {
 	}
 	_, err = fmt.Fprint(e.Out, n.CACert)
 	return err
-}
-
-func (e *env) nodeStatus(ctx context.Context) error {
-	client, err := e.client()
-	if err != nil {
-		return err
-	}
-	n, err := client.Node(ctx)
-	if err != nil {
-		return e.explain(err)
-	}
-	if e.json {
-		return e.printJSON(n)
-	}
-	return e.facts("node", n.Name, "region", n.Region, "version", n.Version, "apps at", "*."+n.Domain, "http", n.HTTP, "https", n.HTTPS, "registry", n.Registry, "machines", strconv.Itoa(n.Machines), "size", fmt.Sprintf("%d CPUs, %d MiB", n.CPUs, n.MemoryMB), "started", ago(n.StartedAt))
 }
 
 func tokenCmd(e *env) *cobra.Command {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/region"
 	"github.com/spf13/cobra"
 )
 
@@ -57,22 +58,55 @@ func yes(b bool) string {
 	return "-"
 }
 
-// showNode shows a node of the cloud.
+// showNode shows a node of the cloud; without a name, the one that answers.
 func (e *env) showNode(ctx context.Context, name string) error {
 	client, err := e.client()
 	if err != nil {
 		return err
 	}
-	n, err := client.GetNode(ctx, name)
+	here, err := client.Node(ctx)
+	if err != nil {
+		return e.explain(err)
+	}
+	if e.json && name == "" {
+		return e.printJSON(here)
+	}
+	n, err := client.GetNode(ctx, first(name, here.Name))
 	if err != nil {
 		return e.explain(err)
 	}
 	if e.json {
 		return e.printJSON(n)
 	}
+	return e.nodePage(n, here)
+}
+
+// nodePage is what is known of a node, and what the one that answers knows of
+// itself alone.
+func (e *env) nodePage(n api.ClusterNode, here api.NodeInfo) error {
+	size, registry := "", ""
+	if n.CPUs > 0 {
+		size = fmt.Sprintf("%s, %d MiB", count(n.CPUs, "CPU"), n.MemoryMB)
+	}
+	if n.Self {
+		registry = here.Registry
+		e.problems(here)
+	}
 	return e.facts("node", n.Name, "region", n.Region, "state", nodeState(n), "roles", strings.Join(n.Roles, ", "), "member", yes(n.Member),
-		"address", n.Address, "number", strconv.FormatUint(uint64(n.Number), 10), "version", n.Version, "machines", strconv.Itoa(n.Machines), "requests", strconv.Itoa(n.Requests),
-		"last heard of", ago(n.SeenAt), "last upgrade", n.Fault, "joined", ago(n.JoinedAt), "certified", ago(n.CertifiedAt))
+		"address", n.Address, "number", strconv.FormatUint(uint64(n.Number), 10), "version", n.Version, "apps at", "*."+here.Domain, "http", n.HTTP, "https", n.HTTPS,
+		"registry", registry, "size", size, "machines", strconv.Itoa(n.Machines), "requests", strconv.Itoa(n.Requests),
+		"started", ago(n.StartedAt), "last heard of", ago(n.SeenAt), "last upgrade", n.Fault, "joined", ago(n.JoinedAt), "certified", ago(n.CertifiedAt))
+}
+
+// problems warns of what a node says is amiss.
+func (e *env) problems(n api.NodeInfo) {
+	for _, p := range n.Problems {
+		text := p.Name + ": " + p.Fault
+		if p.Cure != "" {
+			text += "; " + p.Cure
+		}
+		fmt.Fprintln(e.Err, e.paint(yellow, "warning:"), text)
+	}
 }
 
 // nodeVerb is a command that does one thing to a node.
@@ -160,7 +194,7 @@ func (e *env) awaitDrained(ctx context.Context, client *api.Client, name string,
 }
 
 func left(n api.ClusterNode) string {
-	text := fmt.Sprintf("%d machines and %d requests are left on %s", n.Machines, n.Requests, n.Name)
+	text := fmt.Sprintf("%s and %s are left on %s", count(n.Machines, "machine"), count(n.Requests, "request"), n.Name)
 	if n.Leaving {
 		text += ", and clients may still come in there"
 	}
@@ -169,7 +203,7 @@ func left(n api.ClusterNode) string {
 
 // leftHere is left in short.
 func leftHere(n api.ClusterNode) string {
-	text := fmt.Sprintf("%d machines, %d requests", n.Machines, n.Requests)
+	text := count(n.Machines, "machine") + ", " + count(n.Requests, "request")
 	if n.Leaving {
 		text += ", clients"
 	}
@@ -256,8 +290,20 @@ func (e *env) makeJoinToken(ctx context.Context, req api.CreateJoinTokenRequest)
 	if _, err := fmt.Fprintln(e.Out, tok.Token); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(e.Err, "Until %s, on the new server: sudo perigee join %s --token TOKEN --region CITY\n", tok.ExpiresAt.Local().Format("15:04:05 on 2006-01-02"), tok.Address)
+	if _, city := region.Lookup(req.Region); req.Region != "" && !city {
+		fmt.Fprintf(e.Err, "%s region %q is no city that Perigee knows: how far it is from others is not known before it is measured\n", e.paint(yellow, "warning:"), req.Region)
+	}
+	_, err = fmt.Fprintf(e.Err, "Until %s, on the new server: %s\n", tok.ExpiresAt.Local().Format("15:04:05 on 2006-01-02"), joinLine(tok))
 	return err
+}
+
+// joinLine is the command that a token is for.
+func joinLine(tok api.JoinToken) string {
+	line := "sudo perigee join " + tok.Address + " --token TOKEN --region " + first(tok.Region, "CITY")
+	if len(tok.Roles) > 0 {
+		line += " --roles " + strings.Join(tok.Roles, ",")
+	}
+	return line
 }
 
 func joinTokensCmd(e *env) *cobra.Command {

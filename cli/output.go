@@ -79,6 +79,14 @@ func ago(t time.Time) string {
 	return fmt.Sprintf("%dd ago", int(d.Hours()/24))
 }
 
+// count says how many things there are.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
 // bytesText says a size as people do: 12.3 MB.
 func bytesText(n int64) string {
 	const unit = 1000

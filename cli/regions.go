@@ -11,6 +11,8 @@ import (
 func regionsCmd(e *env) *cobra.Command {
 	return &cobra.Command{
 		Use: "regions", Short: "List the regions that have nodes; with --app, where the app is", Args: noArgs,
+		Long: `List the regions that have nodes; with --app, where the app is. ROOM FOR is how
+many more machines of 256 MiB the nodes that are up may be promised.`,
 		Example: "  perigee regions\n  perigee regions --app shop --json",
 		RunE:    func(c *cobra.Command, _ []string) error { return e.regions(c.Context()) },
 	}
@@ -34,7 +36,7 @@ func (e *env) regions(ctx context.Context) error {
 		if code == list.Nearest && len(list.Regions) > 1 {
 			code += " (nearest)"
 		}
-		rows[i] = []string{code, r.Name, fmt.Sprintf("%d/%d up", r.NodesUp, r.Nodes), strconv.Itoa(r.Machines)}
+		rows[i] = []string{code, r.Name, fmt.Sprintf("%d/%d up", r.NodesUp, r.Nodes), strconv.Itoa(r.Machines), strconv.Itoa(r.Capacity)}
 	}
-	return e.table([]string{"REGION", "CITY", "NODES", "MACHINES"}, rows)
+	return e.table([]string{"REGION", "CITY", "NODES", "MACHINES", "ROOM FOR"}, rows)
 }

@@ -7,24 +7,15 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/internal/exit"
 	"github.com/perigee-run/perigee/internal/version"
 	"github.com/spf13/cobra"
-)
-
-// Exit codes of the command; they are public promises (docs/exit-codes.md).
-const (
-	ExitOK          = 0
-	ExitFailure     = 1 // anything not named below
-	ExitUsage       = 2 // a flag, an argument or a configuration is wrong
-	ExitNotFound    = 3 // the app, machine, release or image does not exist
-	ExitAuth        = 4 // no token, or one that does not reach this
-	ExitConflict    = 5 // a name is taken, or a lease or another deploy is in the way
-	ExitDeploy      = 6 // the build or the deploy failed; the old release serves
-	ExitUnreachable = 7 // no node answers
 )
 
 // IO is where a command reads and writes.
@@ -45,7 +36,7 @@ type env struct {
 	loaded  string // the configuration file in use
 }
 
-// usageError marks errors that end with ExitUsage.
+// usageError marks errors that end with [exit.Usage].
 type usageError struct{ error }
 
 func usagef(format string, a ...any) error { return usageError{fmt.Errorf(format, a...)} }
@@ -84,20 +75,20 @@ func Main(args []string, std IO) int {
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
-		return ExitOK
+		return exit.OK
 	}
 	return e.report(err)
 }
 
 // report prints the error with its hint and chooses the exit code.
 func (e *env) report(err error) int {
-	var exit exitError
-	if errors.As(err, &exit) {
-		return exit.code
+	var remote exitError
+	if errors.As(err, &remote) {
+		return remote.code
 	}
 	if errors.Is(err, context.Canceled) {
 		fmt.Fprintln(e.Err, "interrupted")
-		return 130
+		return exit.Interrupted
 	}
 	fmt.Fprintln(e.Err, e.paint(red, "Error:"), err)
 	if h := hintOf(err); h != "" {
@@ -118,13 +109,6 @@ func hintOf(err error) string {
 	return ""
 }
 
-var codeExits = map[string]int{
-	api.CodeNotFound: ExitNotFound, api.CodeUnauthorized: ExitAuth, api.CodeForbidden: ExitAuth,
-	api.CodeConflict: ExitConflict, api.CodeNameTaken: ExitConflict,
-	api.CodeDeployFailed: ExitDeploy, api.CodeBuildFailed: ExitDeploy,
-	api.CodeInvalid: ExitUsage, api.CodeBadRequest: ExitUsage, api.CodeUnreachable: ExitUnreachable,
-}
-
 func exitCode(err error) int {
 	var c coded
 	if errors.As(err, &c) {
@@ -132,25 +116,21 @@ func exitCode(err error) int {
 	}
 	var u usageError
 	if errors.As(err, &u) {
-		return ExitUsage
+		return exit.Usage
 	}
 	var un unreachable
 	if errors.As(err, &un) {
-		return ExitUnreachable
-	}
-	var a *api.Error
-	if errors.As(err, &a) {
-		if c, ok := codeExits[a.Code]; ok {
-			return c
-		}
-		return ExitFailure
+		return exit.Unreachable
 	}
 	if strings.HasPrefix(err.Error(), "unknown command") || strings.HasPrefix(err.Error(), "unknown flag") ||
 		strings.HasPrefix(err.Error(), "unknown shorthand flag") || strings.HasPrefix(err.Error(), "required flag") {
-		return ExitUsage
+		return exit.Usage
 	}
-	return ExitFailure
+	return exit.Of(err)
 }
+
+// negative finds a number that was taken for a flag.
+var negative = regexp.MustCompile(`^unknown shorthand flag: '\d' in (-\d+)$`)
 
 // Root returns the whole command tree.
 func Root(e *env) *cobra.Command {
@@ -172,6 +152,9 @@ and lets idle machines sleep until the next request.`,
 	root.SetErr(e.Err)
 	root.SetIn(e.In)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		if n := negative.FindStringSubmatch(err.Error()); n != nil {
+			err = fmt.Errorf("cannot use %s: there is no number below zero here", n[1])
+		}
 		return hint(usageError{err}, "%s --help lists the flags", c.CommandPath())
 	})
 	f := root.PersistentFlags()
@@ -187,7 +170,42 @@ and lets idle machines sleep until the next request.`,
 	add(root, "machine", machineCmd(e), execCmd(e), consoleCmd(e), imagesCmd(e), proxyCmd(e), wireguardCmd(e))
 	add(root, "node", upCmd(e), joinCmd(e), downCmd(e), nodesCmd(e), nodeCmd(e), doctorCmd(e), tokenCmd(e), labCmd(e))
 	root.AddCommand(docsCmd(e))
+	for _, c := range root.Commands() {
+		refuseEmpty(c)
+	}
 	return root
+}
+
+// refuseEmpty has a command and those below it refuse an empty argument, mostly
+// a script's variable that is not set: it would name any machine, or a path of
+// the API that is not meant. What stands behind -- is the program's that gets it.
+func refuseEmpty(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		refuseEmpty(sub)
+	}
+	check := c.Args
+	c.Args = func(c *cobra.Command, args []string) error {
+		own := args
+		if n := c.ArgsLenAtDash(); n >= 0 {
+			own = args[:n]
+		}
+		if i := slices.Index(own, ""); i >= 0 {
+			return hint(usagef("%s is empty", argName(c.Use, i)), "usage: %s", c.UseLine())
+		}
+		if check == nil {
+			return nil
+		}
+		return check(c, args)
+	}
+}
+
+// argName is what the line of usage calls an argument; the last one may be many.
+func argName(use string, i int) string {
+	names := strings.FieldsFunc(strings.ReplaceAll(use, "[flags]", ""), func(r rune) bool { return strings.ContainsRune(" .", r) })[1:]
+	if len(names) == 0 {
+		return "the argument"
+	}
+	return strings.Trim(names[min(i, len(names)-1)], "[]")
 }
 
 func add(root *cobra.Command, group string, cmds ...*cobra.Command) {

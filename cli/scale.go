@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/internal/exit"
 	"github.com/spf13/cobra"
 )
 
@@ -107,8 +108,8 @@ func (e *env) stream(ctx context.Context, c *api.Client, app string, seq progres
 	began := time.Now()
 	rel, err := e.follow(ctx, c, app, seq, e.newProgress())
 	if err != nil {
-		if err = e.explain(err); exitCode(err) == ExitFailure { // whatever it was that stopped it, what was before goes on
-			return coded{err, ExitDeploy}
+		if err = e.explain(err); exitCode(err) == exit.Failure { // whatever it was that stopped it, what was before goes on
+			return coded{err, exit.Deploy}
 		}
 		return err
 	}

@@ -19,7 +19,7 @@ func statusCmd(e *env) *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			name, err := e.appName()
 			if err != nil && e.app == "" && e.config == "" {
-				return e.nodeStatus(c.Context())
+				return e.showNode(c.Context(), "")
 			}
 			if err != nil {
 				return err

@@ -163,9 +163,7 @@ func (e *env) welcome(ctx context.Context, f upFlags, took time.Duration) error 
 	}
 	fmt.Fprintf(e.Out, "%s node %s in region %s is up after %s\n", e.paint(green, "✓"), n.Name, n.Region, took.Round(time.Millisecond))
 	e.facts("apps at", "*."+n.Domain, "http", n.HTTP, "https", n.HTTPS, "API", "http://"+f.listen, "registry", n.Registry, "state", f.data)
-	for _, p := range n.Problems {
-		fmt.Fprintf(e.Err, "%s %s: %s; %s\n", e.paint(yellow, "warning:"), p.Name, p.Fault, p.Cure)
-	}
+	e.problems(n)
 	fmt.Fprintln(e.Out, "Next: perigee launch, in the folder of an app")
 	return nil
 }
@@ -175,7 +173,11 @@ func downCmd(e *env) *cobra.Command {
 	var machines bool
 	c := &cobra.Command{
 		Use: "down", Short: "Stop the node on this server", Args: noArgs,
-		Long:    "Stop the node on this server. Its machines run on, unless --machines stops them too.",
+		Long: `Stop the node on this server. Its machines run on, unless --machines stops them too.
+
+The node is found by its data directory: --data, else that of the last perigee
+up or join of this user, else ` + defaultData + `. Where its API listens
+(--addr, PERIGEE_ADDR, --socket of perigee up) does not matter.`,
 		Example: "  sudo perigee down\n  sudo perigee down --machines",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if l, _ := readLogin(); data == "" {
@@ -184,7 +186,7 @@ func downCmd(e *env) *cobra.Command {
 			return e.down(c.Context(), data, machines)
 		},
 	}
-	c.Flags().StringVar(&data, "data", "", "directory of the node's state (default: that of the last perigee up)")
+	c.Flags().StringVar(&data, "data", "", "directory of the node's state (default: that of the last perigee up or join)")
 	c.Flags().BoolVar(&machines, "machines", false, "stop all machines too; the next perigee up starts none of them by itself")
 	return c
 }

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"strconv"
 	"time"
 
 	"github.com/perigee-run/perigee/api"
@@ -33,8 +34,9 @@ func (c *Cluster) shown(n Node) api.ClusterNode {
 	s, self := c.cfg.Status(n.Name), c.Self().Name == n.Name
 	s.Up = s.Up || self
 	out := api.ClusterNode{Name: n.Name, Region: n.Region, Number: n.Number, Roles: n.Roles, Member: n.Member, Address: n.Address, PeerPort: n.PeerPort,
-		Version: n.Version, Cordoned: n.Cordoned, Draining: n.Draining, Up: s.Up, Self: self, Machines: s.Machines, Requests: s.Requests,
-		Leaving: s.Leaving, Synced: s.Synced, StartedAt: s.StartedAt, Fault: s.Fault, SeenAt: s.SeenAt, JoinedAt: n.JoinedAt, CertifiedAt: n.CertifiedAt}
+		Version: n.Version, Cordoned: n.Cordoned, Draining: n.Draining, Up: s.Up, Self: self,
+		CPUs: s.CPUs, MemoryMB: s.MemoryMB, HTTP: s.HTTP, HTTPS: s.HTTPS, Machines: s.Machines, Requests: s.Requests,
+		Leaving: s.Leaving, Synced: s.Synced, StartedAt: s.StartedAt, Fault: s.Fault, SeenAt: s.SeenAt, JoinedAt: n.JoinedAt, CertifiedAt: n.CertifiedAt.Add(backdate)}
 	switch {
 	case !s.Up:
 		out.State = "down"
@@ -103,12 +105,20 @@ func (c *Cluster) RemoveNode(ctx context.Context, name string, force bool) error
 			return lastMember(name)
 		}
 		if s := c.shown(*n); !force && s.Up && s.State != "drained" {
-			return api.Errorf(api.CodeConflict, "node %q is up and has %d machines", name, s.Machines).
+			return api.Errorf(api.CodeConflict, "node %q is up and has %s", name, machines(s.Machines)).
 				WithHint("drain it first: perigee node drain " + name + "; or give --force")
 		}
 		n.Removed, n.RemovedAt, n.Member = true, c.cfg.now().UTC(), false
 		return nil
 	})
+}
+
+// machines counts in words.
+func machines(n int) string {
+	if n == 1 {
+		return "1 machine"
+	}
+	return strconv.Itoa(n) + " machines"
 }
 
 // leavers are members that are being removed, and since when. They stand in one
@@ -146,7 +156,7 @@ func (c *Cluster) resign(ctx context.Context, name string) error {
 }
 
 func lastMember(name string) error {
-	return api.Errorf(api.CodeConflict, "node %q alone keeps the cluster's state: without it everything would be lost", name).
+	return api.Errorf(api.CodeConflict, "node %q alone keeps the cloud's state: without it everything would be lost", name).
 		WithHint("let another node with the role state take it over first: perigee node drain " + name)
 }
 

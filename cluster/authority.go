@@ -75,7 +75,7 @@ func (a *authority) verify(cert *x509.Certificate, now time.Time) error {
 	_, err := cert.Verify(x509.VerifyOptions{Roots: a.pool, CurrentTime: now,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}})
 	if err != nil || cert.IsCA || !nodeName.MatchString(cert.Subject.CommonName) {
-		return errors.New("certificate is not from this cluster's authority")
+		return errors.New("certificate is not from this cloud's authority")
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ import (
 )
 
 // ErrRemoved means that this node was removed from the cluster.
-var ErrRemoved = errors.New("this node was removed from the cluster")
+var ErrRemoved = errors.New("this node was removed from the cloud")
 
 // Cluster is this node's place among the others. Its methods may be called from
 // any goroutine. Before [Cluster.Attach] it knows the nodes as it last heard of
@@ -54,12 +54,12 @@ func Open(cfg Config) (*Cluster, error) {
 		return nil, err
 	}
 	if err := prepare(cfg); err != nil {
-		return nil, fmt.Errorf("cannot open cluster in %s: %w", cfg.Dir, err)
+		return nil, fmt.Errorf("cannot read who this node is in %s: %w", cfg.Dir, err)
 	}
 	c := &Cluster{cfg: cfg, log: cfg.Logger, home: filepath.Join(cfg.Dir, homeDir), clients: map[string]*peerClient{},
 		limit: newLimiter(cfg.now), gone: make(chan struct{}), doubt: make(chan struct{}, 1)}
 	if err := c.load(); err != nil {
-		return nil, fmt.Errorf("cannot open cluster in %s: %w", cfg.Dir, err)
+		return nil, fmt.Errorf("cannot read who this node is in %s: %w", cfg.Dir, err)
 	}
 	return c, nil
 }
@@ -74,7 +74,7 @@ func prepare(cfg Config) error {
 		return err
 	}
 	if _, err := os.Stat(filepath.Join(cfg.Dir, joiningDir)); err == nil {
-		return fmt.Errorf("a join was begun here and did not end; repeat it with perigeed join, or remove %s to make a cluster of its own",
+		return fmt.Errorf("a join was begun here and did not end; repeat it with perigeed join, or remove %s to make a cloud of its own",
 			filepath.Join(cfg.Dir, joiningDir))
 	}
 	return found(cfg)

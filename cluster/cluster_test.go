@@ -165,7 +165,7 @@ func TestRemovedNode(t *testing.T) {
 	case <-time.After(5 * time.Second):
 		t.Fatal("b did not learn it from the records")
 	}
-	wantError(t, a.Allow(cert), `node "b" was removed from the cluster`)
+	wantError(t, a.Allow(cert), `node "b" was removed from the cloud`)
 	eventually(t, "c hears of it", func() bool { return c.Allow(cert) != nil })
 	_, err := b.call(t.Context(), "a") // over the connection that was open
 	if !errors.Is(err, ErrRemoved) {
@@ -182,6 +182,14 @@ func TestRemovedNode(t *testing.T) {
 	}
 	if err := back.CheckIn(t.Context()); !errors.Is(err, ErrRemoved) {
 		t.Errorf("when it comes back: %v", err)
+	}
+	shut, err := catalog.Open(t.Context(), catalog.Config{Servers: []string{cl.url}, Node: "b", Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	shut.Close()
+	if err := back.Attach(t.Context(), shut); !errors.Is(err, ErrRemoved) {
+		t.Errorf("when it comes back and the state is closed to it: %v", err)
 	}
 	back.closeClients()
 	again := cl.add(t, a, "b", "fra") // the name is free
@@ -251,7 +259,7 @@ func TestLastMemberStays(t *testing.T) {
 	cl := newCloud(t)
 	a := cl.found(t, Config{})
 	b := cl.add(t, a, "b", "fra")
-	wantError(t, b.RemoveNode(t.Context(), "a", true), "alone keeps the cluster's state")
+	wantError(t, b.RemoveNode(t.Context(), "a", true), "alone keeps the cloud's state")
 	if err := b.DrainNode(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
@@ -351,7 +359,7 @@ func TestWrongServer(t *testing.T) {
 	}
 	eventually(t, "a hears of it", func() bool { n, _ := a.Node("b"); return n.PeerPort == port(l) })
 	_, err = a.call(t.Context(), "b")
-	wantError(t, err, "not from this cluster's authority")
+	wantError(t, err, "not from this cloud's authority")
 	cancel()
 	<-done
 }

@@ -51,10 +51,14 @@ type Config struct {
 type Status struct {
 	Up       bool      // it was heard of lately
 	SeenAt   time.Time // when it was last heard of
-	Machines int       // that it holds
-	Requests int       // that it serves
-	Leaving  bool      // it drains, and clients may still come in by it
-	Synced   bool      // it has the newest state, and the state takes writes
+	CPUs     int
+	MemoryMB int
+	HTTP     string // where it answers public port 80
+	HTTPS    string // and 443
+	Machines int    // that it holds
+	Requests int    // that it serves
+	Leaving  bool   // it drains, and clients may still come in by it
+	Synced   bool   // it has the newest state, and the state takes writes
 	// StartedAt is when its present program began, Fault why its last upgrade
 	// failed.
 	StartedAt time.Time
@@ -66,7 +70,7 @@ func (s Status) Empty() bool { return !s.Leaving && s.Machines == 0 && s.Request
 
 func (c *Config) defaults() error {
 	if c.Dir == "" {
-		return errors.New("cannot open cluster: no data directory is given")
+		return errors.New("cannot open cloud: no data directory is given")
 	}
 	if !slices.Contains([]int{0, 1, 3, 5}, c.Members) {
 		return fmt.Errorf("cannot use %d as --members: want 1, 3 or 5", c.Members)

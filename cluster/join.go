@@ -15,9 +15,11 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -64,22 +66,22 @@ func Join(ctx context.Context, cfg JoinConfig) (Node, error) {
 		return Node{}, err
 	}
 	if err := cfg.defaults(); err != nil {
+		return Node{}, api.Errorf(api.CodeInvalid, "%v", err)
+	}
+	if cfg.Address, err = joinAddress(cfg.Address); err != nil {
 		return Node{}, err
 	}
 	j := &joiner{JoinConfig: cfg, token: tok, work: filepath.Join(cfg.Dir, joiningDir)}
 	n, err := j.run(ctx)
 	if err != nil {
-		return n, fmt.Errorf("cannot join the cluster at %s: %w", cfg.Address, err)
+		return n, fmt.Errorf("cannot join the cloud at %s: %w", cfg.Address, err)
 	}
 	return n, nil
 }
 
 func (c *JoinConfig) defaults() error {
-	if c.Dir == "" || c.Address == "" {
-		return errors.New("cannot join a cluster: its address and the data directory are both needed")
-	}
-	if _, _, err := net.SplitHostPort(c.Address); err != nil {
-		c.Address = net.JoinHostPort(strings.Trim(c.Address, "[]"), fmt.Sprint(DefaultPeerPort))
+	if c.Dir == "" {
+		return errors.New("cannot join a cloud: no data directory is given")
 	}
 	if c.Name == "" {
 		host, _ := os.Hostname()
@@ -97,6 +99,20 @@ func (c *JoinConfig) defaults() error {
 		said.Roles = Roles()
 	}
 	return said.check()
+}
+
+// joinAddress reads HOST or HOST:PORT.
+func joinAddress(s string) (string, error) {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		host, port = strings.Trim(s, "[]"), fmt.Sprint(DefaultPeerPort)
+	}
+	n, badPort := strconv.ParseUint(port, 10, 16)
+	if badPort != nil || n == 0 || net.ParseIP(host) == nil && !hostName.MatchString(host) {
+		return "", api.Errorf(api.CodeInvalid, "cannot use %q as the address of a node: want HOST or HOST:PORT, without a scheme or a path", clip(s)).
+			WithHint(fmt.Sprintf("for example 203.0.113.7, or iad1.example.com:%d", DefaultPeerPort))
+	}
+	return net.JoinHostPort(host, port), nil
 }
 
 // self is what the node says of itself.
@@ -160,7 +176,8 @@ func (j *joiner) unused() error {
 	for _, name := range []string{homeDir, "nats", "state", "machines"} {
 		_, err := os.Stat(filepath.Join(j.Dir, name))
 		if err == nil {
-			return fmt.Errorf("%s is the data directory of a node already; choose another --data, or move it away if that node is not wanted any more", j.Dir)
+			return api.Errorf(api.CodeConflict, "%s is the data directory of a node already", j.Dir).
+				WithHint("choose another --data, or move it away if that node is not wanted any more")
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -177,7 +194,7 @@ func lockDir(dir string) (unlock func(), err error) {
 	}
 	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		d.Close()
-		return nil, errors.New("another join is under way in this data directory")
+		return nil, api.Errorf(api.CodeConflict, "another join is under way in this data directory")
 	}
 	return func() { d.Close() }, nil
 }
@@ -247,7 +264,7 @@ func (j *joiner) askAt(ctx context.Context, addr string) (*joinResponse, []strin
 	j.sent = true
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, lost(err)
 	}
 	defer resp.Body.Close()
 	j.step("answer")
@@ -286,13 +303,55 @@ func (j *joiner) dial(ctx context.Context, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot use address %q: %w", clip(addr), err)
 	}
+	const speak = "http/1.1"
 	d := &tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second}, Config: &tls.Config{
-		MinVersion: tls.VersionTLS13, ServerName: host, NextProtos: []string{"http/1.1"},
+		MinVersion: tls.VersionTLS13, ServerName: host, NextProtos: []string{speak},
 		// Not Certificates: they would only be shown to who knows their issuer.
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil },
 		InsecureSkipVerify:   true, VerifyConnection: j.recognize, Time: j.now, // its authority is known by the token
 	}}
-	return d.DialContext(ctx, "tcp", addr)
+	conn, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, unanswered(err)
+	}
+	// The state's port of a node proves the same, and takes no joins.
+	if conn.(*tls.Conn).ConnectionState().NegotiatedProtocol != speak {
+		conn.Close()
+		return nil, noPeer("that port of the node is not for joins")
+	}
+	return conn, nil
+}
+
+// unanswered says what to look at where no node answers.
+func unanswered(err error) error {
+	var at *net.OpError
+	var record tls.RecordHeaderError
+	switch {
+	case errors.Is(err, context.Canceled):
+		return err
+	case errors.As(err, &at) && at.Op == "dial":
+		return api.Errorf(api.CodeUnreachable, "no node answers there: %v", at.Err).
+			WithHint(fmt.Sprintf("check the address, that a node runs there, and that its port %d/tcp (or its --peer-port) is open to this server", DefaultPeerPort))
+	case at != nil, errors.As(err, &record), errors.Is(err, io.EOF), errors.Is(err, context.DeadlineExceeded):
+		return noPeer("what answers there is no node, or another port of one: %v", err)
+	}
+	return err
+}
+
+func noPeer(format string, a ...any) error {
+	return api.Errorf(api.CodeUnreachable, format, a...).
+		WithHint(fmt.Sprintf("a node takes joins at its port %d, unless it was started with another --peer-port", DefaultPeerPort))
+}
+
+// lost says what to do when nobody knows whether the node was taken in.
+func lost(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	if u := (*url.Error)(nil); errors.As(err, &u) {
+		err = u.Err
+	}
+	return api.Errorf(api.CodeUnreachable, "no answer came: %v", err).WithHint("repeat the same command: if the node was taken in, that completes it")
 }
 
 // showKey is a certificate that proves to the other side, in the handshake, that
@@ -306,11 +365,12 @@ func (j *joiner) showKey() (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: j.key, Leaf: cert}, nil
 }
 
-// recognize lets nobody but a node of the token's cluster have the token.
+// recognize lets nobody but a node of the token's cloud have the token.
 func (j *joiner) recognize(s tls.ConnectionState) error {
 	i := slices.IndexFunc(s.PeerCertificates, func(c *x509.Certificate) bool { return sha256.Sum256(c.Raw) == j.token.Authority })
 	if i < 1 {
-		return errors.New("who answers there is not of the cluster that the token is for; the token was not sent. Check the address, and that nobody stands in between")
+		return api.Errorf(api.CodeForbidden, "who answers there is not of the cloud that the token is for; the token was not sent").
+			WithHint(fmt.Sprintf("check the address, its port (%d unless the node has another --peer-port), and that nobody stands in between", DefaultPeerPort))
 	}
 	j.ca = s.PeerCertificates[i]
 	return withPool(j.ca, nil).verify(s.PeerCertificates[0], j.now())

@@ -106,6 +106,8 @@ func TestJoinRefusals(t *testing.T) {
 	edge := a.token(t, api.CreateJoinTokenRequest{Region: "syd", Roles: []string{RoleEdge}, Uses: 9})
 	unknown := newToken(a.authority.cert)
 	wrong, _ := ParseToken(good.Token)
+	foreign := wrong
+	foreign.Authority[0] ^= 1
 	wrong.Secret[3] ^= 1
 	k.add(2 * time.Minute)
 	used := a.token(t, api.CreateJoinTokenRequest{})
@@ -116,30 +118,39 @@ func TestJoinRefusals(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(busy, "nats"), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	state, plain := answers(t, a.ServerTLS()), answers(t, nil)
 	for name, tc := range map[string]struct {
 		cfg  JoinConfig
 		want string
+		code string
 	}{
-		"no token":         {JoinConfig{}, "without a token"},
-		"not a token":      {JoinConfig{Token: "hello"}, "does not begin with perigee1-"},
-		"half a token":     {JoinConfig{Token: good.Token[:60]}, "missing or changed"},
-		"unknown":          {JoinConfig{Token: unknown.String()}, "does not know this join token"},
-		"wrong secret":     {JoinConfig{Token: wrong.String()}, "does not know this join token"},
-		"expired":          {JoinConfig{Token: short.Token}, "expired on"},
-		"revoked":          {JoinConfig{Token: revoked.Token}, "was revoked"},
-		"used":             {JoinConfig{Token: used.Token}, "was used already, by u"},
-		"name taken":       {JoinConfig{Token: good.Token, Name: "b"}, `there is a node "b" already, in region fra`},
-		"first one's name": {JoinConfig{Token: good.Token, Name: "a"}, `there is a node "a" already`},
-		"other region":     {JoinConfig{Token: edge.Token, Region: "fra"}, `for region "syd", not "fra"`},
-		"other roles":      {JoinConfig{Token: edge.Token, Roles: []string{RoleState}}, "for the roles edge, not state"},
-		"bad role":         {JoinConfig{Token: good.Token, Roles: []string{"king"}}, `cannot use "king" as role`},
-		"bad name":         {JoinConfig{Token: good.Token, Name: "Not A Name"}, "as node name"},
-		"reserved name":    {JoinConfig{Token: good.Token, Name: "tokens"}, "as node name"},
-		"bad address":      {JoinConfig{Token: good.Token, Advertise: "a b"}, "as address"},
-		"used directory":   {JoinConfig{Token: good.Token, Dir: busy}, "data directory of a node already"},
-		"nobody there":     {JoinConfig{Token: good.Token, Address: "127.0.0.1:1"}, "connection refused"},
-		"clock ahead":      {JoinConfig{Token: good.Token, now: func() time.Time { return k.now().Add(3 * time.Hour) }}, "clocks differ by 3h0m"},
-		"clock behind":     {JoinConfig{Token: good.Token, now: func() time.Time { return k.now().Add(-3 * time.Hour) }}, "not valid yet: clocks differ by"},
+		"no token":         {JoinConfig{}, "without a token", api.CodeInvalid},
+		"not a token":      {JoinConfig{Token: "hello"}, "does not begin with perigee1-", api.CodeInvalid},
+		"half a token":     {JoinConfig{Token: good.Token[:60]}, "missing or changed", api.CodeInvalid},
+		"unknown":          {JoinConfig{Token: unknown.String()}, "does not know this join token", api.CodeForbidden},
+		"wrong secret":     {JoinConfig{Token: wrong.String()}, "does not know this join token", api.CodeForbidden},
+		"expired":          {JoinConfig{Token: short.Token}, "expired on", api.CodeForbidden},
+		"revoked":          {JoinConfig{Token: revoked.Token}, "was revoked", api.CodeForbidden},
+		"used":             {JoinConfig{Token: used.Token}, "was used already, by u", api.CodeForbidden},
+		"another cloud's":  {JoinConfig{Token: foreign.String()}, "not of the cloud that the token is for", api.CodeForbidden},
+		"name taken":       {JoinConfig{Token: good.Token, Name: "b"}, `there is a node "b" already, in region fra`, api.CodeNameTaken},
+		"first one's name": {JoinConfig{Token: good.Token, Name: "a"}, `there is a node "a" already`, api.CodeNameTaken},
+		"other region":     {JoinConfig{Token: edge.Token, Region: "fra"}, `for region "syd", not "fra"`, api.CodeForbidden},
+		"other roles":      {JoinConfig{Token: edge.Token, Roles: []string{RoleState}}, "for the roles edge, not state", api.CodeForbidden},
+		"bad role":         {JoinConfig{Token: good.Token, Roles: []string{"king"}}, `cannot use "king" as role`, api.CodeInvalid},
+		"bad region":       {JoinConfig{Token: good.Token, Region: "FRA"}, `cannot use "FRA" as region`, api.CodeInvalid},
+		"bad name":         {JoinConfig{Token: good.Token, Name: "Not A Name"}, "as node name", api.CodeInvalid},
+		"reserved name":    {JoinConfig{Token: good.Token, Name: "tokens"}, "as node name", api.CodeInvalid},
+		"bad own address":  {JoinConfig{Token: good.Token, Advertise: "a b"}, "as address", api.CodeInvalid},
+		"used directory":   {JoinConfig{Token: good.Token, Dir: busy}, "data directory of a node already", api.CodeConflict},
+		"a URL":            {JoinConfig{Token: good.Token, Address: "http://127.0.0.1"}, "want HOST or HOST:PORT", api.CodeInvalid},
+		"a URL with port":  {JoinConfig{Token: good.Token, Address: "https://127.0.0.1:4281/"}, "want HOST or HOST:PORT", api.CodeInvalid},
+		"no such port":     {JoinConfig{Token: good.Token, Address: "127.0.0.1:99999"}, "want HOST or HOST:PORT", api.CodeInvalid},
+		"nobody there":     {JoinConfig{Token: good.Token, Address: "127.0.0.1:1"}, "connection refused", api.CodeUnreachable},
+		"the state's port": {JoinConfig{Token: good.Token, Address: state}, "that port of the node is not for joins", api.CodeUnreachable},
+		"no TLS there":     {JoinConfig{Token: good.Token, Address: plain}, "is no node, or another port of one", api.CodeUnreachable},
+		"clock ahead":      {JoinConfig{Token: good.Token, now: func() time.Time { return k.now().Add(3 * time.Hour) }}, "clocks differ by 3h0m", api.CodePrecondition},
+		"clock behind":     {JoinConfig{Token: good.Token, now: func() time.Time { return k.now().Add(-3 * time.Hour) }}, "not valid yet: clocks differ by", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := tc.cfg
@@ -151,6 +162,9 @@ func TestJoinRefusals(t *testing.T) {
 			_, err := Join(t.Context(), cfg)
 			wantError(t, err, tc.want)
 			t.Log(err)
+			if tc.code != "" && !api.IsCode(err, tc.code) {
+				t.Errorf("the error is not %s", tc.code)
+			}
 			for _, name := range []string{homeDir, joiningDir} {
 				if _, err := os.Stat(filepath.Join(cfg.Dir, name)); err == nil {
 					t.Errorf("%s was made", name)
@@ -166,6 +180,28 @@ func TestJoinRefusals(t *testing.T) {
 	if _, ok := a.Node("n"); ok {
 		t.Error("a refused node is there")
 	}
+}
+
+// answers listens with TLS, or says hello without, and returns where.
+func answers(t *testing.T, cfg *tls.Config) string {
+	t.Helper()
+	l := listen(t)
+	t.Cleanup(func() { l.Close() })
+	go func() { // ends with the listener
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if cfg != nil {
+				_ = tls.Server(conn, cfg).Handshake()
+			} else {
+				_, _ = conn.Write([]byte("220 hello\r\n"))
+			}
+			conn.Close()
+		}
+	}()
+	return l.Addr().String()
 }
 
 func indexToken(list []api.JoinToken, id string) int {

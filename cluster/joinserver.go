@@ -79,7 +79,7 @@ func (c *Cluster) serveJoin(w http.ResponseWriter, r *http.Request) {
 }
 
 func busy(w http.ResponseWriter, text string) {
-	fail(w, &api.Error{Code: api.CodeForbidden, Status: http.StatusTooManyRequests, Message: text})
+	fail(w, &api.Error{Code: api.CodePrecondition, Status: http.StatusTooManyRequests, Message: text})
 }
 
 func (c *Cluster) sendElsewhere(w http.ResponseWriter) {
@@ -151,7 +151,7 @@ func readJoin(w http.ResponseWriter, r *http.Request) (req joinRequest, pub *ecd
 func (c *Cluster) wanted(req joinRequest, rec tokenRecord, key string) (Node, error) {
 	now := c.cfg.now()
 	if d := now.Sub(req.Time).Abs(); d > backdate {
-		return Node{}, api.Errorf(api.CodeForbidden, "%v by %s: it is %s here and %s on the server that wants to join", ErrClock, d.Round(time.Minute),
+		return Node{}, api.Errorf(api.CodePrecondition, "%v by %s: it is %s here and %s on the server that wants to join", ErrClock, d.Round(time.Minute),
 			now.UTC().Format(time.DateTime), req.Time.UTC().Format(time.DateTime)).WithHint("set the clocks of both servers, by NTP for example")
 	}
 	said := req.Node

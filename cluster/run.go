@@ -55,7 +55,7 @@ func (c *Cluster) every(ctx context.Context, pause time.Duration, do func(contex
 		if err := do(ctx); errors.Is(err, ErrRemoved) {
 			return err
 		} else if err != nil && ctx.Err() == nil {
-			c.log.Warn("cluster", "error", err)
+			c.log.Warn("cloud", "error", err)
 			next = min(pause, 6*retry)
 		}
 		select {
@@ -86,7 +86,7 @@ func (c *Cluster) follow(ctx context.Context) error {
 			if err := c.act(ctx); errors.Is(err, ErrRemoved) {
 				return err
 			} else if err != nil && ctx.Err() == nil {
-				c.log.Warn("cluster", "error", err)
+				c.log.Warn("cloud", "error", err)
 				act.Reset(retry)
 			}
 		}

@@ -110,7 +110,7 @@ type caller struct {
 
 func (s *Server) caller(r *http.Request) (*x509.Certificate, error) {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
-		return nil, &RefusedError{Reason: ReasonCertificate, Text: "the call has no certificate: only nodes of the cluster may call here"}
+		return nil, &RefusedError{Reason: ReasonCertificate, Text: "the call has no certificate: only nodes of the cloud may call here"}
 	}
 	cert := r.TLS.PeerCertificates[0]
 	on, ok := r.Context().Value(callerKey{}).(*caller)

@@ -109,11 +109,15 @@ func (t *tables) claimNumber(ctx context.Context, node string, number uint32) (u
 
 // Attach opens the tables in the catalog and writes this node's own record.
 // Where the state cannot be reached the record is written later, by [Cluster.Run].
-// Its error is [ErrRemoved] if this node was removed.
+// Its error is [ErrRemoved] if this node was removed: one that has never had the
+// state learns that from the others, since the state is closed to it.
 func (c *Cluster) Attach(ctx context.Context, cat *catalog.Catalog) error {
 	t, err := openTables(cat)
 	if err != nil {
-		return fmt.Errorf("cannot open cluster: %w", err)
+		if gone := c.CheckIn(ctx); errors.Is(gone, ErrRemoved) {
+			return gone
+		}
+		return fmt.Errorf("cannot open the nodes' records: %w", err)
 	}
 	c.mu.Lock()
 	c.tables = t
@@ -183,7 +187,7 @@ func (n *Node) says(self Node) {
 	n.WireGuardKey, n.WireGuardNext, n.WantMembers = self.WireGuardKey, self.WireGuardNext, self.WantMembers
 }
 
-var errNotAttached = errors.New("cannot change the cluster: its records are not open yet")
+var errNotAttached = errors.New("cannot change the cloud: its records are not open yet")
 
 func (c *Cluster) state() (*tables, error) {
 	c.mu.RLock()

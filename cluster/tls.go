@@ -71,7 +71,7 @@ func judge(n Node, cert *x509.Certificate) error {
 	case !known && cert.NotBefore.After(n.CertifiedAt) || known && !n.Removed:
 		return nil
 	case n.Removed:
-		return &RefusedError{Node: n.Name, Reason: ReasonRemoved, Text: fmt.Sprintf("node %q was removed from the cluster on %s", n.Name, n.RemovedAt.UTC().Format("2006-01-02 15:04:05 MST"))}
+		return &RefusedError{Node: n.Name, Reason: ReasonRemoved, Text: fmt.Sprintf("node %q was removed from the cloud on %s", n.Name, n.RemovedAt.UTC().Format("2006-01-02 15:04:05 MST"))}
 	}
 	return &RefusedError{Node: n.Name, Reason: ReasonReplaced, Text: fmt.Sprintf("the certificate of node %q was replaced by a newer one: the node was removed and its name given to another, or its data directory is an old copy", n.Name)}
 }

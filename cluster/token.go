@@ -6,9 +6,9 @@ import (
 	"crypto/subtle"
 	"crypto/x509"
 	"encoding/base32"
-	"errors"
-	"fmt"
 	"strings"
+
+	"github.com/perigee-run/perigee/api"
 )
 
 // Token is a join token: its text is on the new node's command line.
@@ -31,16 +31,18 @@ func (t Token) String() string {
 	return strings.Join([]string{tokenPrefix, t.ID, tokenText.EncodeToString(t.Secret[:]), tokenText.EncodeToString(t.Authority[:])}, "-")
 }
 
+const copyToken = "copy the whole line that perigee node token printed"
+
 // ParseToken reads a token's text.
 func ParseToken(s string) (t Token, err error) {
 	part := strings.Split(strings.TrimSpace(s), "-")
 	switch {
 	case s == "":
-		return t, errors.New("cannot join without a token; make one with perigee node token, on a node of the cluster")
+		return t, api.Errorf(api.CodeInvalid, "cannot join without a token").WithHint("make one with perigee node token, on a node of the cloud")
 	case part[0] != tokenPrefix:
-		return t, fmt.Errorf("cannot read the join token: it does not begin with %s-; copy the whole line that perigee node token printed", tokenPrefix)
+		return t, api.Errorf(api.CodeInvalid, "cannot read the join token: it does not begin with %s-", tokenPrefix).WithHint(copyToken)
 	case len(part) != 4 || len(part[1]) != idLen || !decode(part[1], make([]byte, 5)) || !decode(part[2], t.Secret[:]) || !decode(part[3], t.Authority[:]):
-		return Token{}, errors.New("cannot read the join token: a part of it is missing or changed; copy the whole line that perigee node token printed")
+		return Token{}, api.Errorf(api.CodeInvalid, "cannot read the join token: a part of it is missing or changed").WithHint(copyToken)
 	}
 	t.ID = part[1]
 	return t, nil

@@ -147,8 +147,8 @@ func (c *Cluster) findToken(ctx context.Context, t *tables, id string) (tokenRec
 	}
 }
 
-var errUnknownToken = api.Errorf(api.CodeForbidden, "the cluster does not know this join token").
-	WithHint("make a new one with perigee node token, on a node of the cluster")
+var errUnknownToken = api.Errorf(api.CodeForbidden, "the cloud does not know this join token").
+	WithHint("make a new one with perigee node token, on a node of the cloud")
 
 // check reports why a key may not join with the token; used tells that it did
 // before.

@@ -78,7 +78,7 @@ func newKit(t testing.TB) *kit {
 	}
 	k.cluster, err = cluster.Open(cluster.Config{Dir: dir, Name: "n1", Region: "fra", Address: "192.0.2.1", Logger: quiet, Status: func(string) cluster.Status {
 		n := k.busy.Load()
-		return cluster.Status{Up: n >= 0, Machines: int(max(n, 0))}
+		return cluster.Status{Up: n >= 0, CPUs: 4, MemoryMB: 2048, Machines: int(max(n, 0))}
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -171,7 +171,7 @@ func (k *kit) do(t testing.TB, method, path, token, body string) (*http.Response
 type self struct{ k *kit }
 
 func (self) Info(context.Context) (api.NodeInfo, error) {
-	return api.NodeInfo{Name: "n1", Region: "fra", CPUs: 8}, nil
+	return api.NodeInfo{Name: "n1", Region: "fra", Domain: "node.example", Registry: "localhost:4280", CPUs: 8}, nil
 }
 
 func (s self) Stop(_ context.Context, machines bool) error {

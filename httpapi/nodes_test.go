@@ -127,7 +127,10 @@ func TestNodeCommands(t *testing.T) {
 	}
 	run(0, "nodes", `NAME +REGION +ROLES +MEMBER +ADDRESS +VERSION +STATE`, `n1 +fra +host,edge,state,build +yes +192.0.2.1 .*up`, `n2 +syd .* - +127.0.0.1 .*up`)
 	run(0, "nodes --json", `"name": "n2"`, `"state": "up"`)
-	run(0, "node show n2", `region +syd`, `machines +3`)
+	page := []string{`state +up`, `roles +host, edge`, `address +`, `apps at +\*\.node`, `size +4 CPUs, 2048 MiB`, `machines +3`, `certified +\ds ago`}
+	run(0, "node show n2", append(page, "region +syd")...)
+	run(0, "node show", append(page, "region +fra", "registry +localhost:4280")...)
+	run(0, "node show n1", append(page, "region +fra", "registry +localhost:4280")...)
 	run(3, "node show n9", `there is no node "n9"`, `hint: perigee nodes lists them`)
 	run(0, "node cordon n2", "n2 takes no new machines")
 	run(0, "node uncordon n2", "n2 takes machines")
@@ -137,7 +140,8 @@ func TestNodeCommands(t *testing.T) {
 	run(2, "node token --uses 0", "at least 1")
 	run(2, "node token --roles king", `"king"`)
 
-	token := strings.TrimSpace(run(0, "node token --ttl 10m --uses 2 --region syd --roles host", `perigee1-`, `sudo perigee join 192.0.2.1:4281`))
+	token := strings.TrimSpace(run(0, "node token --ttl 10m --uses 2 --region syd --roles host", `perigee1-`, `sudo perigee join 192.0.2.1:4281 --token TOKEN --region syd --roles host`))
+	run(0, "node token --region zzz", `warning: region "zzz" is no city`)
 	parsed, err := cluster.ParseToken(token)
 	if err != nil {
 		t.Fatal(err)
@@ -156,7 +160,7 @@ func TestNodeCommands(t *testing.T) {
 		time.Sleep(300 * time.Millisecond)
 		k.busy.Store(0)
 	}()
-	run(0, "node drain n2", "3 machines and", "1 machines and", "n2 is empty")
+	run(0, "node drain n2", "3 machines and", "1 machine and", "n2 is empty")
 	k.busy.Store(-1)
 	run(1, "node drain n2", "is down: it cannot say")
 	run(0, "nodes", "down, draining")

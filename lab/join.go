@@ -41,7 +41,7 @@ func (n *Node) JoinThis(ctx context.Context) (*Join, error) {
 	defer resp.Body.Close()
 	var t struct{ Token string }
 	if err := json.NewDecoder(resp.Body).Decode(&t); err != nil || t.Token == "" {
-		return nil, fmt.Errorf("cannot make a join token on node %q: it answers %s: this perigeed may be one that knows no clusters", n.Name, resp.Status)
+		return nil, fmt.Errorf("cannot make a join token on node %q: it answers %s: this perigeed may be one that cannot form a cloud", n.Name, resp.Status)
 	}
 	return &Join{netip.AddrPortFrom(n.Addr4, peerPort), t.Token}, nil
 }

@@ -179,6 +179,33 @@ func (l *Lab) Node(name string) (*Node, error) {
 // is cut off from the network.
 func (n *Node) Client() *api.Client { return n.client }
 
+// Settle waits until every node sees all others up, or ctx ends.
+func (l *Lab) Settle(ctx context.Context) error {
+	nodes := l.Nodes()
+	for _, n := range nodes {
+		for !n.sees(ctx, len(nodes)) {
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("node %q does not see all others: %w", n.Name, ctx.Err())
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
+
+// sees reports whether so many nodes are up, as this one sees it.
+func (n *Node) sees(ctx context.Context, want int) bool {
+	all, err := n.client.ListNodes(ctx)
+	up := 0
+	for _, o := range all {
+		if o.Up {
+			up++
+		}
+	}
+	return err == nil && up >= want
+}
+
 // Running reports whether perigeed runs.
 func (n *Node) Running() bool {
 	n.mu.Lock()

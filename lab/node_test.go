@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -88,6 +89,11 @@ func TestNodesJoin(t *testing.T) {
 	second, err := l.StartNode(t.Context(), NodeConfig{City: "fra", Join: join})
 	if err != nil {
 		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := l.Settle(ctx); err != nil || !first.sees(ctx, 2) || !second.sees(ctx, 2) {
+		t.Errorf("the nodes do not see each other: %v", err)
 	}
 	if err := second.Restart(t.Context()); err != nil {
 		t.Error("a node that has joined does not come back:", err)

@@ -172,6 +172,14 @@ func (n *Node) standIn(region string, allowed []string) string {
 	return placement.Fallback(n.hosts(), region, allowed)[0]
 }
 
+// roomOn is how many more machines of 256 MiB a node takes.
+func roomOn(o placement.Node) int {
+	if !o.Host || o.Cordoned || o.Draining {
+		return 0
+	}
+	return max(0, min(o.FreeMemoryMB/256, int(o.FreeCPUs)))
+}
+
 // Regions says where there are nodes.
 func (n *Node) Regions(_ context.Context, app string) (api.RegionList, error) {
 	by := map[string]*api.Region{}
@@ -187,7 +195,7 @@ func (n *Node) Regions(_ context.Context, app string) (api.RegionList, error) {
 		r.Nodes++
 		if o.Up {
 			r.NodesUp++
-			r.Capacity += max(0, o.FreeMemoryMB/256)
+			r.Capacity += roomOn(o)
 		}
 	}
 	for _, o := range n.cluster.Nodes() {

@@ -20,6 +20,8 @@ type report struct {
 	At       time.Time `json:"at"`
 	CPUs     int       `json:"cpus"`
 	MemoryMB int       `json:"memory_mb"`
+	HTTP     string    `json:"http,omitempty"` // where it answers public port 80
+	HTTPS    string    `json:"https,omitempty"`
 	Machines int       `json:"machines"`
 	Requests int       `json:"requests"`         // in flight at its router
 	Public   []string  `json:"public,omitempty"` // addresses at which clients reach its router
@@ -59,7 +61,7 @@ func (n *Node) sayStatusSoon() {
 
 func (n *Node) sayStatus() {
 	n.statuses.Set("node", report{
-		At: time.Now().UTC(), CPUs: runtime.NumCPU(), MemoryMB: memoryMB(), Machines: len(n.machines.Statuses()), Requests: n.router.Requests(),
+		At: time.Now().UTC(), CPUs: runtime.NumCPU(), MemoryMB: memoryMB(), HTTP: n.answersAt(80), HTTPS: n.answersAt(443), Machines: len(n.machines.Statuses()), Requests: n.router.Requests(),
 		Public: n.publicAddrs(), Zone: n.zone != nil, BGP: n.anycast != nil, Left: n.left.Load(), Synced: n.synced(), Started: n.since, Fault: n.upgradeFault(),
 	})
 }
@@ -117,7 +119,8 @@ func (n *Node) nodeStatus(name string) cluster.Status {
 		return cluster.Status{}
 	}
 	s, _ := n.heard(name)
-	out := cluster.Status{Up: n.up(name), Machines: s.Machines, Requests: s.Requests, Synced: s.Synced, StartedAt: s.Started, Fault: s.Fault}
+	out := cluster.Status{Up: n.up(name), CPUs: s.CPUs, MemoryMB: s.MemoryMB, HTTP: s.HTTP, HTTPS: s.HTTPS, Machines: s.Machines, Requests: s.Requests,
+		Synced: s.Synced, StartedAt: s.Started, Fault: s.Fault}
 	if o, ok := n.cluster.Node(name); ok {
 		out.Leaving = o.Draining && o.Has(cluster.RoleEdge) && !s.Left
 	}

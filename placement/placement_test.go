@@ -111,7 +111,6 @@ func TestChooseAsksForNoMore(t *testing.T) {
 // TestOthersDoNotStandIn: a machine of another app is neither taken for a replacement
 // nor condemned as one, whatever it says that it replaces.
 func TestOthersDoNotStandIn(t *testing.T) {
-	now := time.Now()
 	mv := Move{Machine: "x", App: "shop", Phase: Replaced, From: "a", To: "b", New: "y"}
 	moves := map[string]Move{"x": mv}
 	for app, want := range map[string]Verdict{"shop": Destroy, "other": Keep} {

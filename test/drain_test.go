@@ -77,7 +77,7 @@ func (c *cloud) removed(dir string) {
 	c.must("iad", dir, "node", "remove", "fra-1", "--force")
 	c.eventually("the removed node has ended, in words", 90*time.Second, func() bool {
 		b, _ := os.ReadFile(c.nodes["fra"].Log)
-		return strings.Contains(string(b), "Error: this node was removed from the cluster") && strings.Contains(string(b), "hint: to use this server again")
+		return strings.Contains(string(b), "Error: this node was removed from the cloud") && strings.Contains(string(b), "hint: to use this server again")
 	})
 }
 

@@ -37,25 +37,25 @@ func (c *cloud) strangers(string) {
 		}
 		return string(out), cmd.ProcessState.ExitCode()
 	}
-	refused := func(why, dir, token, name string, want string, flags ...string) {
+	refused := func(why, dir, token, name string, exit int, want string, flags ...string) {
 		c.Helper()
-		if out, code := join(dir, token, name, flags...); code != 1 || !strings.Contains(out, want) {
-			c.Errorf("%s: exit code %d, want 1 and %q: %s", why, code, want, out)
+		if out, code := join(dir, token, name, flags...); code != exit || !strings.Contains(out, want) {
+			c.Errorf("%s: exit code %d, want %d and %q: %s", why, code, exit, want, out)
 		}
 	}
-	refused("an expired token", data, expired, "newcomer", "expired on")
-	refused("a damaged token", data, good[:len(good)-5], "newcomer", "a part of it is missing or changed")
-	refused("a guessed token", data, strings.Join(guessed, "-"), "newcomer", "does not know this join token")
-	refused("a token for another region", data, forSyd, "newcomer", `is for region "syd"`, "--region", "fra")
-	refused("the name of another node", data, good, "syd-1", `there is a node "syd-1" already`)
+	refused("an expired token", data, expired, "newcomer", 4, "expired on")
+	refused("a damaged token", data, good[:len(good)-5], "newcomer", 2, "a part of it is missing or changed")
+	refused("a guessed token", data, strings.Join(guessed, "-"), "newcomer", 4, "does not know this join token")
+	refused("a token for another region", data, forSyd, "newcomer", 4, `is for region "syd"`, "--region", "fra")
+	refused("the name of another node", data, good, "syd-1", 5, `there is a node "syd-1" already`)
 	if left, _ := os.ReadDir(data); len(left) > 0 {
 		c.Errorf("refused joins leave %v", left)
 	}
 	if out, code := join(data, good, "newcomer"); code != 0 || !strings.Contains(out, "joined as node newcomer in region") {
 		c.Fatalf("a good token: exit code %d: %s", code, out)
 	}
-	refused("a token that was used, in another's hand", data+"2", good, "thief", "was used already, by newcomer")
-	refused("a second join of the same server", data, c.token(api.CreateJoinTokenRequest{}), "newcomer", "is the data directory of a node already")
+	refused("a token that was used, in another's hand", data+"2", good, "thief", 4, "was used already, by newcomer")
+	refused("a second join of the same server", data, c.token(api.CreateJoinTokenRequest{}), "newcomer", 5, "is the data directory of a node already")
 	c.must("iad", "", "node", "remove", "newcomer", "--force")
 }
 

@@ -13,16 +13,26 @@ import (
 
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/cluster"
+	"github.com/perigee-run/perigee/internal/exit"
 	"github.com/perigee-run/perigee/internal/version"
 	"github.com/spf13/cobra"
 )
 
-// joinCommand makes the data directory that of a node of a cluster.
+// coded is an error that ends the program with a code of its own.
+type coded struct {
+	error
+	code int
+}
+
+func (c coded) Unwrap() error { return c.error }
+
+// joinCommand makes the data directory that of a node of a cloud. It ends as
+// perigee join does, which runs it.
 func joinCommand() *cobra.Command {
 	cfg := cluster.JoinConfig{Version: version.Version}
 	c := &cobra.Command{
-		Use: "join ADDRESS", Short: "Make this server a node of a cluster", Args: cobra.ExactArgs(1),
-		Long: `Make this server a node of the cluster at ADDRESS: any node of it, HOST or
+		Use: "join ADDRESS", Short: "Make this server a node of a cloud", Args: joinArgs,
+		Long: `Make this server a node of the cloud at ADDRESS: any node of it, HOST or
 HOST:PORT (default 4281). Afterwards start perigeed with the same --data.
 A join that was cut off is completed by the same command.`,
 		Example: "  perigeed join 203.0.113.7 --token perigee1-… --region fra",
@@ -33,6 +43,7 @@ A join that was cut off is completed by the same command.`,
 			return join(ctx, cfg, c.InOrStdin(), c.OutOrStdout())
 		},
 	}
+	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(err, c.CommandPath()+" --help lists the flags") })
 	f := c.Flags()
 	f.StringVar(&cfg.Token, "token", os.Getenv("PERIGEE_JOIN_TOKEN"), "what perigee node token printed; - reads it from standard input (env PERIGEE_JOIN_TOKEN)")
 	f.Lookup("token").DefValue = ""
@@ -57,13 +68,33 @@ func join(ctx context.Context, cfg cluster.JoinConfig, in io.Reader, out io.Writ
 		cfg.Token = strings.TrimSpace(line)
 	}
 	n, err := cluster.Join(ctx, cfg)
-	var refused *api.Error
-	if errors.As(err, &refused) && refused.Hint != "" {
-		return fmt.Errorf("%w\nhint: %s", err, refused.Hint)
-	}
 	if err != nil {
-		return err
+		return withHint(err)
 	}
 	_, err = fmt.Fprintf(out, "joined as node %s in region %s; start it with perigeed --data %s\n", n.Name, n.Region, cfg.Dir)
 	return err
+}
+
+// withHint adds what to do about an error, and what it means for scripts.
+func withHint(err error) error {
+	code := exit.Of(err)
+	var refused *api.Error
+	if errors.As(err, &refused) && refused.Hint != "" {
+		err = fmt.Errorf("%w\nhint: %s", err, refused.Hint)
+	}
+	return coded{err, code}
+}
+
+func usage(err error, hint string) error {
+	return coded{fmt.Errorf("%w\nhint: %s", err, hint), exit.Usage}
+}
+
+func joinArgs(c *cobra.Command, args []string) error {
+	switch {
+	case len(args) == 0:
+		return usage(fmt.Errorf("%s needs ADDRESS", c.CommandPath()), "usage: "+c.UseLine())
+	case len(args) > 1:
+		return usage(fmt.Errorf("%s takes 1 argument, not %d", c.CommandPath(), len(args)), "usage: "+c.UseLine())
+	}
+	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/perigee-run/perigee/build"
+	"github.com/perigee-run/perigee/internal/exit"
 	"github.com/perigee-run/perigee/internal/version"
 	"github.com/perigee-run/perigee/node"
 	"github.com/spf13/cobra"
@@ -29,10 +30,18 @@ func main() {
 		return
 	}
 	fmt.Fprintln(os.Stderr, "Error:", err)
-	if errors.Is(err, node.ErrRemoved) {
-		os.Exit(exitRemoved)
+	os.Exit(exitCode(err))
+}
+
+func exitCode(err error) int {
+	var c coded
+	switch {
+	case errors.As(err, &c):
+		return c.code
+	case errors.Is(err, node.ErrRemoved):
+		return exitRemoved
 	}
-	os.Exit(1)
+	return exit.Failure
 }
 
 func command() *cobra.Command {
