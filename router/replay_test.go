@@ -1,14 +1,18 @@
 package router
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/perigee-run/perigee/router/http1"
 )
 
 // replaying is a machine that answers "id src failed body-length", or with a replay if the path says so.
@@ -99,6 +103,41 @@ func TestReplay(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestReplayBodyToTheEnd has an app whose answer says no length: its body ends with the connection.
+func TestReplayBodyToTheEnd(t *testing.T) {
+	for _, tt := range []struct {
+		pad, status int
+		cut         bool
+		want        string
+	}{
+		{0, 200, false, "m2 "},
+		{maxReplayJSON, 502, false, "longer than 16384 bytes"},
+		{0, 502, true, "not whole"},
+	} {
+		m1 := machine("m1", rawOrigin(t, func(c net.Conn) {
+			if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
+				return
+			}
+			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Type: %s\r\n\r\n", http1.ReplayType)
+			time.Sleep(20 * time.Millisecond)
+			fmt.Fprintf(c, "{\"region\":\"fra\"%s}", strings.Repeat(" ", tt.pad))
+			if tt.cut {
+				time.Sleep(100 * time.Millisecond) // the bytes are read before the reset
+				reset(c)
+			}
+		}))
+		m2 := replaying(t, "m2")
+		m1.Region, m2.Region = "iad", "fra"
+		m2.Healthy = false // the first try is m1's
+		a := startEdge(t, Config{Region: "iad"}, webTable(m1, m2))
+		eachWay(t, a, func(t *testing.T, client *http.Client, base string) {
+			if res, got := get(t, client, base+"/"); res.StatusCode != tt.status || !strings.Contains(got, tt.want) {
+				t.Errorf("%+v: %d %s", tt, res.StatusCode, got)
+			}
+		})
+	}
 }
 
 func TestReplayLimits(t *testing.T) {
