@@ -145,6 +145,7 @@ func TestNearBeforeFar(t *testing.T) {
 	eachWay(t, a, func(t *testing.T, client *http.Client, base string) {
 		for _, tt := range []struct{ header, value, want string }{
 			{"Fly-Prefer-Region", "nrt", "m2 m3"}, {"Perigee-Prefer-Region", "nrt", "m2 m3"}, {"Fly-Prefer-Region", "gru", "m1"},
+			{"Fly-Prefer-Region", "gru, NRT", "m2 m3"}, {"Perigee-Prefer-Region", ",", "m1"},
 			{"Fly-Prefer-Instance-Id", "m3", "m3"}, {"Perigee-Prefer-Instance-Id", "m2", "m2"}, {"Fly-Force-Instance-Id", "m2", "m2"},
 			{"Perigee-Force-Instance-Id", "m3", "m3"}, {"Fly-Force-Instance-Id", "m9", "503"}, {"Fly-Prefer-Instance-Id", "m9", "m1"},
 		} {

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -180,7 +181,7 @@ func (tr *trip) view(cs []candidate, tg *target) []candidate {
 			c.temper = unfit
 		}
 		c.wanted = len(tr.ask.prefer) > 0 && sp.id == string(tr.ask.prefer)
-		c.favored = len(tr.ask.near) > 0 && sp.region == string(tr.ask.near)
+		c.favored = len(tr.ask.near) > 0 && listed(tr.ask.near, sp.region)
 		if tr.ask.replay != nil {
 			tr.ask.replay.judge(sp, &c)
 		}
@@ -189,6 +190,21 @@ func (tr *trip) view(cs []candidate, tg *target) []candidate {
 	}
 	return cs
 }
+
+// listed says that a region is in a list such as "syd, FRA".
+func listed(list []byte, region string) bool {
+	for {
+		one, rest, more := bytes.Cut(list, comma)
+		if strings.EqualFold(string(bytes.TrimSpace(one)), region) && region != "" {
+			return true
+		}
+		if list = rest; !more {
+			return false
+		}
+	}
+}
+
+var comma = []byte{','}
 
 // locate adds what only machines of other nodes have.
 func (c *candidate) locate(sp *spot, hard int) {
@@ -414,6 +430,9 @@ func nobody(tr *trip, tg *target) *refusal {
 	}
 	if len(tg.spots) == 0 {
 		return &refusal{status: http.StatusServiceUnavailable, reason: fmt.Sprintf("app %q has no machines", tg.app.name), retry: 5}
+	}
+	if rp := tr.ask.replay; rp != nil {
+		return refuse(http.StatusServiceUnavailable, "app %q has no machine%s that takes requests; a replay was asked for by machine %q", tg.app.name, rp.which(), rp.self)
 	}
 	var states []string
 	for i := range tg.spots {
