@@ -532,3 +532,20 @@ func TestKeptConnections(t *testing.T) {
 		t.Errorf("%d connections", n)
 	}
 }
+
+// TestNobodyThere: who cannot reach a node is not told to look at the app.
+func TestNobodyThere(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := Machine{ID: "m1", Node: "b", Via: netip.MustParseAddrPort(l.Addr().String()), State: StateStarted, Healthy: true}
+	l.Close()
+	a := startEdge(t, Config{ConnectTimeout: 100 * time.Millisecond}, webTable(m))
+	eachWay(t, a, func(t *testing.T, client *http.Client, base string) {
+		res, got := get(t, client, base)
+		if res.StatusCode != 502 || !strings.Contains(got, "can be reached: node") || strings.Contains(got, "0.0.0.0") {
+			t.Errorf("%d %s", res.StatusCode, got)
+		}
+	})
+}

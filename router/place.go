@@ -364,6 +364,8 @@ func (r *Router) waitAgain(tr *trip, tg *target) *refusal {
 		return nil
 	case tr.wakeErr != nil && !tr.refused:
 		return &refusal{status: http.StatusServiceUnavailable, reason: "no machine could be woken: " + tr.wakeErr.Error(), retry: 5}
+	case time.Since(tr.began) > r.cfg.ConnectTimeout && errors.As(tr.cause, new(farError)):
+		return refuse(http.StatusBadGateway, "no machine of app %q can be reached: %v", tg.app.name, tr.cause)
 	case time.Since(tr.began) > r.cfg.ConnectTimeout:
 		return refuse(http.StatusBadGateway, "no machine of app %q accepts connections: %v; does the app listen on 0.0.0.0, and on the configured internal port?",
 			tg.app.name, tr.cause)
