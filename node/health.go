@@ -73,7 +73,7 @@ func (n *Node) setHealth(ill string) {
 		n.anycast.SetHealthy(ill == "", or(ill, "it answers"))
 	}
 	if was := n.illness(); ill != "" {
-		n.log.Error("this edge cannot serve visitors, and is left out of DNS and BGP", "why", ill)
+		n.log.Warn("this edge cannot serve visitors, and is left out of DNS and BGP", "why", ill)
 	} else if was != "" {
 		n.log.Info("this edge serves visitors again")
 	}
