@@ -56,6 +56,7 @@ func (e *env) nodeStatus(ctx context.Context) error {
 	if e.json {
 		return e.printJSON(n)
 	}
+	e.problems(n)
 	return e.facts("node", n.Name, "region", n.Region, "version", n.Version, "apps at", "*."+n.Domain, "http", n.HTTP, "https", n.HTTPS, "registry", n.Registry, "machines", strconv.Itoa(n.Machines), "size", fmt.Sprintf("%d CPUs, %d MiB", n.CPUs, n.MemoryMB), "started", ago(n.StartedAt))
 }
 

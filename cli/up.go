@@ -163,11 +163,20 @@ func (e *env) welcome(ctx context.Context, f upFlags, took time.Duration) error 
 	}
 	fmt.Fprintf(e.Out, "%s node %s in region %s is up after %s\n", e.paint(green, "✓"), n.Name, n.Region, took.Round(time.Millisecond))
 	e.facts("apps at", "*."+n.Domain, "http", n.HTTP, "https", n.HTTPS, "API", "http://"+f.listen, "registry", n.Registry, "state", f.data)
-	for _, p := range n.Problems {
-		fmt.Fprintf(e.Err, "%s %s: %s; %s\n", e.paint(yellow, "warning:"), p.Name, p.Fault, p.Cure)
-	}
+	e.problems(n)
 	fmt.Fprintln(e.Out, "Next: perigee launch, in the folder of an app")
 	return nil
+}
+
+// problems warns of what a node lacks.
+func (e *env) problems(n api.NodeInfo) {
+	for _, p := range n.Problems {
+		text := p.Fault
+		if p.Cure != "" {
+			text += "; " + p.Cure
+		}
+		fmt.Fprintf(e.Err, "%s %s: %s\n", e.paint(yellow, "warning:"), p.Name, text)
+	}
 }
 
 func downCmd(e *env) *cobra.Command {
