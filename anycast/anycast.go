@@ -190,7 +190,7 @@ func (a *Announcer) Status() Status {
 
 // Run takes packets for the prefixes in, speaks BGP and carries out what the
 // other methods ask for, until ctx ends. Then it withdraws, closes the sessions
-// and stops taking packets in.
+// and stops taking packets in; so it does when it fails, and may be called again.
 func (a *Announcer) Run(ctx context.Context) error {
 	undo, err := a.takeIn()
 	if err != nil {
@@ -209,6 +209,7 @@ func (a *Announcer) Run(ctx context.Context) error {
 	for {
 		again, err := a.reconcile(sp)
 		if err != nil {
+			a.withdrawAll(sp)
 			return err
 		}
 		timer := time.NewTimer(until(again))

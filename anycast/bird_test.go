@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -231,6 +232,32 @@ func established(a *Announcer) bool {
 		}
 	}
 	return true
+}
+
+// TestRunAgain: what could not be announced at first is at the next try.
+func TestRunAgain(t *testing.T) {
+	l := newLink(t)
+	b := l.bird(t, classic)
+	cfg := config()
+	cfg.Listen = 1790
+	a, err := New(cfg)
+	must(t, err)
+	a.SetHealthy(true, "all is well")
+	taken, err := net.Listen("tcp", ":1790")
+	must(t, err)
+	if err := a.Run(t.Context()); err == nil {
+		t.Fatal("it runs without its port")
+	}
+	must(t, taken.Close())
+	for range 2 {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- a.Run(ctx) }()
+		b.waits(four, true, 10*time.Second)
+		cancel()
+		must(t, <-done)
+		b.waits(four, false, 10*time.Second)
+	}
 }
 
 // TestLife: one edge's day beside a router.

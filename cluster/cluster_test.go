@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -322,6 +323,32 @@ func TestMembersAreChosen(t *testing.T) {
 	}
 }
 
+// TestActsMeanwhile: records that change without a pause do not keep a node from
+// acting on them, such as keeping them on disk.
+func TestActsMeanwhile(t *testing.T) {
+	a := newCloud(t).found(t, Config{})
+	stored := func() string {
+		b, _ := os.ReadFile(filepath.Join(a.home, nodesFile)) // it is there once it was written
+		return string(b)
+	}
+	eventually(t, "a's own record on disk", func() bool { return stored() != "" })
+	before := stored()
+	for i := range 200 {
+		_, err := change(t.Context(), a.tables.nodes, "n", func(n *Node, _ bool) error {
+			*n = Node{Name: "n", Region: "fra", Version: strconv.Itoa(i), Removed: true}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stored() != before {
+			return
+		}
+		time.Sleep(settle / 10)
+	}
+	t.Error("never acted while records changed")
+}
+
 func memberNames(s *station) string {
 	var names []string
 	for _, n := range s.Nodes() {
@@ -413,6 +440,10 @@ func TestSkewedClock(t *testing.T) {
 		t.Errorf("a behind: %v", err)
 	}
 	t.Log(err)
+	k.add(3 * time.Hour)
+	if _, err = b.call(t.Context(), "a"); err != nil { // over the same connection
+		t.Errorf("a's clock was set: %v", err)
+	}
 }
 
 func TestRenewal(t *testing.T) {
@@ -605,7 +636,10 @@ func TestLimiter(t *testing.T) {
 	for i := range limitAll {
 		l.failed(net.JoinHostPort(net.IPv4(10, 0, byte(i>>8), byte(i)).String(), "1"))
 	}
-	if l.wait("192.0.2.1:7") == 0 {
+	if l.wait("192.0.2.1:7") != 0 {
+		t.Error("a host that did nothing has to wait, whatever token it has")
+	}
+	if l.waitAll() == 0 {
 		t.Error("many hosts together go on trying")
 	}
 }

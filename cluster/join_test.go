@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net/http"
@@ -376,6 +377,36 @@ func TestBadJoinRequests(t *testing.T) {
 	if resp.Body.Close(); resp.StatusCode != http.StatusTooManyRequests {
 		t.Errorf("after many failures: %s", resp.Status)
 	}
+}
+
+// TestJoinIsNotShutOut: neither many slow senders nor many failures keep a
+// server out that has a token.
+func TestJoinIsNotShutOut(t *testing.T) {
+	a := newCloud(t).found(t, Config{})
+	for range limitAtOnce + 1 {
+		c, err := tls.Dial("tcp", a.at, &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, "POST "+joinPath+" HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(200 * time.Millisecond) // they are let in meanwhile
+	tok := a.token(t, api.CreateJoinTokenRequest{Uses: 2})
+	if _, err := Join(t.Context(), JoinConfig{Address: a.at, Token: tok.Token, Dir: t.TempDir(), Name: "b"}); err != nil {
+		t.Error("slow senders shut it out:", err)
+	}
+	for i := range limitAll {
+		a.limit.failed(fmt.Sprintf("192.0.2.%d:9", i%250))
+	}
+	if _, err := Join(t.Context(), JoinConfig{Address: a.at, Token: tok.Token, Dir: t.TempDir(), Name: "c"}); err != nil {
+		t.Error("failures of others shut it out:", err)
+	}
+	unknown := newToken(a.authority.cert)
+	_, err := Join(t.Context(), JoinConfig{Address: a.at, Token: unknown.String(), Dir: t.TempDir(), Name: "d"})
+	wantError(t, err, "too many joins failed")
 }
 
 const childEnv = "PERIGEE_CLUSTER_JOIN_CHILD"

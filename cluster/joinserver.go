@@ -30,6 +30,14 @@ type joinRequest struct {
 	Time    time.Time `json:"time"`    // its clock
 }
 
+// token is what the request says of its token; whole reports whether that can be
+// one.
+func (r joinRequest) token() (t Token, whole bool) {
+	t.ID = r.TokenID
+	copy(t.Secret[:], r.Secret)
+	return t, len(r.Secret) == len(t.Secret)
+}
+
 // joinResponse makes it a node.
 type joinResponse struct {
 	Cluster      string            `json:"cluster"`
@@ -55,27 +63,52 @@ func (c *Cluster) serveJoin(w http.ResponseWriter, r *http.Request) {
 		busy(w, "too many joins failed; wait "+wait.String())
 		return
 	}
+	if !c.Certifies() {
+		c.sendElsewhere(w)
+		return
+	}
+	req, pub, err := readJoin(w, r) // before it takes a place: a sender may be slow for long
+	if err != nil {
+		c.refuseJoin(w, r, err)
+		return
+	}
+	if wait := c.limit.waitAll(); wait > 0 && !c.knowsToken(req) {
+		busy(w, "too many joins failed; wait "+wait.String())
+		return
+	}
 	leave, ok := c.limit.enter()
 	if !ok {
 		busy(w, "too many servers join at this moment; try again")
 		return
 	}
 	defer leave()
-	if !c.Certifies() {
-		c.sendElsewhere(w)
-		return
-	}
 	ctx, cancel := context.WithTimeout(r.Context(), joinTimeout)
 	defer cancel()
-	resp, err := c.join(ctx, w, r)
+	resp, err := c.join(ctx, req, pub)
 	if err != nil {
-		c.limit.failed(r.RemoteAddr)
-		c.log.Warn("refused a node that wants to join", "from", r.RemoteAddr, "error", err)
-		fail(w, err)
+		c.refuseJoin(w, r, err)
 		return
 	}
 	c.log.Info("node joins", "node", resp.Self.Name, "region", resp.Self.Region, "from", r.RemoteAddr)
 	answer(w, resp)
+}
+
+func (c *Cluster) refuseJoin(w http.ResponseWriter, r *http.Request, err error) {
+	c.limit.failed(r.RemoteAddr)
+	c.log.Warn("refused a node that wants to join", "from", r.RemoteAddr, "error", err)
+	fail(w, err)
+}
+
+// knowsToken reports whether the request's token is one of ours, by what is in
+// memory.
+func (c *Cluster) knowsToken(req joinRequest) bool {
+	t, err := c.state()
+	if err != nil {
+		return false
+	}
+	tok, whole := req.token()
+	e, ok := t.tokens.Get(tokenKey(tok.ID))
+	return ok && whole && tok.proves(e.Value.Hash)
 }
 
 func busy(w http.ResponseWriter, text string) {
@@ -94,19 +127,14 @@ func (c *Cluster) sendElsewhere(w http.ResponseWriter) {
 	_ = json.NewEncoder(w).Encode(elsewhere{"this node does not certify; nodes with the role state do", try}) // the caller may be gone
 }
 
-func (c *Cluster) join(ctx context.Context, w http.ResponseWriter, r *http.Request) (*joinResponse, error) {
+func (c *Cluster) join(ctx context.Context, req joinRequest, pub *ecdsa.PublicKey) (*joinResponse, error) {
 	t, err := c.state()
 	if err != nil {
 		return nil, err
 	}
-	req, pub, err := readJoin(w, r)
-	if err != nil {
-		return nil, err
-	}
-	tok := Token{ID: req.TokenID}
-	copy(tok.Secret[:], req.Secret)
+	tok, whole := req.token()
 	rec, ok := c.findToken(ctx, t, tok.ID)
-	if !ok || len(req.Secret) != len(tok.Secret) {
+	if !ok || !whole {
 		return nil, errUnknownToken
 	}
 	key, err := keyHash(pub)

@@ -34,9 +34,26 @@ func (l *limiter) wait(remote string) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.turn()
-	if l.fails[limitKey(remote)] < limitPerHost && l.total < limitAll {
+	if l.fails[limitKey(remote)] < limitPerHost {
 		return 0
 	}
+	return l.rest()
+}
+
+// waitAll is how long those have to wait whose token nobody knows, when many have
+// failed. Others are let in: nobody shuts out all by failing often.
+func (l *limiter) waitAll() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.turn()
+	if l.total < limitAll {
+		return 0
+	}
+	return l.rest()
+}
+
+// rest is what is left of the window.
+func (l *limiter) rest() time.Duration {
 	return max(time.Second, l.began.Add(limitWindow).Sub(l.now()).Round(time.Second))
 }
 

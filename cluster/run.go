@@ -71,6 +71,7 @@ func (c *Cluster) follow(ctx context.Context) error {
 	changes := c.Changes(ctx)
 	act := time.NewTimer(0)
 	defer act.Stop()
+	waiting := true // many changes must not put it off for ever
 	for {
 		select {
 		case <-ctx.Done():
@@ -81,8 +82,12 @@ func (c *Cluster) follow(ctx context.Context) error {
 				return nil
 			}
 			c.saw(n)
-			act.Reset(settle)
+			if !waiting {
+				waiting = true
+				act.Reset(settle)
+			}
 		case <-act.C:
+			waiting = false
 			if err := c.act(ctx); errors.Is(err, ErrRemoved) {
 				return err
 			} else if err != nil && ctx.Err() == nil {

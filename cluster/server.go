@@ -10,7 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/perigee-run/perigee/api"
@@ -102,11 +102,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 type callerKey struct{}
 
 // caller is what was found out about the other end of a connection: signatures
-// are checked once, whether it was removed with each request.
-type caller struct {
-	once sync.Once
-	err  error
-}
+// are checked until they are good, whether it was removed with each request. A
+// refusal may be over with the next one: a clock was set.
+type caller struct{ good atomic.Bool }
 
 func (s *Server) caller(r *http.Request) (*x509.Certificate, error) {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
@@ -117,9 +115,11 @@ func (s *Server) caller(r *http.Request) (*x509.Certificate, error) {
 	if !ok {
 		return cert, s.cluster.Allow(cert)
 	}
-	on.once.Do(func() { on.err = s.cluster.Allow(cert) })
-	if on.err != nil {
-		return nil, on.err
+	if !on.good.Load() {
+		if err := s.cluster.Allow(cert); err != nil {
+			return nil, err
+		}
+		on.good.Store(true)
 	}
 	return cert, s.cluster.current(cert)
 }

@@ -126,12 +126,11 @@ func (v clientView) Edges() []zone.Edge {
 			continue
 		}
 		said, _ := v.n.heard(o.Name)
-		public := said.Public
 		if o.Name == v.n.cfg.Name {
-			public = v.n.publicAddrs()
+			said.Public, said.Ill = v.n.publicAddrs(), v.n.illness()
 		}
-		e := zone.Edge{Node: o.Name, Region: o.Region, Up: v.n.up(o.Name), Draining: o.Draining}
-		for _, s := range public {
+		e := zone.Edge{Node: o.Name, Region: o.Region, Up: v.n.up(o.Name) && said.Ill == "", Draining: o.Draining}
+		for _, s := range said.Public {
 			a, err := netip.ParseAddr(s)
 			switch {
 			case err != nil: // a name: the zone gives addresses
@@ -198,7 +197,10 @@ func (n *Node) routerID() netip.Addr {
 // clientWorks are what is run of it.
 func (n *Node) clientWorks() (out []func(context.Context) error) {
 	if n.zone != nil {
-		out = append(out, n.zone.Run)
+		out = append(out, func(ctx context.Context) error {
+			n.persist(ctx, "dns", n.zone.Run)
+			return nil
+		})
 	}
 	return out
 }
@@ -214,8 +216,8 @@ func (n *Node) keepBGP(ctx context.Context) error {
 		return nil
 	}
 	n.cfg.heritage.want(ctx, wantBGP)
-	n.anycast.SetHealthy(true, "the router is open")
-	return n.anycast.Run(ctx)
+	n.persist(ctx, "bgp", n.anycast.Run) // announced is what keepHealth allows
+	return nil
 }
 
 // keepDrain takes this edge out of service while its node drains, in the order
@@ -231,7 +233,7 @@ func (n *Node) keepDrain(ctx context.Context) error {
 	stop := func() {}
 	defer func() { stop() }()
 	draining := false
-	for range n.cluster.Changes(ctx) {
+	look := func() {
 		if now := n.self().Draining; now != draining {
 			draining = now
 			stop()
@@ -241,6 +243,11 @@ func (n *Node) keepDrain(ctx context.Context) error {
 				n.returnEdge()
 			}
 		}
+	}
+	changes := n.cluster.Changes(ctx)
+	look() // it may have started so
+	for range changes {
+		look()
 	}
 	return nil
 }
@@ -306,7 +313,9 @@ func (n *Node) heardOfIt(ctx context.Context) error {
 
 // mustStay says why clients would find nobody if this edge closed.
 func (n *Node) mustStay() string {
-	others := slices.ContainsFunc(n.others(), func(o cluster.Node) bool { return o.Has(cluster.RoleEdge) && !o.Draining && n.up(o.Name) })
+	others := slices.ContainsFunc(n.others(), func(o cluster.Node) bool {
+		return o.Has(cluster.RoleEdge) && !o.Draining && n.up(o.Name) && !n.isIll(o.Name)
+	})
 	switch {
 	case !others:
 		return "no other edge is in service"

@@ -46,7 +46,7 @@ func (n *Node) problems(ctx context.Context) []api.Problem {
 	if err := n.store.Problem(ctx); err != nil {
 		out = append(out, api.Problem{Name: "logs", Fault: "logs are not stored for now: " + err.Error()})
 	}
-	out = append(out, n.bgpProblems()...)
+	out = append(append(out, n.edgeProblems()...), n.bgpProblems()...)
 	for _, p := range n.router.Problems() {
 		out = append(out, api.Problem{Name: "router", Fault: p.Err.Error()})
 	}

@@ -78,9 +78,11 @@ type Node struct {
 	lines     *fleet.Lines
 	moves     *placement.MoveTable
 	healer    *placement.Healer
-	asked     sync.Once     // the state, before machines are started again
-	sayNow    chan struct{} // holds one token when the status is to be said
-	left      atomic.Bool   // draining, and no clients come in any more
+	asked     sync.Once              // the state, before machines are started again
+	sayNow    chan struct{}          // holds one token when the status is to be said
+	left      atomic.Bool            // draining, and no clients come in any more
+	ill       atomic.Pointer[string] // why no clients are led to this edge; nil: they are
+	faults    sync.Map               // what leads clients here and has failed, by name → its error
 	lives     liveness
 	wiring    sync.Mutex                          // held while the mesh gets its peers, so that no older list follows
 	meshNodes atomic.Pointer[map[netip.Addr]bool] // the other nodes' addresses in the mesh
@@ -378,7 +380,7 @@ func (n *Node) Run(ctx context.Context) error {
 func (n *Node) work(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, run := range append([]func(context.Context) error{
-		n.machines.Run, n.keepTable, n.deploys.Run, n.resolver.Run, n.keepSandbox, n.api.Run, n.announce, n.awaitHeir, n.keepDrain,
+		n.machines.Run, n.keepTable, n.deploys.Run, n.resolver.Run, n.keepSandbox, n.api.Run, n.announce, n.awaitHeir, n.keepDrain, n.keepHealth,
 		n.keepMembership, n.keepCluster, n.keepStatus, n.keepSeen, n.keepSummaries, n.keepIndex, n.runHealer,
 	}, slices.Concat(n.meshWorks(), n.clientWorks())...) {
 		g.Go(func() error { return run(ctx) })

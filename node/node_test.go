@@ -6,8 +6,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/app"
+	"github.com/perigee-run/perigee/machine"
 	"github.com/perigee-run/perigee/router"
 )
 
@@ -117,6 +120,21 @@ func TestRawPorts(t *testing.T) {
 	got := raw([]api.Service{web(1), {Ports: []api.Port{{Port: 5432}, {StartPort: 7000, EndPort: 7002}, {Port: 9000, Handlers: []string{"proxy_proto"}}}}})
 	if want := []int{5432, 7000, 7001, 7002, 9000}; !slices.Equal(got, want) {
 		t.Errorf("raw ports %v, want %v", got, want)
+	}
+}
+
+// TestRawPortsOfOtherNodes: what machines of other nodes have is taken too, and
+// of two old apps the older one gets what none has.
+func TestRawPortsOfOtherNodes(t *testing.T) {
+	db := api.MachineConfig{Services: []api.Service{{Ports: []api.Port{{Port: 5432}}}}}
+	all := []machine.Summary{{App: "db", Node: "fra-1", Config: &db}, {App: "shop", Node: "iad-1", Config: &db}, {App: "new", Node: "iad-1"}}
+	if got := rawPorts(all, "shop"); len(got) != 1 || got[5432] != "db" {
+		t.Errorf("taken: %v", got)
+	}
+	now := time.Now()
+	apps := oldest([]app.App{{Name: "a", CreatedAt: now}, {Name: "z", CreatedAt: now.Add(-time.Hour)}, {Name: "b", CreatedAt: now}})
+	if apps[0].Name != "z" || apps[1].Name != "a" {
+		t.Errorf("order: %v", apps)
 	}
 }
 

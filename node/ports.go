@@ -5,6 +5,7 @@ import (
 	"net"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/machine"
 )
 
 // checkPorts refuses raw public ports that another app or another program has.
@@ -14,7 +15,7 @@ func (n *Node) checkPorts(app string, groups map[string]api.MachineConfig) error
 	if len(n.apps.Addresses(app)) > 0 {
 		return nil
 	}
-	taken := n.rawPorts(app)
+	taken := rawPorts(n.everyMachine(), app)
 	for _, c := range groups {
 		for _, p := range raw(c.Services) {
 			if other, ok := taken[p]; ok {
@@ -29,10 +30,11 @@ func (n *Node) checkPorts(app string, groups map[string]api.MachineConfig) error
 	return nil
 }
 
-// rawPorts are the raw ports of all apps but one, with their owners.
-func (n *Node) rawPorts(but string) map[int]string {
+// rawPorts are the raw ports of all apps but one, on whatever node, with their
+// owners.
+func rawPorts(machines []machine.Summary, but string) map[int]string {
 	taken := map[int]string{}
-	for _, m := range n.machines.Statuses() {
+	for _, m := range machines {
 		if m.App == but || m.Config == nil {
 			continue
 		}

@@ -28,6 +28,7 @@ type report struct {
 	Zone     bool      `json:"zone,omitempty"`   // it is a DNS server of the domain
 	BGP      bool      `json:"bgp,omitempty"`    // it announces addresses
 	Left     bool      `json:"left,omitempty"`   // it drains, and as an edge it is done
+	Ill      string    `json:"ill,omitempty"`    // why no clients should be led to it
 	Synced   bool      `json:"synced,omitempty"` // with the replicated state
 	Started  time.Time `json:"started,omitzero"`
 	Fault    string    `json:"fault,omitempty"` // why its last upgrade failed
@@ -62,7 +63,7 @@ func (n *Node) sayStatusSoon() {
 func (n *Node) sayStatus() {
 	n.statuses.Set("node", report{
 		At: time.Now().UTC(), CPUs: runtime.NumCPU(), MemoryMB: memoryMB(), HTTP: n.answersAt(80), HTTPS: n.answersAt(443), Machines: len(n.machines.Statuses()), Requests: n.router.Requests(),
-		Public: n.publicAddrs(), Zone: n.zone != nil, BGP: n.anycast != nil, Left: n.left.Load(), Synced: n.synced(), Started: n.since, Fault: n.upgradeFault(),
+		Public: n.publicAddrs(), Zone: n.zone != nil, BGP: n.anycast != nil, Left: n.left.Load(), Ill: n.illness(), Synced: n.synced(), Started: n.since, Fault: n.upgradeFault(),
 	})
 }
 

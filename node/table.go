@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/app"
 	"github.com/perigee-run/perigee/router"
 )
 
@@ -84,13 +86,22 @@ func (n *Node) table() router.Table {
 		by[o.App] = append(by[o.App], o)
 	}
 	addrs := n.apps.AllAddresses()
-	for _, a := range n.apps.List() {
-		app := router.App{Name: a.Name, Org: a.Org, Hosts: append([]string{a.Name + "." + n.cfg.Domain}, n.apps.Hosts(a.Name)...)}
-		app.Services = services(by[a.Name])
-		app.Addrs, app.Private = addrs[a.Name], n.network.ServiceAddr(a.Org, a.Name)
-		t.Apps = append(t.Apps, app)
+	for _, a := range oldest(n.apps.List()) {
+		entry := router.App{Name: a.Name, Org: a.Org, Hosts: append([]string{a.Name + "." + n.cfg.Domain}, n.apps.Hosts(a.Name)...)}
+		entry.Services = services(by[a.Name])
+		entry.Addrs, entry.Private = addrs[a.Name], n.network.ServiceAddr(a.Org, a.Name)
+		t.Apps = append(t.Apps, entry)
 	}
 	return t
+}
+
+// oldest sorts apps so that the oldest comes first: of two that ask for one port
+// or name, and of which none has it, every edge gives it to the same.
+func oldest(apps []app.App) []app.App {
+	slices.SortFunc(apps, func(a, b app.App) int {
+		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), strings.Compare(a.Name, b.Name))
+	})
+	return apps
 }
 
 // appServices is what one app offers.

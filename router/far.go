@@ -138,6 +138,12 @@ func guess(here, there string) time.Duration {
 	return region.RTT(a, b)
 }
 
+// farError is that a node cannot be reached, which no app can help.
+type farError struct{ error }
+
+// Unwrap lets errors.Is see a timeout.
+func (e farError) Unwrap() error { return e.error }
+
 // openPeer gets a connection to the router of the machine's node. A silent one is given up soon: three round trips are
 // time enough for what is lost once.
 func (r *Router) openPeer(tr *trip, s *slot) (*upstream, error) {
@@ -157,7 +163,7 @@ func (r *Router) openPeer(tr *trip, s *slot) (*upstream, error) {
 	c, err := r.cfg.dialPeer(ctx, p.addr.String())
 	if err != nil {
 		p.doubt()
-		return nil, fmt.Errorf("node %q: %w", p.node, err)
+		return nil, farError{fmt.Errorf("node %q: %w", p.node, err)}
 	}
 	u := &upstream{Conn: c, pool: &p.pool, addr: p.addr, born: time.Now()}
 	p.pool.know(u)

@@ -500,7 +500,7 @@ func (a *h1Answer) replay() (rf *refusal, retry bool) {
 	body := []byte{}
 	if !a.res.Bodyless(a.req.Method == http.MethodHead) {
 		_ = a.up.SetReadDeadline(time.Now().Add(5 * time.Second))
-		body = readShort(a.up, a.rest, &a.res)
+		body = readReplayBody(a.up, a.rest, &a.res)
 	}
 	a.clean = body != nil
 	var rp *replay

@@ -145,6 +145,7 @@ func TestNearBeforeFar(t *testing.T) {
 	eachWay(t, a, func(t *testing.T, client *http.Client, base string) {
 		for _, tt := range []struct{ header, value, want string }{
 			{"Fly-Prefer-Region", "nrt", "m2 m3"}, {"Perigee-Prefer-Region", "nrt", "m2 m3"}, {"Fly-Prefer-Region", "gru", "m1"},
+			{"Fly-Prefer-Region", "gru, NRT", "m2 m3"}, {"Perigee-Prefer-Region", ",", "m1"},
 			{"Fly-Prefer-Instance-Id", "m3", "m3"}, {"Perigee-Prefer-Instance-Id", "m2", "m2"}, {"Fly-Force-Instance-Id", "m2", "m2"},
 			{"Perigee-Force-Instance-Id", "m3", "m3"}, {"Fly-Force-Instance-Id", "m9", "503"}, {"Fly-Prefer-Instance-Id", "m9", "m1"},
 		} {
@@ -530,4 +531,21 @@ func TestKeptConnections(t *testing.T) {
 	if n := conns.Load(); n > 3 {
 		t.Errorf("%d connections", n)
 	}
+}
+
+// TestNobodyThere: who cannot reach a node is not told to look at the app.
+func TestNobodyThere(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := Machine{ID: "m1", Node: "b", Via: netip.MustParseAddrPort(l.Addr().String()), State: StateStarted, Healthy: true}
+	l.Close()
+	a := startEdge(t, Config{ConnectTimeout: 100 * time.Millisecond}, webTable(m))
+	eachWay(t, a, func(t *testing.T, client *http.Client, base string) {
+		res, got := get(t, client, base)
+		if res.StatusCode != 502 || !strings.Contains(got, "can be reached: node") || strings.Contains(got, "0.0.0.0") {
+			t.Errorf("%d %s", res.StatusCode, got)
+		}
+	})
 }

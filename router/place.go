@@ -1,6 +1,7 @@
 package router
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -180,7 +181,7 @@ func (tr *trip) view(cs []candidate, tg *target) []candidate {
 			c.temper = unfit
 		}
 		c.wanted = len(tr.ask.prefer) > 0 && sp.id == string(tr.ask.prefer)
-		c.favored = len(tr.ask.near) > 0 && sp.region == string(tr.ask.near)
+		c.favored = len(tr.ask.near) > 0 && listed(tr.ask.near, sp.region)
 		if tr.ask.replay != nil {
 			tr.ask.replay.judge(sp, &c)
 		}
@@ -189,6 +190,21 @@ func (tr *trip) view(cs []candidate, tg *target) []candidate {
 	}
 	return cs
 }
+
+// listed says that a region is in a list such as "syd, FRA".
+func listed(list []byte, region string) bool {
+	for {
+		one, rest, more := bytes.Cut(list, comma)
+		if strings.EqualFold(string(bytes.TrimSpace(one)), region) && region != "" {
+			return true
+		}
+		if list = rest; !more {
+			return false
+		}
+	}
+}
+
+var comma = []byte{','}
 
 // locate adds what only machines of other nodes have.
 func (c *candidate) locate(sp *spot, hard int) {
@@ -348,6 +364,8 @@ func (r *Router) waitAgain(tr *trip, tg *target) *refusal {
 		return nil
 	case tr.wakeErr != nil && !tr.refused:
 		return &refusal{status: http.StatusServiceUnavailable, reason: "no machine could be woken: " + tr.wakeErr.Error(), retry: 5}
+	case time.Since(tr.began) > r.cfg.ConnectTimeout && errors.As(tr.cause, new(farError)):
+		return refuse(http.StatusBadGateway, "no machine of app %q can be reached: %v", tg.app.name, tr.cause)
 	case time.Since(tr.began) > r.cfg.ConnectTimeout:
 		return refuse(http.StatusBadGateway, "no machine of app %q accepts connections: %v; does the app listen on 0.0.0.0, and on the configured internal port?",
 			tg.app.name, tr.cause)
@@ -414,6 +432,9 @@ func nobody(tr *trip, tg *target) *refusal {
 	}
 	if len(tg.spots) == 0 {
 		return &refusal{status: http.StatusServiceUnavailable, reason: fmt.Sprintf("app %q has no machines", tg.app.name), retry: 5}
+	}
+	if rp := tr.ask.replay; rp != nil {
+		return refuse(http.StatusServiceUnavailable, "app %q has no machine%s that takes requests; a replay was asked for by machine %q", tg.app.name, rp.which(), rp.self)
 	}
 	var states []string
 	for i := range tg.spots {

@@ -157,6 +157,20 @@ func (r *replay) judge(sp *spot, c *candidate) {
 	}
 }
 
+// which names the machines that are meant, in words that follow "machine".
+func (r *replay) which() (words string) {
+	if r.Instance != "" {
+		words = fmt.Sprintf(" %q", clip(r.Instance))
+	}
+	if len(r.Regions) > 0 {
+		words += fmt.Sprintf(" in region %q", clip(strings.Join(r.Regions, ",")))
+	}
+	if r.Elsewhere {
+		words += " elsewhere"
+	}
+	return words
+}
+
 func (r *replay) inRegion(code string) bool {
 	return slices.ContainsFunc(r.Regions, func(want string) bool { return regionIs(want, code) })
 }

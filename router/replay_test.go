@@ -1,14 +1,19 @@
 package router
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
+	"html"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/perigee-run/perigee/router/http1"
 )
 
 // replaying is a machine that answers "id src failed body-length", or with a replay if the path says so.
@@ -63,7 +68,7 @@ func TestReplay(t *testing.T) {
 			{"replay=region=fra%3Bstate=x y&by=m1", `m2 src="instance=m1;region=iad;t=`, 200},
 			{"replay=region=fra%3Bstate=x y&by=m1", `;state=x y" failed="" `, 200},
 			{"replay=region=gru,syd&by=m1", "m3 ", 200},
-			{"replay=region=gru,any&by=m1", "m1 ", 502}, // it comes back to m1 each time
+			{"replay=region=gru,any&by=m1", "loop", 502}, // it comes back to m1 each time
 			{"replay=region=eu&by=m1", "m2 ", 200},
 			{"replay=instance=m3&by=m1", "m3 ", 200},
 			{"replay=prefer_instance=m3&by=m1", "m3 ", 200},
@@ -73,7 +78,8 @@ func TestReplay(t *testing.T) {
 			{"replay=app=stranger&by=m1", "not of the same organization", 502},
 			{"replay=app=nobody&by=m1", "not of the same organization", 502},
 			{"replay=elsewhere=true", "loop", 502},
-			{"replay=instance=m9&by=m1", "no machine", 503},
+			{"replay=instance=m9&by=m1", `app "app" has no machine "m9" that takes requests`, 503},
+			{"replay=region=zzz&by=m1", `app "app" has no machine in region "zzz" that takes requests`, 503},
 			{"replay=nonsense&by=m1", "cannot read fly-replay", 502},
 			{"json={\"region\":\"syd\",\"state\":\"s\"}&by=m1", `m3 src="instance=m1;region=iad;t=`, 200},
 			{"json={\"region\":[\"syd\"],\"elsewhere\":true}&by=m1", "m3 ", 200},
@@ -92,13 +98,48 @@ func TestReplay(t *testing.T) {
 				}
 				got, _ := io.ReadAll(res.Body)
 				res.Body.Close()
-				if res.StatusCode != tt.status || res.StatusCode == 200 && !strings.Contains(string(got), tt.want) ||
+				if res.StatusCode != tt.status || !strings.Contains(html.UnescapeString(string(got)), tt.want) ||
 					res.StatusCode == 200 && !strings.HasSuffix(string(got), fmt.Sprint(" ", size)) || res.Header.Get("Fly-Replay") != "" {
 					t.Errorf("%s with %d: %d %s", tt.query, size, res.StatusCode, got)
 				}
 			}
 		}
 	})
+}
+
+// TestReplayBodyToTheEnd has an app whose answer says no length: its body ends with the connection.
+func TestReplayBodyToTheEnd(t *testing.T) {
+	for _, tt := range []struct {
+		pad, status int
+		cut         bool
+		want        string
+	}{
+		{0, 200, false, "m2 "},
+		{maxReplayJSON, 502, false, "longer than 16384 bytes"},
+		{0, 502, true, "not whole"},
+	} {
+		m1 := machine("m1", rawOrigin(t, func(c net.Conn) {
+			if _, err := http.ReadRequest(bufio.NewReader(c)); err != nil {
+				return
+			}
+			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Type: %s\r\n\r\n", http1.ReplayType)
+			time.Sleep(20 * time.Millisecond)
+			fmt.Fprintf(c, "{\"region\":\"fra\"%s}", strings.Repeat(" ", tt.pad))
+			if tt.cut {
+				time.Sleep(100 * time.Millisecond) // the bytes are read before the reset
+				reset(c)
+			}
+		}))
+		m2 := replaying(t, "m2")
+		m1.Region, m2.Region = "iad", "fra"
+		m2.Healthy = false // the first try is m1's
+		a := startEdge(t, Config{Region: "iad"}, webTable(m1, m2))
+		eachWay(t, a, func(t *testing.T, client *http.Client, base string) {
+			if res, got := get(t, client, base+"/"); res.StatusCode != tt.status || !strings.Contains(got, tt.want) {
+				t.Errorf("%+v: %d %s", tt, res.StatusCode, got)
+			}
+		})
+	}
 }
 
 func TestReplayLimits(t *testing.T) {

@@ -57,7 +57,20 @@ func (x *exchange) readBody(rest []byte) []byte {
 		return []byte{}
 	}
 	_ = x.up.SetReadDeadline(time.Now().Add(5 * time.Second))
-	return readShort(x.up, rest, &x.res)
+	return readReplayBody(x.up, rest, &x.res)
+}
+
+// readReplayBody is readShort; besides, a body that asks for a replay may end with the connection.
+func readReplayBody(up io.Reader, rest []byte, res *http1.Response) []byte {
+	if !res.ReplayBody || res.Chunked || res.ContentLength >= 0 {
+		return readShort(up, rest, res)
+	}
+	res.Close = true
+	body, err := io.ReadAll(io.LimitReader(io.MultiReader(bytes.NewReader(rest), up), maxReplayJSON+1))
+	if err != nil || len(body) > maxReplayJSON {
+		return nil
+	}
+	return body
 }
 
 // readShort reads the body that follows an answer's head, the beginning of which is rest.

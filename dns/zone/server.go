@@ -21,7 +21,6 @@ const udpSize = 1232
 type Server struct {
 	cfg    Config
 	log    *slog.Logger
-	doors  []door.Door
 	places *places
 	picker picker
 	limit  *limiter
@@ -29,6 +28,8 @@ type Server struct {
 	soa    dns.SOA             // but for the serial
 
 	mu         sync.Mutex // guards what follows
+	doors      []door.Door
+	ran        bool // the doors are closed
 	challenges map[string][]string
 	seen       uint64 // fingerprint of the edges at the last look
 	looked     *Edge  // the first of their list
@@ -60,6 +61,8 @@ func New(cfg Config) (*Server, error) {
 
 // Addrs returns the addresses we listen on, with the ports that were picked.
 func (s *Server) Addrs() []netip.AddrPort {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var addrs []netip.AddrPort
 	for _, d := range s.doors {
 		addrs = append(addrs, d.Addr())
@@ -69,14 +72,21 @@ func (s *Server) Addrs() []netip.AddrPort {
 
 // Close gives the addresses back, for a server that was never run.
 func (s *Server) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, d := range s.doors {
 		d.Close()
 	}
 }
 
 // Run answers until ctx ends or an address is lost. It returns nil on ctx's end,
-// after the last answer is out.
+// after the last answer is out. It may be called again then, and takes the
+// addresses anew.
 func (s *Server) Run(ctx context.Context) error {
+	doors, err := s.open()
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	watching := make(chan struct{})
 	go func() {
@@ -85,12 +95,25 @@ func (s *Server) Run(ctx context.Context) error {
 			s.log.Error("changes of the files of places will not be seen until the next start", "error", err)
 		}
 	}()
-	err := door.Serve(ctx, s.doors, dns.HandlerFunc(s.serve), func() {
+	err = door.Serve(ctx, doors, dns.HandlerFunc(s.serve), func() {
 		s.log.Info("zone ready", "zone", s.cfg.Zone, "addresses", s.Addrs())
 	})
 	cancel()
 	<-watching
 	return err
+}
+
+// open gives the doors that New has opened, or others where those were closed.
+func (s *Server) open() (doors []door.Door, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ran {
+		if s.doors, err = door.OpenAll(s.cfg.Listen, s.cfg.Open); err != nil {
+			return nil, err
+		}
+	}
+	s.ran = true
+	return s.doors, nil
 }
 
 func (s *Server) serve(w dns.ResponseWriter, q *dns.Msg) {

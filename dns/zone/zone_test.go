@@ -1,7 +1,9 @@
 package zone
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/perigee-run/perigee/dns/door"
 )
 
 // TestNames: what exists, what does not, and what each says.
@@ -440,5 +443,48 @@ func TestDig(t *testing.T) {
 				t.Errorf("%s, %v", got, err)
 			}
 		})
+	}
+}
+
+// TestLostAddress: a server whose socket is lost says so, and serves again when
+// it is run again.
+func TestLostAddress(t *testing.T) {
+	cfg := config(world())
+	var udp net.PacketConn
+	cfg.Open = func(at netip.AddrPort) (door.Door, error) {
+		d, err := door.Open(at)
+		udp, _ = d.Sockets()
+		return d, err
+	}
+	s, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.Run(t.Context()) }()
+	query(t, s, "udp", zone, dns.TypeSOA)
+	udp.Close()
+	select {
+	case err := <-done:
+		if err == nil {
+			t.Error("no word of the lost address")
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("it goes on without its address")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { done <- s.Run(ctx) }()
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		q := new(dns.Msg).SetQuestion(zone, dns.TypeSOA)
+		if r, err := dns.Exchange(q, s.Addrs()[0].String()); err == nil && len(r.Answer) == 1 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("it does not serve again")
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
