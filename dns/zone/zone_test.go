@@ -397,6 +397,7 @@ func TestConfigErrors(t *testing.T) {
 		{func(c *Config) { c.Zone = "a..b" }, "want a domain"},
 		{func(c *Config) { c.NameServers = nil }, "name servers"},
 		{func(c *Config) { c.NameServers[0].Addrs = nil }, "as glue"},
+		{func(c *Config) { c.NameServers = append(c.NameServers, c.NameServers[0]) }, "twice"},
 		{func(c *Config) { c.TTL = time.Millisecond }, "TTLs"},
 		{func(c *Config) { c.Mailbox = "nobody" }, "mailbox"},
 		{func(c *Config) { c.Records = []string{"@ NS ns.example."} }, "its own SOA and NS"},
