@@ -172,6 +172,13 @@ and lets idle machines sleep until the next request.`,
 	root.SetErr(e.Err)
 	root.SetIn(e.In)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		var short interface {
+			error
+			GetSpecifiedShortnames() string
+		}
+		if errors.As(err, &short) && strings.IndexAny(short.GetSpecifiedShortnames(), "0123456789") == 0 {
+			return usagef("cannot use %q: want no negative number", "-"+short.GetSpecifiedShortnames())
+		}
 		return hint(usageError{err}, "%s --help lists the flags", c.CommandPath())
 	})
 	f := root.PersistentFlags()
