@@ -18,11 +18,6 @@ func TestNames(t *testing.T) {
 	c := world()
 	c.edges = c.edges[:1]
 	s := run(t, config(c))
-	for name, value := range map[string]string{"shop.apps.example.com": "token", "apps.example.com": "other"} {
-		if err := s.SetChallenge(name, value); err != nil {
-			t.Fatal(err)
-		}
-	}
 	ok, none := dns.RcodeSuccess, dns.RcodeNameError
 	tests := []struct {
 		name  string
@@ -45,10 +40,6 @@ func TestNames(t *testing.T) {
 		{"own." + zone, dns.TypeA, ok, "203.0.113.7"},
 		{"own." + zone, dns.TypeAAAA, ok, "2001:db8:f::7"},
 		{"old." + zone, dns.TypeAAAA, ok, ""},
-		{"_acme-challenge.shop." + zone, dns.TypeTXT, ok, `"token"`},
-		{"_Acme-Challenge.Shop." + zone, dns.TypeTXT, ok, `"token"`},
-		{"_acme-challenge.shop." + zone, dns.TypeA, ok, ""},
-		{"_acme-challenge." + zone, dns.TypeTXT, ok, `"other"`},
 		{"_acme-challenge.none." + zone, dns.TypeTXT, none, ""},
 		{zone, dns.TypeSOA, ok, "*"},
 		{zone, dns.TypeNS, ok, "ns.elsewhere.example. ns1.apps.example.com."},
@@ -246,10 +237,6 @@ func TestHealth(t *testing.T) {
 			was = now
 		}
 	}
-	s.Changed()
-	if now := serial(); now <= was {
-		t.Errorf("serial %d after %d", now, was)
-	}
 }
 
 // TestSpread: only edges that are hardly farther are given beside the nearest.
@@ -353,35 +340,6 @@ func TestRateLimit(t *testing.T) {
 	now = now.Add(time.Second)
 	if m := s.respond(netip.MustParseAddr("203.0.113.1"), q, false); m == nil || m.Truncated {
 		t.Errorf("a second later: %v", m)
-	}
-}
-
-func TestChallenges(t *testing.T) {
-	s := run(t, config(world()))
-	ask := func() *dns.Msg { return query(t, s, "udp", "_acme-challenge.new."+zone, dns.TypeTXT) }
-	if m := ask(); m.Rcode != dns.RcodeNameError {
-		t.Errorf("before: %v", m)
-	}
-	if err := s.SetChallenge("new.apps.example.com", "one", "two"); err != nil {
-		t.Fatal(err)
-	}
-	if m := ask(); values(m) != `"one" "two"` {
-		t.Errorf("got %v", m)
-	}
-	if m := query(t, s, "udp", "new."+zone, dns.TypeA); m.Rcode != dns.RcodeSuccess {
-		t.Errorf("the name above it does not exist: %v", m)
-	}
-	if err := s.SetChallenge("new.apps.example.com"); err != nil {
-		t.Fatal(err)
-	}
-	if m := ask(); m.Rcode != dns.RcodeNameError {
-		t.Errorf("after: %v", m)
-	}
-	long := strings.Repeat("x", 256)
-	for _, bad := range [][2]string{{"example.com", "v"}, {"", "v"}, {"a b.apps.example.com", "v"}, {"shop.apps.example.com", long}} {
-		if err := s.SetChallenge(bad[0], bad[1]); err == nil {
-			t.Errorf("%q was taken", bad)
-		}
 	}
 }
 
