@@ -144,7 +144,7 @@ func (s *Store) poolsFor(req api.AllocateIPRequest) ([]netip.Prefix, error) {
 	}
 	if pools == nil {
 		return nil, api.Errorf(api.CodeUnsupported, "this cloud has no pool of %s addresses", req.Type).WithField("type").
-			WithHint("the operator gives pools to perigeed; apps are reached by name without an address of their own")
+			WithHint("the operator gives pools to perigeed with --ip-pool; apps are reached by name without an address of their own")
 	}
 	return pools, nil
 }

@@ -164,7 +164,7 @@ func (cl *cloud) setMembers(members []Member) error {
 
 func (cl *cloud) remember(members []Member) error {
 	old := cl.list()
-	if !slices.Equal(old, members) {
+	if !sameMembers(old, members) { // in whatever order: that of their distances changes all the time
 		if err := (remembered{cl.began, members}).write(cl.cfg.Dir); err != nil {
 			return err
 		}

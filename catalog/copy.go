@@ -19,6 +19,7 @@ const (
 	// what nodes say of themselves, which changes all the time.
 	copyDelay = 100 * time.Millisecond
 	copyLazy  = 5 * time.Second
+	copyAgain = time.Second // after a fault
 )
 
 // diskCopy is what this node last knew of the replicated state, in its own
@@ -159,32 +160,38 @@ func (c *diskCopy) run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			c.flush()
+			last, cancel := context.WithTimeout(context.Background(), askLimit)
+			defer cancel()
+			c.flush(last)
 			return
 		case <-c.kick:
 		}
-		if pause(ctx, c.delay) {
-			c.flush()
+		if pause(ctx, c.delay) && !c.flush(ctx) && pause(ctx, copyAgain) {
+			c.wake()
 		}
 	}
 }
 
-func (c *diskCopy) flush() {
-	ctx, cancel := context.WithTimeout(context.Background(), askLimit)
-	defer cancel()
-	todo := c.take()
+// flush writes what changed, and reports whether it could.
+func (c *diskCopy) flush(ctx context.Context) bool {
+	todo, complete := c.take()
 	for full, r := range todo {
 		if err := c.write(ctx, full, r); err != nil {
-			c.log.Warn("cannot keep a copy of the state on disk, for now", "key", full, "error", err)
+			if ctx.Err() == nil {
+				c.log.Warn("cannot keep a copy of the state on disk, for now", "key", full, "error", err)
+			}
 			c.putBack(todo)
-			return
+			return false
 		}
 		delete(todo, full)
 	}
-	c.markWhole(ctx)
+	if complete {
+		c.markWhole(ctx)
+	}
+	return true
 }
 
-// putBack is for what could not be written: it is tried with the next change.
+// putBack is for what could not be written: it is tried again.
 func (c *diskCopy) putBack(todo map[string]record) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -198,12 +205,6 @@ func (c *diskCopy) putBack(todo map[string]record) {
 // markWhole says on disk that the copy can be begun with: a complete reading
 // was written.
 func (c *diskCopy) markWhole(ctx context.Context) {
-	c.mu.Lock()
-	due := !c.whole && c.begin == nil
-	c.mu.Unlock()
-	if !due {
-		return
-	}
 	if _, err := c.js.Publish(ctx, "$KV."+c.name+"."+copyWhole, []byte("1")); err == nil {
 		c.mu.Lock()
 		c.whole = true
@@ -211,15 +212,24 @@ func (c *diskCopy) markWhole(ctx context.Context) {
 	}
 }
 
-func (c *diskCopy) take() map[string]record {
+// take takes what is to be written. complete says that the copy is whole with it
+// for the first time.
+func (c *diskCopy) take() (todo map[string]record, complete bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	taken := c.dirty
 	c.dirty = map[string]record{}
-	return taken
+	for full, r := range taken { // one that goes meanwhile must be taken off the disk
+		if _, ok := c.have[full]; !ok && !r.deleted {
+			c.have[full] = 0
+		}
+	}
+	return taken, !c.whole && c.begin == nil
 }
 
 func (c *diskCopy) write(ctx context.Context, full string, r record) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, askLimit) // for each: all together may take long
+	defer cancel()
 	subject := "$KV." + c.name + "." + full
 	if r.deleted {
 		err = c.stream.Purge(ctx, jetstream.WithPurgeSubject(subject))

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/perigee-run/perigee/internal/durable"
 )
@@ -54,6 +55,12 @@ func checkMembers(members []Member) error {
 
 func isMember(members []Member, name string) bool {
 	return slices.ContainsFunc(members, func(m Member) bool { return m.Name == name })
+}
+
+// sameMembers reports whether two lists differ in nothing but their order.
+func sameMembers(a, b []Member) bool {
+	byName := func(a, b Member) int { return strings.Compare(a.Name, b.Name) }
+	return slices.Equal(slices.SortedFunc(slices.Values(a), byName), slices.SortedFunc(slices.Values(b), byName))
 }
 
 // remembered is the content of membersFile.

@@ -27,19 +27,11 @@ func ipsListCmd(e *env) *cobra.Command {
 			}
 			rows := make([][]string, len(ips))
 			for i, a := range ips {
-				rows[i] = []string{a.IP, kindOfIP(a), a.Region, ago(a.CreatedAt)}
+				rows[i] = []string{a.IP, a.Type, a.Region, ago(a.CreatedAt)}
 			}
 			return e.table([]string{"ADDRESS", "TYPE", "REGION", "ALLOCATED"}, rows)
 		},
 	}
-}
-
-// kindOfIP is v4, v6, or private.
-func kindOfIP(a api.IPAssignment) string {
-	if a.Type == "private_v6" {
-		return "private"
-	}
-	return a.Type
 }
 
 func ipsAllocateCmd(e *env, kind string) *cobra.Command {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/perigee-run/perigee/internal/exit"
 	"github.com/perigee-run/perigee/lab/control"
+	"github.com/perigee-run/perigee/lab/fabric"
 	"github.com/spf13/cobra"
 )
 
@@ -251,8 +252,9 @@ func labCutCmd(e *env, dir *string) *cobra.Command {
 			}
 			if oneWay {
 				ch.Op = control.OpCutOneWay
+				return e.labChange(c.Context(), *dir, ch, "nothing passes from %s to %s", ch.A, ch.B)
 			}
-			return e.labChange(c.Context(), *dir, ch, "nothing passes from %s to %s", ch.A, ch.B)
+			return e.labChange(c.Context(), *dir, ch, "nothing passes between %s and %s", ch.A, ch.B)
 		},
 	}
 	c.Flags().BoolVar(&oneWay, "one-way", false, "only from A to B")
@@ -283,6 +285,9 @@ func labLossCmd(e *env, dir *string) *cobra.Command {
 			percent, err := strconv.ParseFloat(strings.TrimSuffix(args[2], "%"), 64)
 			if err != nil || !strings.HasSuffix(args[2], "%") {
 				return usagef("cannot use %q as a share: want a percentage, such as 5%%", args[2])
+			}
+			if !(percent >= 0 && percent <= 100) {
+				return usagef("cannot lose %s of the packets: want 0%% to 100%%", args[2])
 			}
 			return e.labChange(c.Context(), *dir, control.Change{Op: control.OpLoss, A: args[0], B: args[1], Share: percent / 100}, "%s of the packets between %s and %s are lost", args[2], args[0], args[1])
 		},
@@ -343,7 +348,11 @@ func nameServer(s string) (netip.AddrPort, error) {
 }
 
 func (e *env) labChange(ctx context.Context, dir string, ch control.Change, done string, a ...any) error {
-	if err := control.NewClient(dir).Change(ctx, ch); err != nil {
+	err := control.NewClient(dir).Change(ctx, ch)
+	if errors.As(err, new(control.Refused)) { // there is nothing but the words to be wrong
+		return usageError{err}
+	}
+	if err != nil {
 		return labFault(err)
 	}
 	return e.did(done, a...)
@@ -373,6 +382,9 @@ func labBGPCmd(e *env, dir *string) *cobra.Command {
 func labFault(err error) error {
 	if errors.Is(err, control.ErrNoLab) {
 		return hint(unreachable{err}, "start one: sudo perigee lab up --cities iad,fra,syd; name another directory with --dir")
+	}
+	if errors.As(err, new(fabric.NotFound)) {
+		return coded{err, ExitNotFound}
 	}
 	return err
 }

@@ -8,11 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/perigee-run/perigee/internal/exit"
 	"github.com/perigee-run/perigee/lab"
 	"github.com/perigee-run/perigee/lab/control"
+	"github.com/perigee-run/perigee/lab/fabric"
 	"github.com/perigee-run/perigee/lab/space"
 )
 
@@ -22,6 +24,9 @@ func (e *env) labUp(ctx context.Context, f labFlags) error {
 	}
 	if f.nodes < 0 || f.nodes > 100 {
 		return usagef("cannot start %d nodes in every city: want up to 100", f.nodes)
+	}
+	if err := fabric.CheckCities(f.cities); err != nil {
+		return usageError{err}
 	}
 	if f.foreground {
 		return e.labRun(ctx, f)
@@ -179,6 +184,8 @@ func (e *env) labExec(ctx context.Context, dir, name string, args []string) erro
 	}
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = e.In, e.Out, e.Err
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // it may have to clean up
+	cmd.WaitDelay = 10 * time.Second
 	err = space.Enter(h.Pid, cmd)
 	var failed *exec.ExitError
 	switch {

@@ -176,16 +176,3 @@ func writeResolvConf(path string, server netip.Addr) error {
 	}
 	return nil
 }
-
-// SetResolver makes the host ask other name servers, by address.
-func (h *Host) SetResolver(servers ...netip.Addr) error {
-	var text string
-	for _, s := range servers {
-		text += "nameserver " + s.String() + "\n"
-	}
-	// The file is written in place: it is mounted over /etc/resolv.conf.
-	if err := os.WriteFile(h.lab.path("resolv", h.Name), []byte(text), 0o644); err != nil {
-		return fmt.Errorf("cannot set the resolver of host %q: %w", h.Name, err)
-	}
-	return nil
-}

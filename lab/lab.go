@@ -138,7 +138,7 @@ func (l *Lab) Host(name string) (*Host, error) {
 			return h, nil
 		}
 	}
-	return nil, fmt.Errorf("cannot find host %q in the lab: perigee lab status lists them", name)
+	return nil, fabric.NotFound{Words: fmt.Sprintf("cannot find city or host %q in the lab: perigee lab status lists them", name)}
 }
 
 // Cut lets nothing pass between two cities or hosts; World is everything else.

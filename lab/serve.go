@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/perigee-run/perigee/lab/control"
+	"github.com/perigee-run/perigee/lab/fabric"
 	"github.com/perigee-run/perigee/region"
 )
 
@@ -71,7 +72,11 @@ func (l *Lab) handler(down func()) http.Handler {
 
 func reply(w http.ResponseWriter, v any, err error) {
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
+		status := http.StatusBadRequest
+		if errors.As(err, new(fabric.NotFound)) {
+			status = http.StatusNotFound
+		}
+		http.Error(w, err.Error(), status)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")

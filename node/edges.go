@@ -19,8 +19,8 @@ import (
 type DNS struct {
 	// Listen is HOST:PORT, UDP and TCP. Default: it does not.
 	Listen string
-	// NameServers are NAME=ADDRESS, as the registrar has them. Default: ns.<domain>
-	// at this node's public addresses.
+	// NameServers are in the form of [zone.ParseNameServer], as the registrar has
+	// them. Default: ns.<domain> at this node's public addresses.
 	NameServers []string
 	// Prefixes and MMDB are files that tell where clients are; see package zone.
 	Prefixes, MMDB string
@@ -90,25 +90,14 @@ func listenAddrs(s string) ([]netip.AddrPort, error) {
 
 func (n *Node) nameServers() ([]zone.NameServer, error) {
 	given := n.cfg.DNS.NameServers
-	if len(given) == 0 {
-		for _, a := range n.publicAddrs() {
-			given = append(given, "ns."+n.cfg.Domain+"="+a)
-		}
+	if public := n.publicAddrs(); len(given) == 0 && len(public) > 0 {
+		given = []string{"ns." + n.cfg.Domain + "=" + strings.Join(public, ",")}
 	}
 	var out []zone.NameServer
 	for _, s := range given {
-		name, text, _ := strings.Cut(s, "=")
-		ns := zone.NameServer{Name: name}
-		if text != "" {
-			a, err := netip.ParseAddr(text)
-			if err != nil {
-				return nil, fmt.Errorf("cannot use %q as --dns-nameserver: want NAME=ADDRESS, such as ns1.%s=203.0.113.7", s, n.cfg.Domain)
-			}
-			ns.Addrs = append(ns.Addrs, a)
-		}
-		if i := slices.IndexFunc(out, func(o zone.NameServer) bool { return o.Name == name }); i >= 0 {
-			out[i].Addrs = append(out[i].Addrs, ns.Addrs...)
-			continue
+		ns, err := zone.ParseNameServer(s)
+		if err != nil {
+			return nil, fmt.Errorf("cannot use --dns-nameserver: %w", err)
 		}
 		out = append(out, ns)
 	}

@@ -76,8 +76,12 @@ type Config struct {
 	QueueLength int
 	// HeaderTimeout is how long a client may take to send the head of a request, or its TLS handshake. Default 10 s.
 	HeaderTimeout time.Duration
-	// BodyTimeout is how long a client may be silent in the middle of a request body. Default 60 s.
+	// BodyTimeout is how long a client may be silent in the middle of a request body. Default 60 s. HTTP/2 all the way to the
+	// machine has no such limit: streams are silent there by design, and a port's IdleTimeout ends them.
 	BodyTimeout time.Duration
+	// KeptBodies is how many bytes of request bodies are kept for another try, for all requests together. Beyond it bodies
+	// are sent without being kept. Default 64 MiB.
+	KeptBodies int64
 	// IdleTimeout is how long a client's connection may stay open between two requests. Default 75 s.
 	IdleTimeout time.Duration
 	// UpstreamIdle is how long an unused connection to a machine is kept. Default 30 s.
@@ -96,6 +100,7 @@ func (c Config) withDefaults() Config {
 	def(&c.QueueTimeout, 10*time.Second)
 	def(&c.HeaderTimeout, 10*time.Second)
 	def(&c.BodyTimeout, time.Minute)
+	def(&c.KeptBodies, 64<<20)
 	def(&c.IdleTimeout, 75*time.Second)
 	def(&c.UpstreamIdle, 30*time.Second)
 	def(&c.StallTimeout, 2*time.Minute)

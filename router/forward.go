@@ -36,8 +36,9 @@ func (c *conn) exchange() bool {
 	if c.debug {
 		start = time.Now()
 	}
-	x := exchange{conn: c, head: string(q.Method) == "HEAD"}
+	x := exchange{conn: c, keep: keeping{of: &c.r.keepable}, head: string(q.Method) == "HEAD"}
 	again := x.run()
+	x.keep.release()
 	c.unhold()
 	x.count()
 	if c.debug {
@@ -69,6 +70,7 @@ type exchange struct {
 	cut      bool   // the client was at fault for that
 	kept     []byte // what of the body was read after b.in, as sent on, for as long as it can be sent again
 	lost     bool   // some of the body is in neither b.in nor kept
+	keep     keeping
 	gate     chan struct{}
 	accepted atomic.Bool // another router has said that the request has its place
 	replays  int
@@ -220,7 +222,7 @@ func (x *exchange) appendAbout(out []byte) []byte {
 		out = append(appendID(out, x.id), x.notes...)
 	}
 	if x.slot.peer != nil {
-		out = x.slot.order(&x.ask, q.Chunked || q.ContentLength > maxReplayBody).append(out)
+		out = x.slot.order(&x.ask, x.large()).append(out)
 	}
 	switch {
 	case q.Upgrade != nil:
@@ -232,6 +234,12 @@ func (x *exchange) appendAbout(out []byte) []byte {
 		out = append(out, "Transfer-Encoding: chunked\r\n"...)
 	}
 	return append(out, "\r\n"...)
+}
+
+// large says that the body may be too much to be kept for another try. What came with the head is there in any case.
+func (x *exchange) large() bool {
+	q := &x.req
+	return q.Chunked || q.ContentLength > int64(x.n-q.Len) && !x.keep.whole(q.ContentLength)
 }
 
 // sender passes a request's body on while the answer may come already.
@@ -269,7 +277,7 @@ func (x *exchange) startSender() *sender {
 const piece = 256 << 10 // must come within BodyTimeout
 
 func (x *exchange) sendLength(s *sender, left int64) {
-	whole := x.req.ContentLength <= maxReplayBody // can be sent again, if need be
+	whole := x.keep.whole(x.req.ContentLength) // can be sent again, if need be
 	for left > 0 && s.err == nil {
 		if !whole && !x.letGo(s) {
 			return
@@ -301,6 +309,7 @@ func (x *exchange) letGo(s *sender) bool {
 		return false
 	}
 	x.lost, x.kept = true, nil
+	x.keep.release()
 	return true
 }
 
@@ -353,7 +362,7 @@ func (x *exchange) sendChunks(s *sender) {
 	buf := bigBuffers.Get().(*[64 << 10]byte)
 	defer bigBuffers.Put(buf)
 	for {
-		if !x.lost && len(x.kept)+len(buf) > maxReplayBody && !x.letGo(s) {
+		if !x.lost && !x.keep.more(len(buf)) && !x.letGo(s) {
 			return
 		}
 		_ = x.c.SetReadDeadline(time.Now().Add(x.r.cfg.BodyTimeout))
@@ -369,6 +378,7 @@ func (x *exchange) sendChunks(s *sender) {
 		}
 		s.sent += int64(n)
 		if !x.lost {
+			x.keep.less(len(buf) - n)
 			x.kept = append(x.kept, buf[:n]...)
 		}
 		if done {

@@ -157,6 +157,7 @@ type web struct {
 	out    int64
 
 	load    *upload
+	keep    keeping
 	replays int
 	notes   []byte // header lines about replays
 }
@@ -164,7 +165,7 @@ type web struct {
 func (r *Router) serveWebRequest(w http.ResponseWriter, req *http.Request) {
 	r.goes.Add(1)
 	defer r.goes.Done()
-	x := &web{r: r, w: w, req: req}
+	x := &web{r: r, w: w, req: req, keep: keeping{of: &r.keepable}}
 	x.conn, _ = req.Context().Value(webKey{}).(*webConn)
 	x.ask = ask{
 		entrance: x.conn.entrance, secure: x.conn.secure, host: normalHost(nil, []byte(req.Host)),
@@ -235,6 +236,7 @@ func (x *web) endLoad() {
 	if x.load != nil {
 		x.load.close()
 	}
+	x.keep.release()
 }
 
 // attempt forwards to the machine at hand, and says whether the request may be sent again.
@@ -325,13 +327,15 @@ func (x *web) overH1() (retry bool) {
 	}
 	switch {
 	case err == nil && retry && !again:
-		rf = refuse(http.StatusBadGateway, "the request cannot be sent again: its body is longer than %d bytes", maxReplayBody)
+		rf = refuse(http.StatusBadGateway, "the request cannot be sent again: "+notKept, maxReplayBody)
 		retry = false
 	case err == nil:
 	case !alive:
 		rf = &refusal{status: statusClientGone}
 	case a.begun: // too late for a page: the stream is reset
 		panic(http.ErrAbortHandler)
+	case x.load != nil && x.load.silent():
+		rf = refuse(http.StatusRequestTimeout, "the client sent nothing more of its body for %s", x.r.cfg.BodyTimeout)
 	case !a.got && again && x.repeatable() && x.mayRepeat(err):
 		x.trip.fresh = true
 		return true
@@ -391,7 +395,7 @@ func (x *web) head(out []byte) []byte {
 	out = append(append(append(out, " HTTP/1.1\r\nHost: "...), x.req.Host...), "\r\n"...)
 	out = x.lines(out)
 	if x.slot.peer != nil {
-		out = x.slot.order(&x.ask, x.req.ContentLength < 0 || x.req.ContentLength > maxReplayBody).append(out)
+		out = x.slot.order(&x.ask, x.req.ContentLength < 0 || !x.keep.whole(x.req.ContentLength)).append(out)
 	}
 	if strings.Contains(x.req.Header.Get("Te"), "trailers") {
 		out = append(out, "Connection: TE\r\nTE: trailers\r\n"...)

@@ -69,8 +69,9 @@ func (c *conn) relay() bool {
 		return c.page(rf)
 	}
 	start := time.Now()
-	x := exchange{conn: c, head: string(c.req.Method) == "HEAD"}
+	x := exchange{conn: c, keep: keeping{of: &c.r.keepable}, head: string(c.req.Method) == "HEAD"}
 	again := x.run()
+	x.keep.release()
 	c.unhold()
 	if c.debug {
 		c.log(&x, start)

@@ -560,22 +560,114 @@ func TestSlowHead(t *testing.T) {
 	}
 }
 
+// stall begins a request of 600 bytes, sends half of its body, and gives what came of it once the rest is sent.
+func stall(c *http.Client, base string) (finish func() (status int, body string)) {
+	in, out := io.Pipe()
+	req, _ := http.NewRequest("POST", base, in)
+	req.ContentLength = 600
+	done := make(chan struct{})
+	var status int
+	var body []byte
+	go func() {
+		defer close(done)
+		defer in.Close()
+		if res, err := c.Do(req); err == nil {
+			defer res.Body.Close()
+			status = res.StatusCode
+			body, _ = io.ReadAll(res.Body)
+		}
+	}()
+	_, _ = out.Write(pattern[:300])
+	return func() (int, string) {
+		_, _ = out.Write(pattern[300:600])
+		_ = out.Close()
+		<-done
+		return status, string(body)
+	}
+}
+
 func TestBodyTimeout(t *testing.T) {
 	ended := make(chan error, 1)
 	e := startEdge(t, Config{BodyTimeout: 50 * time.Millisecond}, webTable(machine("m1", origin(t, func(w http.ResponseWriter, r *http.Request) {
 		_, err := io.ReadAll(r.Body)
 		ended <- err
 	}))))
-	c := e.dial(80)
-	defer c.Close()
-	io.WriteString(c, "POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 10\r\n\r\nabc")
-	if err := <-ended; err == nil {
-		t.Error("the machine takes the part for the whole")
+	eachWay(t, e, func(t *testing.T, c *http.Client, base string) {
+		finish := stall(c, base)
+		select {
+		case err := <-ended:
+			if err == nil {
+				t.Error("the machine takes the part for the whole")
+			}
+		case <-time.After(30 * time.Second):
+			t.Fatal("the machine waits for the rest")
+		}
+		waitFor(t, "nothing in flight", func() bool { n, _ := e.Activity("m1"); return n == 0 })
+		if status, body := finish(); strings.HasSuffix(t.Name(), "h2") && (status != 408 || !strings.Contains(body, "nothing more of its body")) {
+			t.Errorf("%d %s", status, body)
+		}
+	})
+}
+
+// TestBodyMayWait has a machine that is slower than the client may be.
+func TestBodyMayWait(t *testing.T) {
+	e := startEdge(t, Config{BodyTimeout: 2 * time.Second}, webTable(machine("m1", origin(t, func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(5 * time.Second)
+		n, err := io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, n, err)
+	}))))
+	res, err := e.client(true).Post("https://app.test", "", bytes.NewReader(make([]byte, 16<<20)))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := io.ReadAll(c); err != nil {
-		t.Error(err)
+	defer res.Body.Close()
+	if got, err := io.ReadAll(res.Body); err != nil || string(got) != fmt.Sprint(16<<20, nil) {
+		t.Errorf("%q, %v", got, err)
 	}
-	waitFor(t, "nothing in flight", func() bool { n, _ := e.Activity("m1"); return n == 0 })
+}
+
+// TestKeptBodies has room for one body of the two that come at once, here and through another node's router.
+func TestKeptBodies(t *testing.T) {
+	m := machine("m1", origin(t, func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		if len(b) > 600 && r.Header.Get("Fly-Replay-Src") == "" && r.URL.Path == "/replay" {
+			w.Header().Set("Fly-Replay", "instance=m1")
+			return
+		}
+		fmt.Fprintf(w, "%x", sha256.Sum256(b))
+	}))
+	b := hostNode(t, Config{Region: "syd"}, webTable(m))
+	for name, table := range map[string]Table{"here": webTable(m), "there": webTable(on(b, "b", "syd", m))} {
+		e := startEdge(t, Config{Region: "fra", KeptBodies: 1000}, table)
+		left := func() int64 { return e.keepable.left.Load() }
+		eachWay(t, e, func(t *testing.T, c *http.Client, base string) {
+			first := stall(c, base)
+			waitFor(t, name+": the first is kept", func() bool { return left() == 400 })
+			second := stall(c, base)
+			for _, finish := range []func() (int, string){second, first} {
+				if status, got := finish(); status != 200 || got != fmt.Sprintf("%x", sha256.Sum256(pattern[:600])) {
+					t.Errorf("%s: %d %s", name, status, got)
+				}
+			}
+			waitFor(t, name+": nothing is kept", func() bool { return left() == 1000 })
+			for _, chunked := range []bool{false, true} {
+				var in io.Reader = bytes.NewReader(pattern)
+				if chunked {
+					in = struct{ io.Reader }{in}
+				}
+				res, err := c.Post(base+"/replay", "", in)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, _ := io.ReadAll(res.Body)
+				res.Body.Close()
+				if res.StatusCode != 502 || !strings.Contains(string(got), "is kept already") {
+					t.Errorf("%s: a body that is not kept is replayed: %d %s", name, res.StatusCode, got)
+				}
+			}
+			waitFor(t, name+": nothing is kept", func() bool { return left() == 1000 })
+		})
+	}
 }
 
 func TestIdleTimeoutOfAPort(t *testing.T) {

@@ -102,10 +102,12 @@ func readShort(up io.Reader, rest []byte, res *http1.Response) []byte {
 	return nil
 }
 
+const notKept = "its body is longer than %d bytes, or too much of others' is kept already"
+
 // mayReplay says why a replay is not done.
 func (x *exchange) mayReplay(rp *replay) error {
 	if x.lost {
-		return fmt.Errorf("its body is longer than %d bytes", maxReplayBody)
+		return fmt.Errorf(notKept, maxReplayBody)
 	}
 	return x.r.mayReplay(x.slot.target, rp, x.replays)
 }

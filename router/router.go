@@ -23,6 +23,7 @@ type Router struct {
 	web      atomic.Pointer[webServer] // HTTP/2 alone
 	inside   *webServer                // the same for the private network, which a drain does not touch
 	lost     *appStats                 // requests for nobody's host
+	keepable allowance                 // of bodies
 
 	life      context.Context // ends when nothing may go on any more
 	end       context.CancelCauseFunc
@@ -77,6 +78,7 @@ func New(cfg Config) *Router {
 		stats: map[string]*appStats{}, listeners: map[int]net.Listener{}, live: map[visitor]struct{}{},
 	}
 	r.log = r.cfg.Logger
+	r.keepable.left.Store(r.cfg.KeptBodies)
 	r.life, r.end = context.WithCancelCause(context.Background())
 	r.lost = r.statsFor("")
 	r.tls = newTLS(r.cfg.Certificates, r.firstHost)

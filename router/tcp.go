@@ -106,7 +106,6 @@ func (r *Router) askStream(s *slot, u *upstream, tr *trip) (early []byte, rf *re
 			return nil, nil, err
 		}
 	}
-	_ = u.SetDeadline(time.Time{})
 	code, load, ok := parseReport(res.Host)
 	if !ok {
 		return nil, &refusal{status: http.StatusBadGateway, code: codeBroken, reason: "no router of ours answers there"}, nil
@@ -115,6 +114,7 @@ func (r *Router) askStream(s *slot, u *upstream, tr *trip) (early []byte, rf *re
 	if code != codeOK || res.Status != http.StatusSwitchingProtocols {
 		return nil, &refusal{status: res.Status, code: code, reason: string(readShort(u, buf[res.Len:n], &res))}, nil
 	}
+	_ = u.SetDeadline(time.Time{})
 	return buf[res.Len:n], nil, nil
 }
 

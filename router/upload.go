@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -11,8 +13,8 @@ import (
 )
 
 // upload is the body of an HTTP/2 client's request on its way to a machine or to another router, as HTTP/1. One goroutine
-// reads it from the client, one for each try sends it. As long as it is not longer than maxReplayBody all of it is kept,
-// so that another try can send it again.
+// reads it from the client, one for each try sends it. As long as it is not longer than maxReplayBody, and the router may
+// keep so much, all of it is kept, so that another try can send it again.
 type upload struct {
 	x       *web
 	chunked bool
@@ -38,21 +40,25 @@ type uploadTry struct {
 	err     error // set before done is closed
 }
 
-const uploadAhead = 256 << 10 // read from the client before it is sent
+const uploadAhead = 64 << 10 // read from the client before it is sent
 
 func (x *web) newUpload() *upload {
 	u := &upload{x: x, chunked: x.req.ContentLength <= 0, whole: true, read: make(chan struct{})}
 	u.moved = sync.NewCond(&u.mu)
+	if !u.chunked {
+		x.keep.whole(x.req.ContentLength)
+	}
 	x.r.goes.Go(u.fill)
 	return u
 }
 
-// fill reads the body.
+// fill reads the body. The client may be silent for BodyTimeout each time, which does not count while we make it wait.
 func (u *upload) fill() {
 	defer close(u.read)
 	buf := bigBuffers.Get().(*[64 << 10]byte)
 	defer bigBuffers.Put(buf)
 	for {
+		u.awaitClient(time.Now().Add(u.x.r.cfg.BodyTimeout))
 		n, err := u.x.req.Body.Read(buf[:])
 		u.x.in.Add(int64(n))
 		if !u.add(buf[:n], err) {
@@ -61,19 +67,39 @@ func (u *upload) fill() {
 	}
 }
 
+// awaitClient limits how long is waited for the client. Zero is no limit.
+func (u *upload) awaitClient(until time.Time) {
+	_ = http.NewResponseController(u.x.w).SetReadDeadline(until)
+}
+
+// hold waits for something to move while the client is kept waiting; u.mu is held.
+func (u *upload) hold() {
+	u.awaitClient(time.Time{})
+	u.moved.Wait()
+}
+
+// silent reports whether the client sent nothing more in time.
+func (u *upload) silent() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return errors.Is(u.err, os.ErrDeadlineExceeded)
+}
+
 // add takes a piece and says whether to read on.
 func (u *upload) add(b []byte, err error) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for u.whole && len(u.kept)+len(b) > maxReplayBody && !u.taken && !u.dead {
-		u.moved.Wait()
+	fits := u.whole && u.x.keep.more(len(b))
+	for u.whole && !fits && !u.taken && !u.dead {
+		u.hold()
 	}
-	if u.whole && len(u.kept)+len(b) > maxReplayBody {
+	if u.whole && !fits {
 		u.whole = false
+		u.x.keep.release()
 		u.kept, u.pos = append([]byte(nil), u.kept[u.pos:]...), 0
 	}
 	for !u.whole && len(u.kept) > uploadAhead && !u.dead {
-		u.moved.Wait()
+		u.hold()
 	}
 	defer u.moved.Broadcast()
 	if u.dead {

@@ -40,6 +40,8 @@ type Store struct {
 	locks  *catalog.Table[lockRecord]
 	aead   cipher.AEAD // nil: values are kept as they are
 	held   heldLocks
+
+	lockTTL time.Duration // LockTTL, but in tests
 }
 
 var _ certmagic.Storage = (*Store)(nil)
@@ -47,7 +49,7 @@ var _ certmagic.Storage = (*Store)(nil)
 // New opens the store. key is 32 bytes that seal the values, or nil to keep them
 // readable; values written either way remain readable as long as key is given.
 func New(c *catalog.Catalog, key []byte) (*Store, error) {
-	s := &Store{}
+	s := &Store{lockTTL: LockTTL}
 	var err error
 	if key != nil {
 		if s.aead, err = newAEAD(key); err != nil {

@@ -143,8 +143,8 @@ func TestLockExcludes(t *testing.T) {
 
 func TestLockOfTheDeadExpires(t *testing.T) {
 	s, _ := newStore(t, t.TempDir(), nil)
-	dead := lockRecord{Holder: "dead", Expires: time.Now().Add(300 * time.Millisecond)}
-	if _, err := s.locks.Put(t.Context(), keyOf("x"), dead); err != nil {
+	s.lockTTL = 300 * time.Millisecond
+	if _, err := s.locks.Put(t.Context(), keyOf("x"), lockRecord{Holder: "dead"}); err != nil {
 		t.Fatal(err)
 	}
 	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -152,14 +152,46 @@ func TestLockOfTheDeadExpires(t *testing.T) {
 	if err := s.Lock(short, "x"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("lock of a living holder: %v", err)
 	}
+	began := time.Now()
 	if err := s.Lock(t.Context(), "x"); err != nil {
 		t.Fatal(err)
 	}
-	if time.Now().Before(dead.Expires) {
+	if time.Since(began) < s.lockTTL {
 		t.Error("taken too early")
 	}
 	if err := s.Unlock(t.Context(), "x"); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestLockGoesByChanges: what counts is that the holder goes on writing, not
+// what its clock says.
+func TestLockGoesByChanges(t *testing.T) {
+	s, _ := newStore(t, t.TempDir(), nil)
+	s.lockTTL = 3 * time.Second
+	if _, err := s.locks.Put(t.Context(), keyOf("x"), lockRecord{Holder: "other"}); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error, 1)
+	go func() { got <- s.Lock(t.Context(), "x") }()
+	for beat := range uint64(20) { // for 4 s
+		time.Sleep(200 * time.Millisecond)
+		if _, err := s.locks.Put(t.Context(), keyOf("x"), lockRecord{Holder: "other", Beat: beat + 1}); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-got:
+			t.Fatalf("taken from a living holder: %v", err)
+		default:
+		}
+	}
+	select {
+	case err := <-got:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("the dead holder keeps it")
 	}
 }
 

@@ -13,12 +13,13 @@ import (
 )
 
 // LockTTL is how long a lock outlives a holder that died. A living holder
-// renews it three times in that span. Nodes' clocks must agree to within it.
+// renews it three times in that span. Whoever waits measures it by its own clock,
+// as the time for which the record has not changed, so clocks need not agree.
 const LockTTL = 30 * time.Second
 
 type lockRecord struct {
-	Holder  string    `json:"holder"`
-	Expires time.Time `json:"expires"`
+	Holder string `json:"holder"`
+	Beat   uint64 `json:"beat"` // makes each renewal a change
 }
 
 // heldLocks are the locks this process holds, each with the end of its renewal.
@@ -40,8 +41,9 @@ func (s *Store) Lock(ctx context.Context, name string) error {
 	watch, stop := context.WithCancel(ctx)
 	defer stop()
 	var changes <-chan catalog.Change[lockRecord]
+	var seen sighting
 	for {
-		rev, err := s.tryLock(ctx, key, id)
+		rev, err := s.tryLock(ctx, key, id, &seen)
 		if err == nil {
 			s.hold(key, id, rev)
 			return nil
@@ -52,28 +54,37 @@ func (s *Store) Lock(ctx context.Context, name string) error {
 		if changes == nil {
 			changes = s.locks.Watch(watch, key)
 		}
-		if err := s.awaitFree(ctx, key, changes); err != nil {
+		if err := s.awaitFree(ctx, &seen, changes); err != nil {
 			return fmt.Errorf("cannot lock %q: %w", name, err)
 		}
 	}
 }
 
-func (s *Store) tryLock(ctx context.Context, key, id string) (uint64, error) {
-	r := lockRecord{Holder: id, Expires: time.Now().Add(LockTTL)}
+// sighting is what one who waits has seen of another's lock.
+type sighting struct {
+	rev   uint64
+	since time.Time // when this revision was seen first
+}
+
+func (s *Store) tryLock(ctx context.Context, key, id string, seen *sighting) (uint64, error) {
 	e, ok := s.locks.Get(key)
-	switch {
-	case !ok:
-		return s.locks.Create(ctx, key, r)
-	case time.Now().After(e.Value.Expires):
-		return s.locks.Update(ctx, key, r, e.Revision)
+	if !ok {
+		*seen = sighting{}
+		return s.locks.Create(ctx, key, lockRecord{Holder: id})
+	}
+	if e.Revision != seen.rev {
+		*seen = sighting{e.Revision, time.Now()}
+	}
+	if time.Since(seen.since) >= s.lockTTL {
+		return s.locks.Update(ctx, key, lockRecord{Holder: id}, e.Revision)
 	}
 	return 0, catalog.ErrExists
 }
 
-func (s *Store) awaitFree(ctx context.Context, key string, changes <-chan catalog.Change[lockRecord]) error {
+func (s *Store) awaitFree(ctx context.Context, seen *sighting, changes <-chan catalog.Change[lockRecord]) error {
 	wait := 10 * time.Millisecond // someone else has just written and we have not seen it
-	if e, ok := s.locks.Get(key); ok {
-		wait = time.Until(e.Value.Expires) + time.Millisecond
+	if left := s.lockTTL - time.Since(seen.since); seen.rev != 0 && left > 0 {
+		wait = left
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -106,15 +117,15 @@ func (s *Store) hold(key, id string, rev uint64) {
 }
 
 func (s *Store) renew(ctx context.Context, key, id string, rev uint64) {
-	tick := time.NewTicker(LockTTL / 3)
+	tick := time.NewTicker(s.lockTTL / 3)
 	defer tick.Stop()
-	for {
+	for beat := uint64(1); ; beat++ {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		next, err := s.locks.Update(ctx, key, lockRecord{Holder: id, Expires: time.Now().Add(LockTTL)}, rev)
+		next, err := s.locks.Update(ctx, key, lockRecord{Holder: id, Beat: beat}, rev)
 		switch {
 		case errors.Is(err, catalog.ErrConflict) || errors.Is(err, catalog.ErrClosed):
 			return

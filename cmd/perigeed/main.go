@@ -87,7 +87,7 @@ func command() *cobra.Command {
 	f.DurationVar(&cfg.DeadAfter, "dead-after", 0, "how long a node is not heard of until its machines are made anew elsewhere (default 1m)")
 	f.DurationVar(&cfg.DrainWait, "drain-wait", 0, "how long an edge that drains lets in who has not heard of it (default: 30s with DNS, else 5s after its routes are withdrawn)")
 	f.StringVar(&cfg.DNS.Listen, "dns-listen", "", "HOST:PORT to answer for the domain at, as its DNS server (default: nowhere)")
-	f.StringSliceVar(&cfg.DNS.NameServers, "dns-nameserver", nil, "NAME=ADDRESS of a server of the domain, as the registrar has it; repeated")
+	f.StringArrayVar(&cfg.DNS.NameServers, "dns-nameserver", nil, "NAME=ADDRESS[,ADDRESS] of a server of the domain, as the registrar has it; repeated")
 	f.StringVar(&cfg.DNS.Prefixes, "dns-prefixes", "", "file of lines 'prefix region' that tells where clients are")
 	f.StringVar(&cfg.DNS.MMDB, "dns-mmdb", "", "MMDB file with the coordinates of addresses")
 	f.StringVar(&cfg.Anycast.Prefixes, "anycast", "", "addresses that all edges announce by BGP: 192.0.2.1/32,2001:db8::1/128")

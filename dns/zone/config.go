@@ -149,23 +149,28 @@ func (c *Config) check() error {
 	if len(c.NameServers) == 0 {
 		return fmt.Errorf("cannot make zone %q: it needs the names of its name servers, as given to the registrar", c.Zone)
 	}
+	seen := map[string]bool{}
 	for _, ns := range c.NameServers {
-		if err := c.checkServer(ns); err != nil {
+		name, err := c.checkServer(ns)
+		if err != nil {
 			return err
 		}
+		if seen[name] {
+			return fmt.Errorf("cannot use name server %q twice: give its addresses at once, with commas between", ns.Name)
+		}
+		seen[name] = true
 	}
 	return nil
 }
 
-func (c *Config) checkServer(ns NameServer) error {
-	name, err := fullName(ns.Name)
-	if err != nil {
-		return fmt.Errorf("cannot use name server %q: %w", ns.Name, err)
+func (c *Config) checkServer(ns NameServer) (name string, err error) {
+	if name, err = fullName(ns.Name); err != nil {
+		return "", fmt.Errorf("cannot use name server %q: %w", ns.Name, err)
 	}
 	if dns.IsSubDomain(c.Zone, name) && len(ns.Addrs) == 0 {
-		return fmt.Errorf("cannot use name server %q: its name is in the zone, so it needs an address as glue", ns.Name)
+		return "", fmt.Errorf("cannot use name server %q: its name is in the zone, so it needs an address as glue", ns.Name)
 	}
-	return nil
+	return name, nil
 }
 
 // fullName is a name in lower case with the final dot.

@@ -19,8 +19,7 @@ func (s *Server) answer(client netip.Addr, ask dns.Question) (*dns.Msg, int) {
 	name := dns.CanonicalName(ask.Name)
 	app, isApp := s.app(name)
 	fixed := s.fixed[name]
-	texts, below := s.challenged(name)
-	if !isApp && fixed == nil && texts == nil && !below && !s.above(name) {
+	if !isApp && fixed == nil && !s.above(name) {
 		m.Rcode = dns.RcodeNameError
 		m.Ns = []dns.RR{s.negative()}
 		return m, 0
@@ -34,8 +33,6 @@ func (s *Server) answer(client netip.Addr, ask dns.Question) (*dns.Msg, int) {
 		if name == s.cfg.Zone {
 			m.Answer = []dns.RR{s.authority(ask.Name, uint32(s.soa.Hdr.Ttl))}
 		}
-	case dns.TypeTXT:
-		m.Answer = s.texts(ask.Name, texts)
 	case dns.TypeA, dns.TypeAAAA:
 		if isApp {
 			m.Answer, bits = s.addresses(client, app, ask)
@@ -87,14 +84,6 @@ func records(name string, addrs []netip.Addr, ttl uint32) []dns.RR {
 		} else {
 			rrs = append(rrs, &dns.AAAA{Hdr: header(name, dns.TypeAAAA, ttl), AAAA: a.AsSlice()})
 		}
-	}
-	return rrs
-}
-
-func (s *Server) texts(name string, values []string) []dns.RR {
-	var rrs []dns.RR
-	for _, v := range values {
-		rrs = append(rrs, &dns.TXT{Hdr: header(name, dns.TypeTXT, 1), Txt: []string{v}})
 	}
 	return rrs
 }

@@ -9,17 +9,9 @@ import (
 
 var serialSeed = maphash.MakeSeed()
 
-// Changed makes the zone's serial grow. Call it when an app comes, goes or gets
-// other addresses; changes of edges are seen without. Nothing but people and
-// monitors looks at the serial: answers are always made anew.
-func (s *Server) Changed() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.grow()
-}
-
-// grow needs mu. The serial is the time of the last change, so that it does not
-// go back when the server starts again.
+// grow needs mu. The serial is the time of the last change of edges, so that it
+// does not go back when the server starts again. Nothing but people and monitors
+// looks at it: answers are always made anew.
 func (s *Server) grow() {
 	now := uint32(time.Now().Unix())
 	if int32(now-s.serial) > 0 { // serial number arithmetic, RFC 1982

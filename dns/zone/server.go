@@ -27,13 +27,12 @@ type Server struct {
 	fixed  map[string][]dns.RR // the operator's records and ours, by name in lower case
 	soa    dns.SOA             // but for the serial
 
-	mu         sync.Mutex // guards what follows
-	doors      []door.Door
-	ran        bool // the doors are closed
-	challenges map[string][]string
-	seen       uint64 // fingerprint of the edges at the last look
-	looked     *Edge  // the first of their list
-	serial     uint32
+	mu     sync.Mutex // guards what follows
+	doors  []door.Door
+	ran    bool   // the doors are closed
+	seen   uint64 // fingerprint of the edges at the last look
+	looked *Edge  // the first of their list
+	serial uint32
 }
 
 // New checks the configuration, reads the files and takes the addresses. Call
@@ -45,7 +44,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, log: cfg.Logger, picker: newPicker(cfg), limit: newLimiter(cfg.RateLimit),
-		challenges: map[string][]string{}, serial: uint32(time.Now().Unix()),
+		serial: uint32(time.Now().Unix()),
 	}
 	var err error
 	if s.fixed, err = fixedRecords(cfg); err != nil {

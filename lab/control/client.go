@@ -18,6 +18,12 @@ import (
 // ErrNoLab is what calls fail with where no lab runs.
 var ErrNoLab = errors.New("no lab runs")
 
+// Refused is the error of what the lab did not do.
+type Refused struct{ Words string }
+
+// Error implements error.
+func (e Refused) Error() string { return e.Words }
+
 // Client speaks to the lab of one directory.
 type Client struct {
 	dir  string
@@ -85,7 +91,11 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 func answer(resp *http.Response, out any) error {
 	if resp.StatusCode >= 400 {
 		b, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
-		return errors.New(strings.TrimSpace(string(b)))
+		words := strings.TrimSpace(string(b))
+		if resp.StatusCode == http.StatusNotFound {
+			return fabric.NotFound{Words: words}
+		}
+		return Refused{words}
 	}
 	if out == nil {
 		return nil

@@ -69,7 +69,7 @@ func (p *Port) place() place { return place{p.Name, p.City} }
 
 // New makes a network without hosts and starts its thread.
 func New(cfg Config) (*Fabric, error) {
-	if err := checkCities(cfg.Cities); err != nil {
+	if err := CheckCities(cfg.Cities); err != nil {
 		return nil, err
 	}
 	if cfg.Reroute == 0 {
@@ -168,7 +168,7 @@ func (f *Fabric) known(names ...string) error {
 }
 
 func (f *Fabric) unknown(name string) error {
-	return fmt.Errorf("cannot find %q in the lab: its cities are %s; its hosts %s", name, strings.Join(f.cities, ", "), strings.Join(f.hostNames(), ", "))
+	return NotFound{fmt.Sprintf("cannot find %q in the lab: its cities are %s; its hosts %s", name, strings.Join(f.cities, ", "), strings.Join(f.hostNames(), ", "))}
 }
 
 func (f *Fabric) hostNames() []string {

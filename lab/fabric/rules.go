@@ -107,7 +107,8 @@ func distance(a, b string) time.Duration {
 	return region.RTT(ca, cb) / 2
 }
 
-func checkCities(cities []string) error {
+// CheckCities says what is wrong with a lab of these cities.
+func CheckCities(cities []string) error {
 	seen := map[string]bool{}
 	for _, c := range cities {
 		if _, ok := region.Lookup(c); !ok {

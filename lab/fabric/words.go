@@ -24,3 +24,9 @@ type Stats struct {
 	Full    uint64 `json:"full"`
 	Nowhere uint64 `json:"nowhere"`
 }
+
+// NotFound is the error for a city or a host that is not in the lab.
+type NotFound struct{ Words string }
+
+// Error implements error.
+func (e NotFound) Error() string { return e.Words }

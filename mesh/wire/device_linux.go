@@ -120,9 +120,6 @@ func (d *Device) Remove() error {
 	return d.backend.remove()
 }
 
-// Kernel reports whether the kernel's WireGuard is in use.
-func (d *Device) Kernel() bool { return d.backend.kind() == kindKernel }
-
 // TUN is the device of wireguard-go, for a process that takes over, which makes a
 // duplicate of it Config.TUN after Close. Nil with the kernel's WireGuard, which
 // needs none.
