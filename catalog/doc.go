@@ -12,7 +12,8 @@
 //     never wait for the network or the disk and never fail; with every other
 //     node unreachable they answer with the last state that arrived.
 //   - A write that returned without error is on disk, synced: neither kill -9 of
-//     the daemon nor a power cut loses it. (With an outside NATS cluster, what an
+//     the daemon nor a power cut loses it. Of a local table, on this node's disk; of
+//     a shared one, on those of most members. (With an outside NATS cluster, what an
 //     acknowledgement is worth is that cluster's setting.)
 //   - A write that returned an error may still have been applied, if the error
 //     is the context's, the connection's or [ErrFull]. Create, Update and
@@ -37,13 +38,19 @@
 //
 // # How
 //
-// One JetStream key-value bucket holds all tables, a record under
-// <table>.<key>. One bucket is one stream: one set of files, one Raft group when
-// there are several nodes, a few goroutines when idle. Each table has a watcher
-// of its own on its prefix, so that a node which is only an edge need not hold
-// what it does not read. A revision is the stream's sequence number, so later
-// writes have larger revisions across the whole catalog. A deleted key leaves a
-// marker for [markerTTL], and then nothing.
+// There are three JetStream key-value buckets. This node's own, in Dir/nats,
+// has the tables of [NewLocal]. The members keep two between them, in Dir/state,
+// each one Raft group: that of the tables of [NewTable], and that of what nodes
+// say of themselves ([NewPublished]). For a node alone the first two are one.
+// docs/state.md says what that promises with many nodes.
+//
+// A bucket holds all its tables, a record under <table>.<key>. One bucket is one
+// stream: one set of files, one reader (feed.go) that feeds all tables, and one
+// copy on each node's own disk to begin with when no member answers (copy.go). A
+// node that is no member has a connection to the nearest one (link.go). A
+// revision is the stream's sequence number, so later writes have larger revisions
+// across the whole bucket. A deleted key leaves a marker for [markerTTL], and
+// then nothing.
 //
 // The embedded server runs with sync_always: every record is fsynced before it
 // is acknowledged. It is the dearer setting (BenchmarkPut: 0.21 ms a write against
@@ -53,5 +60,6 @@
 // with JetStream's asynchronous persist mode.
 //
 // The place to add the next kind of record is the room that owns it: declare the
-// struct there and open its table with [NewTable].
+// struct there and open its table with [NewTable], [NewLocal] if only this node
+// writes and needs it, [NewPublished] if the others need to hear of it.
 package catalog

@@ -384,7 +384,7 @@ func labFault(err error) error {
 		return hint(unreachable{err}, "start one: sudo perigee lab up --cities iad,fra,syd; name another directory with --dir")
 	}
 	if errors.As(err, new(fabric.NotFound)) {
-		return coded{err, ExitNotFound}
+		return coded{err, exit.NotFound}
 	}
 	return err
 }

@@ -2,7 +2,8 @@
 // time, each step gated by health, and undoes it when a step fails. It also
 // scales, rolls back and destroys apps, because these are the same work.
 //
-// It does not start processes or run checks (machine), route (router), pull or
+// The machines are those of all nodes, region by region; which node has the next
+// one is placement's matter. It does not start processes or run checks (machine), route (router), pull or
 // build images (image, build); it tells them what to do and in which order.
 //
 // # How a release goes out
@@ -29,16 +30,18 @@
 // plan.go is a pure function from the machines that there are to the next batch
 // of steps. Nothing else is remembered but the release's record: what is wanted,
 // how far it got (Phase), and what there was before. Each step may be repeated.
-// So Run takes up a release that a kill -9 interrupted by planning again, and
-// finishes it or undoes it. Whether the client still listens does not matter.
+// So Run takes up a release that a kill -9 interrupted, of this node or of one
+// that is gone, by planning again, and finishes it or undoes it. Whether the
+// client still listens does not matter.
 //
 // # Why this is not a Temporal workflow
 //
-// A deploy on one node is a loop over the state of that node's own machines. A
-// workflow engine would add a second service and a second copy of that state,
-// which the machines' records already keep durably. When a release spans
-// regions, the batches of plan.go become a workflow's activities: [Deployer] is
-// the seam, its callers see only requests, progress and releases.
+// A deploy is a loop over what there is: the machines of all nodes and the
+// release's record, both kept durably already. The app's lock makes it the only
+// one in the cloud, and when its node is gone another takes both over (claim.go).
+// A workflow engine would add a second service with a replicated copy of that
+// state. [Deployer] is the seam: its callers see only requests, progress and
+// releases. See docs/decisions/0008.
 //
 // To add a strategy, give it its batch size and order in plan.go; to add a step,
 // an Action there and its execution in execute.go.

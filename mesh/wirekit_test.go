@@ -102,6 +102,7 @@ type noMachines struct{}
 func (noMachines) Machines(string, string) []dns.Machine { return nil }
 func (noMachines) Apps(string) []string                  { return nil }
 func (noMachines) Service(string, string) netip.Addr     { return netip.Addr{} }
+func (noMachines) Has(string, string) bool               { return false }
 
 func obey(n *Network, d *wire.Device, c nodeCall) (r nodeReply, err error) {
 	ctx := context.Background()

@@ -6,7 +6,9 @@
 // named after the meeting: table.go makes the router's table of apps and
 // machines, idle.go lets placement put machines to sleep, console.go carries
 // what machines say to the log, names.go answers the resolver, builds.go leads
-// from an uploaded folder to an image.
+// from an uploaded folder to an image. With other nodes: cloud.go (who they are),
+// wire.go (the mesh), summaries.go and status.go (what this one says), place.go
+// and heal.go (where machines are), edges.go (DNS and BGP).
 //
 // A node changes hands without failing a request: handover.go is the side of the
 // process that goes, heritage.go that of the one that comes, line.go what they

@@ -121,8 +121,8 @@ func (n *Node) machinesOf(app string) []machine.Summary {
 	return append(out, n.machines.SummariesOf(app)...)
 }
 
-// place chooses the node of a new machine. A request without a region stays here
-// if this node takes machines: whoever asks is near.
+// place chooses the node of a new machine. A request without a region stays in
+// this node's, if one here takes machines: whoever asks is near.
 func (n *Node) place(ctx context.Context, app string, req api.CreateMachineRequest) (string, error) {
 	want := placement.Want{App: app, Near: n.cfg.Region}
 	if req.Config != nil {

@@ -88,9 +88,9 @@ func (n *Node) heard(name string) (report, bool) {
 	return e.Value, ok
 }
 
-// up reports whether a node was heard of lately: it answers over the mesh, or
-// what it said is not old. The clocks of two nodes may differ, so that the time
-// is ours: when a word of its came.
+// up reports whether a node can be reached: it answers over the mesh or, while
+// that is not known, what it said is not old. The clocks of two nodes may differ,
+// so that the time is ours: when a word of its came.
 func (n *Node) up(name string) bool {
 	if name == n.cfg.Name {
 		return true
