@@ -130,7 +130,7 @@ func exitCode(err error) int {
 }
 
 // negative finds a number that was taken for a flag.
-var negative = regexp.MustCompile(`^unknown shorthand flag: '\d' in (-\d+)$`)
+var negative = regexp.MustCompile(`^unknown shorthand flag: '\d' in (-\d\S*)$`)
 
 // Root returns the whole command tree.
 func Root(e *env) *cobra.Command {
