@@ -311,6 +311,32 @@ func TestLetOneGo(t *testing.T) {
 	})
 }
 
+// TestOneIsLeft: of three members one dies while it and another are taken off the
+// list. The last goes on by itself, and the one that lives follows it, also after it
+// was started again.
+func TestOneIsLeft(t *testing.T) {
+	tc := three(t)
+	tc.node["c"].Close()
+	tc.setMembers("a")
+	eventually(t, "b keeps nothing any more", func() bool { return tc.node["b"].cloud.part() == nil })
+	tc.awaitReplicas(1)
+	for round := range 2 {
+		for i, name := range []string{"a", "b"} {
+			want := 10*round + i
+			eventually(t, name+" writes", func() bool {
+				_, err := tc.node[name].apps.Put(t.Context(), "k", rec{N: want})
+				return err == nil
+			})
+			for _, other := range []string{"a", "b"} {
+				eventually(t, other+" has it", func() bool { e, _ := tc.node[other].apps.Get("k"); return e.Value.N == want })
+			}
+		}
+		b := tc.node["b"]
+		b.Close()
+		b.start(t, tc.members("a")...)
+	}
+}
+
 // TestAloneBecomesCloud moves what a node kept while it was alone.
 func TestAloneBecomesCloud(t *testing.T) {
 	tc := newTestCloud(t)
