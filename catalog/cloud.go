@@ -80,18 +80,6 @@ func (cl *cloud) list() []Member {
 	return slices.Clone(cl.members)
 }
 
-// routed are the members, and the former ones that must be reached until they
-// are let go.
-func (cl *cloud) routed() []Member {
-	cl.mu.Lock()
-	defer cl.mu.Unlock()
-	out := slices.Clone(cl.members)
-	for _, m := range cl.gone {
-		out = append(out, m.Member)
-	}
-	return out
-}
-
 func (cl *cloud) part() *stateServer {
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
@@ -135,7 +123,7 @@ func exists(path string) bool {
 }
 
 func (cl *cloud) begin(ctx context.Context) error {
-	s, err := startState(ctx, cl.cfg, cl.list, cl.routed)
+	s, err := startState(ctx, cl.cfg, cl.list)
 	if err != nil {
 		return err
 	}

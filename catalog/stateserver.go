@@ -45,7 +45,6 @@ type stateServer struct {
 		host          string
 	}
 	members func() []Member
-	routed  func() []Member
 	buckets []jetstream.KeyValueConfig // of a cloud that begins
 	cancel  context.CancelFunc         // of what runs beside it
 	ended   chan struct{}
@@ -54,8 +53,8 @@ type stateServer struct {
 
 // startState starts the server. A first member is ready for writes when it
 // returns; another one when the others have taken it in.
-func startState(ctx context.Context, cfg Config, members, routed func() []Member) (*stateServer, error) {
-	s := &stateServer{node: cfg.Node, peers: peers{cfg.TLS, cfg.Allow}, secret: rand.Text(), members: members, routed: routed, ended: make(chan struct{}),
+func startState(ctx context.Context, cfg Config, members func() []Member) (*stateServer, error) {
+	s := &stateServer{node: cfg.Node, peers: peers{cfg.TLS, cfg.Allow}, secret: rand.Text(), members: members, ended: make(chan struct{}),
 		buckets: []jetstream.KeyValueConfig{bucketConfig(cfg, bucketName, 1), bucketConfig(cfg, publishedName, 1)}}
 	s.embedded = &embedded{dir: filepath.Join(cfg.Dir, "state"), log: cfg.Logger, disk: newDisk(cfg.Dir, cfg.measure)}
 	s.embedded.options, s.embedded.prepare = s.options, s.preparePeers
@@ -276,16 +275,16 @@ func (s *stateServer) options() (*server.Options, error) {
 // least one and knows itself when it meets itself, and to the other members whose
 // names come before its own. Of two that call each other at the same time each
 // keeps the call of the other and drops its own, again and again where the way is
-// long; so one of them calls.
+// long; so one of them calls. Who is a member no more and was not let go yet calls
+// all of them, and none calls it.
 func (s *stateServer) routes() []*url.URL {
 	out := []*url.URL{}
-	for _, m := range s.routed() {
-		if m.Name <= s.node {
+	members := s.members()
+	former := !isMember(members, s.node)
+	for _, m := range members {
+		if former || m.Name <= s.node {
 			out = append(out, routeURL(m.RouteAddr))
 		}
-	}
-	if len(out) == 0 { // it is a member no more
-		out = append(out, routeURL(net.JoinHostPort("127.0.0.1", strconv.Itoa(s.listen.port))))
 	}
 	slices.SortFunc(out, func(a, b *url.URL) int { return strings.Compare(a.Host, b.Host) })
 	return out

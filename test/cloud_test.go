@@ -5,6 +5,7 @@ package test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -301,6 +302,34 @@ func TestCloud(t *testing.T) {
 		began := time.Now()
 		step.do(dir)
 		t.Logf("%s: all of it took %s", step.name, time.Since(began).Round(time.Second))
+	}
+}
+
+// TestShrink removes one of three nodes, so that the state is kept by one: both that
+// are left write and know what the other wrote, also after they were killed and
+// started again.
+func TestShrink(t *testing.T) {
+	c := startCloud(t)
+	dir := c.config()
+	c.must("iad", dir, "apps", "create", "shop")
+	c.must("iad", dir, "node", "remove", "syd-1", "--force")
+	for round, at := range []string{"iad", "fra", "iad", "fra"} {
+		if round > 1 {
+			if err := errors.Join(c.nodes[at].Kill(), c.nodes[at].Start(c.Context())); err != nil {
+				c.Fatal(err)
+			}
+		}
+		name := fmt.Sprintf("LEFT_%d", round)
+		c.eventually(at+" writes with one node gone", 60*time.Second, func() bool {
+			_, _, code := c.perigee(at, dir, "secrets", "set", name+"=1", "--stage")
+			return code == 0
+		})
+		for _, other := range []string{"iad", "fra"} {
+			c.eventually(other+" knows it", 30*time.Second, func() bool {
+				out, _, _ := c.perigee(other, dir, "secrets", "list", "--json")
+				return strings.Contains(out, `"`+name+`"`)
+			})
+		}
 	}
 }
 
