@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
+	mrand "math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -64,10 +65,19 @@ func newTestCloud(t testing.TB) *testCloud {
 	return &testCloud{t: t, ca: newAuthority(t), node: map[string]*testNode{}}
 }
 
+// freeAddr is below the ports that the kernel gives to connections, one of which
+// could take it before the node does.
 func freeAddr(t testing.TB) string {
-	ln := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Helper()
+	for range 100 {
+		at := fmt.Sprintf("127.0.0.1:%d", 20000+mrand.N(12000))
+		if ln, err := net.Listen("tcp", at); err == nil {
+			defer ln.Close()
+			return at
+		}
+	}
+	t.Fatal("there is no free port")
+	return ""
 }
 
 // add makes a node, without starting it.

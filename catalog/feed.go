@@ -167,7 +167,7 @@ func (f *feed) pass(ctx context.Context, signal <-chan struct{}) error {
 		}
 	}()
 	defer f.setNews(false)
-	kv, asOf, err := f.begin(ctx)
+	kv, at, err := f.begin(ctx)
 	if err != nil {
 		return f.unless(signal, err)
 	}
@@ -177,7 +177,7 @@ func (f *feed) pass(ctx context.Context, signal <-chan struct{}) error {
 	}
 	// It tells the store, and waits seconds for an answer if none is there.
 	defer f.b.late.Go(func() { _ = w.Stop() })
-	return f.unless(signal, f.apply(ctx, w, asOf))
+	return f.unless(signal, f.apply(ctx, w, at))
 }
 
 func (f *feed) setNews(on bool) {
@@ -203,25 +203,26 @@ func (f *feed) unless(signal <-chan struct{}, err error) error {
 	}
 }
 
-func (f *feed) begin(ctx context.Context) (jetstream.KeyValue, uint64, error) {
+func (f *feed) begin(ctx context.Context) (jetstream.KeyValue, jetstream.StreamState, error) {
+	var none jetstream.StreamState
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
 	defer cancel()
 	kv, err := f.b.handle(ctx)
 	if err != nil {
-		return nil, 0, err
+		return nil, none, err
 	}
 	status, err := kv.Status(ctx)
 	if err != nil {
-		return nil, 0, err
+		return nil, none, err
 	}
 	s, ok := status.(*jetstream.KeyValueBucketStatus)
 	if !ok {
-		return nil, 0, errors.New("the bucket's state is not told")
+		return nil, none, errors.New("the bucket's state is not told")
 	}
-	return kv, s.StreamInfo().State.LastSeq, nil
+	return kv, s.StreamInfo().State, nil
 }
 
-func (f *feed) apply(ctx context.Context, w jetstream.KeyWatcher, asOf uint64) error {
+func (f *feed) apply(ctx context.Context, w jetstream.KeyWatcher, at jetstream.StreamState) error {
 	all := map[string]map[string]record{} // nil once the first reading is complete
 	for {
 		select {
@@ -231,8 +232,10 @@ func (f *feed) apply(ctx context.Context, w jetstream.KeyWatcher, asOf uint64) e
 			switch {
 			case !ok:
 				return jetstream.ErrConsumerDeleted
+			case e == nil && short(all, at):
+				return errLags
 			case e == nil:
-				f.load(all, asOf)
+				f.load(all, at.LastSeq)
 				all = nil
 			case all != nil:
 				gather(all, stored(e))
@@ -241,6 +244,18 @@ func (f *feed) apply(ctx context.Context, w jetstream.KeyWatcher, asOf uint64) e
 			}
 		}
 	}
+}
+
+var errLags = errors.New("what was read is of a member that does not have everything yet")
+
+// short reports whether a reading has fewer records than the leader said that there
+// are: a member that has just joined is read before it has them all.
+func short(all map[string]map[string]record, at jetstream.StreamState) bool {
+	n := 0
+	for _, t := range all {
+		n += len(t)
+	}
+	return uint64(n) < at.Msgs
 }
 
 func stored(e jetstream.KeyValueEntry) record {

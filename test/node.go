@@ -97,7 +97,7 @@ func (n *Node) Run() {
 		n.T.Fatal(err)
 	}
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if _, err = n.Client.Node(context.Background()); err == nil {
+		if _, err = n.Client.Node(context.Background()); err == nil && n.open() {
 			break
 		}
 		if time.Now().After(end) || n.ended() {
@@ -109,6 +109,16 @@ func (n *Node) Run() {
 		n.T.Fatal(err)
 	}
 	n.Token = strings.TrimSpace(string(b))
+}
+
+// open reports whether visitors are let in: that begins when the machines are known.
+func (n *Node) open() bool {
+	c, err := net.Dial("tcp", n.HTTP)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
 }
 
 // ended reports whether the daemon has exited by itself.
