@@ -20,6 +20,7 @@ import (
 // TestDrainNode drains one of two nodes while visitors come to whatever edge DNS
 // and BGP lead them to, upgrades it, and takes it back into service.
 func TestDrainNode(t *testing.T) {
+	t.Parallel()
 	c := startCities(t, []string{"iad", "fra"}, "--drain-wait", "3s", "--dns-listen", "{addr4}:53",
 		"--anycast", "192.0.2.1/32", "--bgp-asn", "65010", "--bgp-neighbor", "{router4},64500", "--public", "{addr4}")
 	dir := t.TempDir()

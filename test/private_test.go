@@ -22,6 +22,7 @@ import (
 // TestOwnAddresses: machines reach the apps of their org at <app>.flycast, asleep or
 // in another city, and nobody else does; visitors reach an app at its own address.
 func TestOwnAddresses(t *testing.T) {
+	t.Parallel()
 	c := startCities(t, []string{"iad", "fra"}, "--ip-pool", "198.51.100.0/28", "--anycast", "192.0.2.1/32", "--bgp-asn", "65010", "--bgp-neighbor", "{router4},64500")
 	if _, err := c.nodes["iad"].Client().CreateApp(t.Context(), api.CreateAppRequest{AppName: "alien", OrgSlug: "them"}); err != nil {
 		t.Fatal(err)
