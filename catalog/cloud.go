@@ -80,6 +80,17 @@ func (cl *cloud) list() []Member {
 	return slices.Clone(cl.members)
 }
 
+// former are those that are members no more and were not let go yet, as far as
+// this node has seen it. They may not have heard of it.
+func (cl *cloud) former() (out []Member) {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	for _, m := range cl.gone {
+		out = append(out, m.Member)
+	}
+	return out
+}
+
 func (cl *cloud) part() *stateServer {
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
@@ -123,7 +134,7 @@ func exists(path string) bool {
 }
 
 func (cl *cloud) begin(ctx context.Context) error {
-	s, err := startState(ctx, cl.cfg, cl.list)
+	s, err := startState(ctx, cl.cfg, cl.list, cl.former)
 	if err != nil {
 		return err
 	}

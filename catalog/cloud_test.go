@@ -469,7 +469,7 @@ func TestMembersCallOneWay(t *testing.T) {
 	all := tc.members(names...)
 	calls := map[string]bool{}
 	for _, name := range names {
-		s := &stateServer{node: name, members: func() []Member { return all }}
+		s := &stateServer{node: name, members: func() []Member { return all }, former: func() []Member { return nil }}
 		for _, u := range s.routes() {
 			for _, m := range all {
 				if u.Host == m.RouteAddr {

@@ -45,6 +45,7 @@ type stateServer struct {
 		host          string
 	}
 	members func() []Member
+	former  func() []Member
 	buckets []jetstream.KeyValueConfig // of a cloud that begins
 	cancel  context.CancelFunc         // of what runs beside it
 	ended   chan struct{}
@@ -53,8 +54,8 @@ type stateServer struct {
 
 // startState starts the server. A first member is ready for writes when it
 // returns; another one when the others have taken it in.
-func startState(ctx context.Context, cfg Config, members func() []Member) (*stateServer, error) {
-	s := &stateServer{node: cfg.Node, peers: peers{cfg.TLS, cfg.Allow}, secret: rand.Text(), members: members, ended: make(chan struct{}),
+func startState(ctx context.Context, cfg Config, members, former func() []Member) (*stateServer, error) {
+	s := &stateServer{node: cfg.Node, peers: peers{cfg.TLS, cfg.Allow}, secret: rand.Text(), members: members, former: former, ended: make(chan struct{}),
 		buckets: []jetstream.KeyValueConfig{bucketConfig(cfg, bucketName, 1), bucketConfig(cfg, publishedName, 1)}}
 	s.embedded = &embedded{dir: filepath.Join(cfg.Dir, "state"), log: cfg.Logger, disk: newDisk(cfg.Dir, cfg.measure)}
 	s.embedded.options, s.embedded.prepare = s.options, s.preparePeers
@@ -276,17 +277,22 @@ func (s *stateServer) options() (*server.Options, error) {
 // names come before its own. Of two that call each other at the same time each
 // keeps the call of the other and drops its own, again and again where the way is
 // long; so one of them calls. Who is a member no more and was not let go yet calls
-// all of them, and none calls it.
+// all of them, and they call it, for either may be the only one that knows.
 func (s *stateServer) routes() []*url.URL {
 	out := []*url.URL{}
 	members := s.members()
-	former := !isMember(members, s.node)
-	for _, m := range members {
-		if former || m.Name <= s.node {
+	out = appendRoutes(out, members, func(m Member) bool { return m.Name <= s.node || !isMember(members, s.node) })
+	out = appendRoutes(out, s.former(), func(m Member) bool { return m.Name != s.node })
+	slices.SortFunc(out, func(a, b *url.URL) int { return strings.Compare(a.Host, b.Host) })
+	return out
+}
+
+func appendRoutes(out []*url.URL, to []Member, calls func(Member) bool) []*url.URL {
+	for _, m := range to {
+		if calls(m) {
 			out = append(out, routeURL(m.RouteAddr))
 		}
 	}
-	slices.SortFunc(out, func(a, b *url.URL) int { return strings.Compare(a.Host, b.Host) })
 	return out
 }
 
