@@ -311,7 +311,7 @@ func TestCloud(t *testing.T) {
 // started again.
 func TestShrink(t *testing.T) {
 	if os.Getenv("PERIGEE_SHRINK") == "" {
-		t.Skip("fails now and then: a former member that has not heard that it is one is called by nobody; PERIGEE_SHRINK=1 runs it")
+		t.Skip("known fault, docs/nodes.md: three members that become one do not always agree afterwards; PERIGEE_SHRINK=1 runs it")
 	}
 	t.Parallel()
 	c := startCloud(t)
