@@ -543,6 +543,19 @@ func (c *Catalog) SetMembers(members []Member) error {
 	return c.cloud.setMembers(members)
 }
 
+// ErrNeeded is returned by CheckLoss.
+var ErrNeeded = errors.New("the rest of those that keep the cloud's state could decide nothing without it")
+
+// CheckLoss returns an error if the state could decide nothing any more without
+// the node: [ErrNeeded] if it is one of two that keep it or the only one,
+// [ErrNoQuorum] if nobody can say. With an outside cluster it is nil.
+func (c *Catalog) CheckLoss(node string) error {
+	if c.cloud == nil {
+		return nil
+	}
+	return c.cloud.checkLoss(node)
+}
+
 // JetStream is for rooms that keep streams of their own on this node. With an
 // outside cluster and no directory, the streams are there.
 func (c *Catalog) JetStream() jetstream.JetStream {

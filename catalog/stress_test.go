@@ -10,24 +10,40 @@ import (
 )
 
 // TestNothingAcknowledgedIsLost changes the members while two nodes write and
-// every processor is kept busy, and reads the stream itself at the end: what is
-// missing there is lost, what is only late in memory arrives.
+// every processor is kept busy.
 func TestNothingAcknowledgedIsLost(t *testing.T) {
-	tc := three(t)
-	tc.add("d").start(t, tc.members("a", "b", "c")...)
+	t.Run("one dies", func(t *testing.T) {
+		tc := three(t)
+		tc.add("d").start(t, tc.members("a", "b", "c")...)
+		tc.keepsAll("b", "d", 1500*time.Millisecond,
+			func() { tc.setMembers("a", "b", "d") },
+			func() { tc.node["a"].Close() },
+			func() { tc.node["a"].start(t) },
+			func() { tc.setMembers("b", "c", "d") })
+	})
+	t.Run("few stay", func(t *testing.T) {
+		tc := three(t)
+		tc.keepsAll("a", "b", 5*time.Second,
+			func() { tc.setMembers("a") },
+			func() { tc.setMembers("b") },
+			func() { tc.setMembers("b", "c") },
+			func() { tc.setMembers("a", "b", "c") },
+			func() { tc.setMembers("a", "c") })
+	})
+}
+
+// keepsAll makes changes while two nodes write, and reads the stream itself at the
+// end: what is missing there is lost, what is only late in memory arrives.
+func (tc *testCloud) keepsAll(one, other string, pause time.Duration, changes ...func()) {
+	t := tc.t
 	idle := burn()
 	defer idle()
 	writers := map[string]*newKeys{}
-	for _, name := range []string{"b", "d"} {
+	for _, name := range []string{one, other} {
 		writers[name] = writeNewKeys(t, tc.node[name].apps, name)
 	}
-	for _, change := range []func(){
-		func() { tc.setMembers("a", "b", "d") },
-		func() { tc.node["a"].Close() },
-		func() { tc.node["a"].start(t) },
-		func() { tc.setMembers("b", "c", "d") },
-	} {
-		time.Sleep(1500 * time.Millisecond)
+	for _, change := range changes {
+		time.Sleep(pause)
 		change()
 	}
 	time.Sleep(3 * time.Second)

@@ -103,12 +103,33 @@ func (cl *cloud) tellPeers(m *nats.Msg) {
 	}
 }
 
+// askPeers returns the ids of who is in the cluster, as the leader says.
+func (cl *cloud) askPeers() ([]string, error) {
+	m, err := cl.c.conn.Request(peersSubject, nil, askLimit)
+	if err != nil {
+		return nil, cl.unreachable(err)
+	}
+	return strings.Fields(string(m.Data)), nil
+}
+
 // isLetGo reports whether the leader says that this node is in the cluster no
 // more. The server itself may not have heard of it: then it would answer questions
 // to the cluster for ever, saying that it has no leader.
 func (cl *cloud) isLetGo() bool {
-	m, err := cl.c.conn.Request(peersSubject, nil, askLimit)
-	return err == nil && !slices.Contains(strings.Fields(string(m.Data)), peerID(cl.cfg.Node))
+	ids, err := cl.askPeers()
+	return err == nil && !slices.Contains(ids, peerID(cl.cfg.Node))
+}
+
+// checkLoss is [Catalog.CheckLoss].
+func (cl *cloud) checkLoss(node string) error {
+	ids, err := cl.askPeers()
+	if err != nil {
+		return err
+	}
+	if left := len(ids) - 1; slices.Contains(ids, peerID(node)) && left <= len(ids)/2 {
+		return ErrNeeded
+	}
+	return nil
 }
 
 // leave ends this node's part when the others have let it go, and reports
@@ -127,8 +148,8 @@ func (cl *cloud) leave(s *stateServer) bool {
 	return true
 }
 
-// shape does the next thing that is missing, in the order that never leaves a
-// record on fewer members than before: first copies, then farewells.
+// shape does the next thing that is missing, in the order that never risks a
+// record: who comes gets its copies, who goes is emptied before its farewell.
 func (cl *cloud) shape(ctx context.Context, s *stateServer) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*askLimit)
 	defer cancel()
@@ -136,22 +157,29 @@ func (cl *cloud) shape(ctx context.Context, s *stateServer) error {
 	if err != nil {
 		return err
 	}
-	leaving := cl.leaving(peers)
+	leaving, want := cl.leaving(peers), copies(len(cl.list()))
 	if len(leaving) == 0 {
-		return errors.Join(cl.replicate(ctx, copies(len(cl.list())), copies(len(peers))), s.reroute())
+		return errors.Join(cl.replicate(ctx, want, copies(len(peers))), s.reroute())
 	}
 	if len(leaving) == len(peers) {
 		return errors.New("none of the new members is here yet")
 	}
-	// What is kept once may be kept by the one that goes.
-	if err := cl.replicateAtLeast(ctx, min(3, len(peers))); err != nil {
-		return err
-	}
-	own := peerID(s.node)
+	own, online := peerID(s.node), s.online()
 	if slices.Equal(leaving, []string{own}) {
+		if err := cl.empty(ctx, s, own, want); err != nil {
+			return err
+		}
 		return cl.stepDown(s)
 	}
-	next, err := nextToGo(peers, slices.DeleteFunc(leaving, func(id string) bool { return id == own }), s.online())
+	next, err := nextToGo(peers, slices.DeleteFunc(leaving, func(id string) bool { return id == own }), online)
+	if err != nil {
+		return err
+	}
+	if online[next] {
+		err = cl.empty(ctx, s, next, want)
+	} else {
+		err = cl.eachStream(ctx, cl.kept)
+	}
 	if err != nil {
 		return err
 	}
@@ -199,7 +227,7 @@ func copies(members int) int {
 	case members >= 3:
 		return 3
 	}
-	return 1
+	return max(1, members)
 }
 
 // leaving are the peers that are members no more. One that was never named stays
@@ -244,30 +272,46 @@ func (cl *cloud) replicate(ctx context.Context, want, can int) error {
 		} else {
 			n = want
 		}
-		if si.Config.Replicas == n {
-			return nil
-		}
-		cl.c.log.Info("the state is kept by another number of members from now on", "stream", si.Config.Name, "members", n)
-		cfg := si.Config
-		cfg.Replicas = n
-		_, err := cl.c.stateJS.UpdateStream(ctx, cfg)
-		return err
+		return cl.setReplicas(ctx, si.Config, n)
 	})
 }
 
-// replicateAtLeast has every record kept n times or more, and returns an error
-// until a member that stays has them all.
-func (cl *cloud) replicateAtLeast(ctx context.Context, n int) error {
+func (cl *cloud) setReplicas(ctx context.Context, cfg jetstream.StreamConfig, n int) error {
+	if cfg.Replicas == n {
+		return nil
+	}
+	cl.c.log.Info("the state is kept by another number of members from now on", "stream", cfg.Name, "members", n)
+	cfg.Replicas = n
+	_, err := cl.c.stateJS.UpdateStream(ctx, cfg)
+	return err
+}
+
+// empty moves every record off a member that is still here. It returns an error
+// until that is done: the records of one that is taken out of the cluster are
+// dropped at once, and with them what only it had.
+func (cl *cloud) empty(ctx context.Context, s *stateServer, id string, want int) error {
 	return cl.eachStream(ctx, func(si *jetstream.StreamInfo) error {
-		if si.Config.Replicas < n {
-			cfg := si.Config
-			cfg.Replicas = n
-			if _, err := cl.c.stateJS.UpdateStream(ctx, cfg); err != nil {
-				return err
-			}
+		if si.Config.Replicas > want {
+			return errors.Join(cl.setReplicas(ctx, si.Config, want), errBeingMoved)
 		}
-		return cl.kept(si)
+		if !holds(si, id) {
+			return nil
+		}
+		var answer server.JSApiMetaServerEvacuateResponse
+		err := cl.ask(s, server.JSApiEvacuateServer, server.JSApiMetaServerEvacuateRequest{Peer: id}, &answer)
+		if err := errors.Join(err, apiFault(answer.Error)); err != nil {
+			return fmt.Errorf("it cannot be moved off member %q: %w", id, err)
+		}
+		return errBeingMoved
 	})
+}
+
+var errBeingMoved = errors.New("it is being moved off a member that goes")
+
+// holds reports whether a member has a part of the stream.
+func holds(si *jetstream.StreamInfo, id string) bool {
+	c := si.Cluster
+	return c == nil || peerID(c.Leader) == id || slices.ContainsFunc(c.Replicas, func(r *jetstream.PeerInfo) bool { return peerID(r.Name) == id })
 }
 
 // kept returns an error while no member that stays has all of the stream.
@@ -284,7 +328,7 @@ func (cl *cloud) kept(si *jetstream.StreamInfo) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%s is still being copied", si.Config.Name)
+	return errors.New("no member that stays has all of it")
 }
 
 func (cl *cloud) eachStream(ctx context.Context, do func(*jetstream.StreamInfo) error) error {

@@ -2,10 +2,12 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"time"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/catalog"
 )
 
 // ListNodes returns all nodes as the API shows them, by name.
@@ -93,16 +95,21 @@ func (c *Cluster) RotateNodeKey(ctx context.Context, name string) error {
 }
 
 // RemoveNode ends a node's membership: its certificate is refused everywhere
-// from now on. A node that is up must be drained before, or force be given.
+// from now on. A node that is up must be drained before, or force be given. One
+// without which the state could decide nothing is never removed; of one that is
+// about to give its part of the state up that is awaited.
 func (c *Cluster) RemoveNode(ctx context.Context, name string, force bool) error {
 	if n, ok := c.Node(name); ok && n.Member {
 		if err := c.resign(ctx, name); err != nil {
 			return err
 		}
 	}
+	if err := c.awaitLoss(ctx, name); err != nil {
+		return err
+	}
 	return c.edit(ctx, name, func(n *Node) error {
-		if n.Member && !c.otherMember(name, nil) {
-			return lastMember(name)
+		if n.Member && !c.decidesWithout(name, nil) {
+			return needed(name)
 		}
 		if s := c.shown(*n); !force && s.Up && s.State != "drained" {
 			return api.Errorf(api.CodeConflict, "node %q is up and has %s", name, machines(s.Machines)).
@@ -111,6 +118,41 @@ func (c *Cluster) RemoveNode(ctx context.Context, name string, force bool) error
 		n.Removed, n.RemovedAt, n.Member = true, c.cfg.now().UTC(), false
 		return nil
 	})
+}
+
+const (
+	// emptiedIn is how long a removal waits for the node's part of the state to be moved.
+	emptiedIn = 30 * time.Second
+	// ledIn is how long it waits for a leader of the state, which such a move may change.
+	ledIn = 10 * time.Second
+)
+
+// awaitLoss waits until the state can do without the node. A member that stays one
+// is not waited for.
+func (c *Cluster) awaitLoss(ctx context.Context, name string) error {
+	c.mu.RLock()
+	state := c.catalog
+	c.mu.RUnlock()
+	if state == nil {
+		return nil // nor can anything be written
+	}
+	for began := time.Now(); ; {
+		err, waited := state.CheckLoss(name), time.Since(began)
+		n, there := c.Node(name)
+		switch moving := errors.Is(err, catalog.ErrNeeded); {
+		case err == nil || !moving && waited > ledIn:
+			return err
+		case moving && (!there || n.Member):
+			return needed(name)
+		case moving && waited > emptiedIn:
+			return api.Errorf(api.CodeConflict, "the part of the cloud's state on node %q is still being moved off it", name).WithHint("try again in a minute")
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
 }
 
 // machines counts in words.
@@ -122,7 +164,7 @@ func machines(n int) string {
 }
 
 // leavers are members that are being removed, and since when. They stand in one
-// record, so that of the last two only one gets there.
+// record, so that of two that may not both go only one gets there.
 type leavers struct {
 	Nodes map[string]time.Time `json:"nodes"`
 }
@@ -131,8 +173,8 @@ type leavers struct {
 // takes, since the one who began it may have died.
 const leavePatience = time.Minute
 
-// resign announces that a member is about to be removed, or fails if it is the
-// last one that would stay.
+// resign announces that a member is about to be removed, or fails if those that
+// would stay are not most.
 func (c *Cluster) resign(ctx context.Context, name string) error {
 	t, err := c.state()
 	if err != nil {
@@ -145,8 +187,8 @@ func (c *Cluster) resign(ctx context.Context, name string) error {
 				going[n] = since
 			}
 		}
-		if !c.otherMember(name, going) {
-			return lastMember(name)
+		if !c.decidesWithout(name, going) {
+			return needed(name)
 		}
 		going[name] = now
 		l.Nodes = going
@@ -155,18 +197,23 @@ func (c *Cluster) resign(ctx context.Context, name string) error {
 	return err
 }
 
-func lastMember(name string) error {
-	return api.Errorf(api.CodeConflict, "node %q alone keeps the cloud's state: without it everything would be lost", name).
-		WithHint("let another node with the role state take it over first: perigee node drain " + name)
+func needed(name string) error {
+	return api.Errorf(api.CodeConflict, "node %q cannot be removed: most of the nodes that keep the cloud's state must stay to decide anything, and without it they would not be most", name).
+		WithHint("have another node take its part over, or give it up, first: perigee node drain " + name)
 }
 
-// otherMember reports whether a member stays when the node and those that are
-// going have gone.
-func (c *Cluster) otherMember(name string, going map[string]time.Time) bool {
+// decidesWithout reports whether the members that stay when the node and those that
+// are going have gone are most of those there are.
+func (c *Cluster) decidesWithout(name string, going map[string]time.Time) bool {
+	all, stay := 0, 0
 	for _, n := range c.Nodes() {
-		if _, goes := going[n.Name]; n.Member && n.Name != name && !goes {
-			return true
+		if !n.Member {
+			continue
+		}
+		all++
+		if _, goes := going[n.Name]; n.Name != name && !goes {
+			stay++
 		}
 	}
-	return false
+	return stay > all/2
 }

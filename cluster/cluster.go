@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/perigee-run/perigee/catalog"
 	"github.com/perigee-run/perigee/internal/durable"
 )
 
@@ -44,6 +45,7 @@ type Cluster struct {
 	self    Node         // as this node says it is
 	known   map[string]Node
 	tables  *tables // nil until Attach
+	catalog *catalog.Catalog
 	clients map[string]*peerClient
 }
 

@@ -8,15 +8,16 @@ import (
 
 // Members chooses which nodes keep the replicated state: one until three nodes
 // may, then three, and five where a state node wants five and there are enough.
-// Present members stay; new ones come from regions that have none yet, the
-// oldest first. Removed nodes are never chosen. A draining one is not chosen
+// Present members stay, also where one that was removed leaves an even number:
+// what is written is then on more disks than if one gave up its part. New ones
+// come from regions that have none yet, the oldest first. Removed nodes are never chosen. A draining one is not chosen
 // anew, and gives its place up when another can take it. It returns names in
 // order; the same nodes give the same answer everywhere.
 func Members(nodes []Node) []string {
 	able := slices.DeleteFunc(slices.Clone(nodes), func(n Node) bool { return n.Removed || !n.Has(RoleState) || n.Draining && !n.Member })
 	ready, leaving := split(able, func(n Node) bool { return !n.Draining })
-	want := wanted(able)
 	present, fresh := split(ready, func(n Node) bool { return n.Member })
+	want := wanted(able, len(present))
 	chosen := pick(nil, present, want)
 	chosen = pick(chosen, fresh, want)
 	chosen = pick(chosen, leaving, want)
@@ -28,18 +29,18 @@ func Members(nodes []Node) []string {
 	return names
 }
 
-// wanted is how many members there should be: an odd number.
-func wanted(able []Node) int {
+// wanted is how many members there should be: an odd number, or as many as are left.
+func wanted(able []Node, present int) int {
 	most := 0
 	for _, n := range able {
 		most = max(most, n.WantMembers)
 	}
-	for want := or(most, 3); want > 1; want -= 2 {
-		if len(able) >= want {
-			return want
-		}
+	most = or(most, 3)
+	want := most
+	for want > 1 && len(able) < want {
+		want -= 2
 	}
-	return 1
+	return max(want, min(most, present))
 }
 
 func split(all []Node, first func(Node) bool) (yes, no []Node) {

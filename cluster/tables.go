@@ -120,7 +120,7 @@ func (c *Cluster) Attach(ctx context.Context, cat *catalog.Catalog) error {
 		return fmt.Errorf("cannot open the nodes' records: %w", err)
 	}
 	c.mu.Lock()
-	c.tables = t
+	c.tables, c.catalog = t, cat
 	c.mu.Unlock()
 	short, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()

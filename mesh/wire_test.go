@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -111,7 +113,7 @@ func routeVia(t testing.TB, stranger place, n *node) {
 	addNeighbourRoute(t, stranger, "eth0", mac)
 }
 
-// ping sends an echo request and waits for the reply.
+// ping sends echo requests, two a second since one may be lost, until a reply comes.
 func ping(p place, to netip.Addr, timeout time.Duration) error {
 	var c net.Conn
 	err := p.do(func() (err error) {
@@ -122,6 +124,15 @@ func ping(p place, to netip.Addr, timeout time.Duration) error {
 		return err
 	}
 	defer c.Close()
+	for end := time.Now().Add(timeout); time.Now().Before(end); {
+		if err = echo(c, min(timeout, 500*time.Millisecond)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+	}
+	return err
+}
+
+func echo(c net.Conn, timeout time.Duration) error {
 	c.SetDeadline(time.Now().Add(timeout))
 	if _, err := c.Write([]byte{icmp6Echo, 0, 0, 0, 1, 2, 3, 4}); err != nil {
 		return err
@@ -129,11 +140,8 @@ func ping(p place, to netip.Addr, timeout time.Duration) error {
 	buf := make([]byte, 128)
 	for {
 		k, err := c.Read(buf)
-		if err != nil {
+		if err != nil || k >= 8 && buf[0] == icmp6Echo+1 {
 			return err
-		}
-		if k >= 8 && buf[0] == icmp6Echo+1 {
-			return nil
 		}
 	}
 }

@@ -306,13 +306,10 @@ func TestCloud(t *testing.T) {
 	}
 }
 
-// TestShrink removes one of three nodes, so that the state is kept by one: both that
-// are left write and know what the other wrote, also after they were killed and
-// started again.
+// TestShrink takes a cloud of three down to one. Two that are left write and know
+// what the other wrote, also after they were killed and started again; one of two is
+// not removed before it has given its part of the state up.
 func TestShrink(t *testing.T) {
-	if os.Getenv("PERIGEE_SHRINK") == "" {
-		t.Skip("known fault, docs/nodes.md: three members that become one do not always agree afterwards; PERIGEE_SHRINK=1 runs it")
-	}
 	t.Parallel()
 	c := startCloud(t)
 	dir := c.config()
@@ -324,17 +321,32 @@ func TestShrink(t *testing.T) {
 				c.Fatal(err)
 			}
 		}
-		name := fmt.Sprintf("LEFT_%d", round)
-		c.eventually(at+" writes with one node gone", 60*time.Second, func() bool {
-			_, _, code := c.perigee(at, dir, "secrets", "set", name+"=1", "--stage")
-			return code == 0
+		c.writes(dir, at, fmt.Sprintf("LEFT_%d", round), "iad", "fra")
+	}
+	if _, errs, code := c.perigee("iad", dir, "node", "remove", "fra-1", "--force"); code == 0 || !strings.Contains(errs, "perigee node drain fra-1") {
+		c.Errorf("one of two is removed: exit code %d\n%s", code, errs)
+	}
+	c.must("fra", dir, "node", "drain", "fra-1")
+	c.writes(dir, "fra", "DRAINED", "iad", "fra")
+	c.must("iad", dir, "node", "remove", "fra-1")
+	c.writes(dir, "iad", "ALONE", "iad")
+	if out, _, _ := c.perigee("iad", dir, "secrets", "list", "--json"); strings.Count(out, `"LEFT_`) != 4 || !strings.Contains(out, `"DRAINED"`) {
+		c.Errorf("something was lost:\n%s", out)
+	}
+}
+
+// writes has one node write a name within a minute, and others know it soon after.
+func (c *cloud) writes(dir, at, name string, known ...string) {
+	c.Helper()
+	c.eventually(at+" writes "+name, 60*time.Second, func() bool {
+		_, _, code := c.perigee(at, dir, "secrets", "set", name+"=1", "--stage")
+		return code == 0
+	})
+	for _, other := range known {
+		c.eventually(other+" knows "+name, 30*time.Second, func() bool {
+			out, _, _ := c.perigee(other, dir, "secrets", "list", "--json")
+			return strings.Contains(out, `"`+name+`"`)
 		})
-		for _, other := range []string{"iad", "fra"} {
-			c.eventually(other+" knows it", 30*time.Second, func() bool {
-				out, _, _ := c.perigee(other, dir, "secrets", "list", "--json")
-				return strings.Contains(out, `"`+name+`"`)
-			})
-		}
 	}
 }
 
