@@ -169,7 +169,7 @@ func (r *Router) firstStranger(via []byte, ip string) string {
 		if err != nil {
 			return ip
 		}
-		if ip = a.String(); !r.trusted(a) {
+		if ip = a.WithZone("").String(); !r.trusted(a) {
 			return ip
 		}
 	}
