@@ -118,7 +118,7 @@ func (v clientView) Edges() []zone.Edge {
 		if o.Name == v.n.cfg.Name {
 			said.Public, said.Ill = v.n.publicAddrs(), v.n.illness()
 		}
-		e := zone.Edge{Node: o.Name, Region: o.Region, Up: v.n.up(o.Name) && said.Ill == "", Draining: o.Draining}
+		e := zone.Edge{Node: o.Name, Region: o.Region, Up: v.n.up(o.Name) && said.Ill == "", Draining: o.Draining, Load: min(said.Load, 1)}
 		for _, s := range said.Public {
 			a, err := netip.ParseAddr(s)
 			switch {

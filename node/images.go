@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -21,12 +22,13 @@ func (n *Node) keepImages(ctx context.Context) error {
 	defer tick.Stop()
 	had := map[string]bool{}
 	for {
-		able := n.ableToKeep()
-		for image, holders := range n.imageHolders() {
+		able, needed := n.ableToKeep(), n.imageHolders()
+		for image, holders := range needed {
 			if !had[image] && slices.Contains(imageKeepers(able, image, holders), n.cfg.Name) {
 				had[image] = n.keepImage(ctx, image)
 			}
 		}
+		maps.DeleteFunc(had, func(image string, _ bool) bool { return needed[image] == nil })
 		select {
 		case <-ctx.Done():
 			return nil

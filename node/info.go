@@ -160,6 +160,15 @@ func removeCgroups(name string) {
 }
 
 // memoryMB is the server's memory in MiB.
+// cpuLoad is how many processes wanted a processor during the last minute, for each
+// that there is.
+func cpuLoad() float64 {
+	b, _ := os.ReadFile("/proc/loadavg")
+	first, _, _ := strings.Cut(string(b), " ")
+	load, _ := strconv.ParseFloat(first, 64)
+	return load / float64(runtime.NumCPU())
+}
+
 func memoryMB() int {
 	b, _ := os.ReadFile("/proc/meminfo")
 	for line := range strings.Lines(string(b)) {

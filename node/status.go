@@ -20,6 +20,7 @@ type report struct {
 	At       time.Time `json:"at"`
 	CPUs     int       `json:"cpus"`
 	MemoryMB int       `json:"memory_mb"`
+	Load     float64   `json:"load,omitempty"`
 	HTTP     string    `json:"http,omitempty"` // where it answers public port 80
 	HTTPS    string    `json:"https,omitempty"`
 	Machines int       `json:"machines"`
@@ -62,7 +63,7 @@ func (n *Node) sayStatusSoon() {
 
 func (n *Node) sayStatus() {
 	n.statuses.Set("node", report{
-		At: time.Now().UTC(), CPUs: runtime.NumCPU(), MemoryMB: memoryMB(), HTTP: n.answersAt(80), HTTPS: n.answersAt(443), Machines: len(n.machines.Statuses()), Requests: n.router.Requests(),
+		At: time.Now().UTC(), CPUs: runtime.NumCPU(), MemoryMB: memoryMB(), Load: cpuLoad(), HTTP: n.answersAt(80), HTTPS: n.answersAt(443), Machines: len(n.machines.Statuses()), Requests: n.router.Requests(),
 		Public: n.publicAddrs(), Zone: n.zone != nil, BGP: n.anycast != nil, Left: n.left.Load(), Ill: n.illness(), Synced: n.synced(), Started: n.since, Fault: n.upgradeFault(),
 	})
 }

@@ -21,8 +21,7 @@ type Edge struct {
 	// Up says that it answers; Draining that it should get nobody new.
 	Up, Draining bool
 	// Load is the share of what it can carry that is in use, 0 to 1. Among edges
-	// that are equally near, the less loaded is given more often; 0, which is all
-	// that the node says today, counts for equal.
+	// that are equally near, the less loaded is given more often.
 	Load float64
 }
 
