@@ -58,8 +58,8 @@ type CreateMachineRequest struct {
 	MinSecretsVersion       *uint64        `json:"min_secrets_version,omitempty"`
 	CurrentVersion          string         `json:"current_version,omitempty" doc:"For updates: refuse with 409 unless this is the version"`
 	Release                 int            `json:"release,omitempty" doc:"Version of the release (Perigee)"`
-	// HomeRegion is where the machine belongs, if not in Region: the next release
-	// brings it home. Updates leave it as it is.
+	// HomeRegion is where the machine belongs, if not in Region: it goes home when that
+	// takes machines again. Updates leave it as it is.
 	HomeRegion string `json:"home_region,omitempty" doc:"Region that the machine stands in for (Perigee)"`
 
 	// IdempotencyKey travels in [IdempotencyHeader]: a create that is sent again

@@ -168,7 +168,7 @@ func (e *env) showMachine(m api.Machine) error {
 	if g := m.Config.Guest; g != nil {
 		size = fmt.Sprintf("%d CPU, %d MiB", g.CPUs, g.MemoryMB)
 	}
-	e.facts("machine", m.ID, "name", m.Name, "state", m.State, "because", m.Standing, "region", m.Region, "node", m.Node, "release", versionText(m.Release),
+	e.facts("machine", m.ID, "name", m.Name, "state", m.State, "because", m.Standing, "region", regionText(m.Region, m.HomeRegion), "node", m.Node, "release", versionText(m.Release),
 		"image", imageText(m.ImageRef), "digest", m.ImageRef.Digest, "size", size, "private IPv6", m.PrivateIP, "version", m.InstanceID, "created", ago(m.CreatedAt))
 	if m.Cordoned {
 		fmt.Fprintln(e.Out, "cordoned: the router sends it nothing")

@@ -126,16 +126,17 @@ func (e *env) scaleShow(ctx context.Context) error {
 		return e.explain(err)
 	}
 	type row struct {
-		Group    string `json:"group"`
-		Region   string `json:"region"`
-		Count    int    `json:"count"`
-		CPUs     int    `json:"cpus"`
-		MemoryMB int    `json:"memory_mb"`
+		Group      string `json:"group"`
+		Region     string `json:"region"`
+		HomeRegion string `json:"home_region,omitempty"`
+		Count      int    `json:"count"`
+		CPUs       int    `json:"cpus"`
+		MemoryMB   int    `json:"memory_mb"`
 	}
 	var rows []row
 	index := map[string]int{}
 	for _, m := range machines {
-		r := row{Group: group(m), Region: m.Region, Count: 1}
+		r := row{Group: group(m), Region: m.Region, HomeRegion: m.HomeRegion, Count: 1}
 		if m.Config != nil && m.Config.Guest != nil {
 			r.CPUs, r.MemoryMB = m.Config.Guest.CPUs, m.Config.Guest.MemoryMB
 		}
@@ -155,7 +156,7 @@ func (e *env) scaleShow(ctx context.Context) error {
 	}
 	out := make([][]string, len(rows))
 	for i, r := range rows {
-		out[i] = []string{r.Group, r.Region, strconv.Itoa(r.Count), strconv.Itoa(r.CPUs), strconv.Itoa(r.MemoryMB) + " MiB"}
+		out[i] = []string{r.Group, regionText(r.Region, r.HomeRegion), strconv.Itoa(r.Count), strconv.Itoa(r.CPUs), strconv.Itoa(r.MemoryMB) + " MiB"}
 	}
 	return e.table([]string{"GROUP", "REGION", "COUNT", "CPUS", "MEMORY"}, out)
 }

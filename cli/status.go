@@ -62,7 +62,7 @@ func (e *env) machineTable(machines []api.Machine) error {
 	})
 	rows := make([][]string, len(machines))
 	for i, m := range machines {
-		rows[i] = []string{m.ID, m.Name, group(m), stateText(m), m.Region, m.Node, versionText(m.Release), checksText(m.Checks), imageText(m.ImageRef), ago(m.UpdatedAt)}
+		rows[i] = []string{m.ID, m.Name, group(m), stateText(m), regionText(m.Region, m.HomeRegion), m.Node, versionText(m.Release), checksText(m.Checks), imageText(m.ImageRef), ago(m.UpdatedAt)}
 	}
 	return e.table([]string{"ID", "NAME", "GROUP", "STATE", "REGION", "NODE", "RELEASE", "CHECKS", "IMAGE", "UPDATED"}, rows)
 }
@@ -76,11 +76,19 @@ func stateText(m api.Machine) string {
 	return m.State
 }
 
+// regionText is the region that a machine is in, and the one it stands in for, if any.
+func regionText(region, home string) string {
+	if home == "" {
+		return region
+	}
+	return region + " for " + home
+}
+
 // placesText sums up where machines are: "3 in fra, 1 in iad".
 func placesText(machines []api.Machine) string {
 	in := map[string]int{}
 	for _, m := range machines {
-		in[m.Region]++
+		in[regionText(m.Region, m.HomeRegion)]++
 	}
 	var words []string
 	for _, r := range slices.Sorted(maps.Keys(in)) {

@@ -237,20 +237,10 @@ func (c *Cluster) Node(name string) (Node, bool) {
 	return n, ok && !n.Removed
 }
 
-// StateURLs are where the members answer the state's clients.
-func (c *Cluster) StateURLs() []string { return c.memberURLs(Node.StateAddr) }
-
-// RouteURLs are where the members reach each other.
-func (c *Cluster) RouteURLs() []string { return c.memberURLs(Node.RouteAddr) }
-
-func (c *Cluster) memberURLs(addr func(Node) string) []string {
-	var urls []string
-	for _, n := range c.Nodes() {
-		if n.Member {
-			urls = append(urls, "tls://"+addr(n))
-		}
-	}
-	return urls
+// WasRemoved reports whether the node was removed and no other has its name now.
+func (c *Cluster) WasRemoved(name string) bool {
+	n, ok := c.record(name)
+	return ok && n.Removed
 }
 
 func sorted(all map[string]Node) []Node {

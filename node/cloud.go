@@ -169,12 +169,16 @@ func (n *Node) keepCluster(ctx context.Context) error {
 		case <-tick.C:
 		}
 		n.followCluster(ctx)
+		n.forgetRemoved(ctx)
 	}
 }
 
 func (n *Node) heedNode(ctx context.Context, node cluster.Node) {
-	if node.Removed {
-		n.forgetNode(ctx, node.Name)
+	if !node.Removed {
+		return
+	}
+	if err := n.statuses.Forget(ctx, node.Name); err != nil {
+		n.log.Warn("cannot forget a removed node", "node", node.Name, "err", err)
 	}
 }
 

@@ -118,8 +118,18 @@ func (n *Node) placed(s machine.Summary) placement.Placed {
 // movers is all nodes as the healer sees them.
 type movers struct{ n *Node }
 
-// Nodes implements placement.Fleet.
-func (v movers) Nodes() []placement.Node { return v.n.hosts() }
+// Nodes implements placement.Fleet. One that was removed is dead as long as it is
+// known what machines it had.
+func (v movers) Nodes() []placement.Node {
+	out, named := v.n.hosts(), map[string]bool{}
+	for _, s := range v.n.index.List("") {
+		if !named[s.Node] && v.n.cluster.WasRemoved(s.Node) {
+			named[s.Node] = true
+			out = append(out, placement.Node{Name: s.Node, Region: s.Region})
+		}
+	}
+	return out
+}
 
 // Machines implements placement.Fleet.
 func (v movers) Machines() []placement.Placed {

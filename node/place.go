@@ -24,6 +24,7 @@ type liveness struct {
 	mu     sync.Mutex           // guards what follows
 	met    map[string]time.Time // looked at first
 	answer map[string]time.Time
+	since  map[string]time.Time // alive without a break; see came
 }
 
 // note takes it that a node answers now, if it does, and returns when it was last
@@ -56,7 +57,25 @@ func (n *Node) alive(name string) (alive bool, last time.Time) {
 	if last.IsZero() {
 		return false, met
 	}
-	return time.Since(last) < statusLate, last
+	alive = time.Since(last) < statusLate
+	n.lives.came(name, alive)
+	return alive, last
+}
+
+// came is since when a node that is alive has been so, as far as anybody asked.
+func (l *liveness) came(name string, alive bool) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.since == nil {
+		l.since = map[string]time.Time{}
+	}
+	switch {
+	case !alive:
+		delete(l.since, name)
+	case l.since[name].IsZero():
+		l.since[name] = time.Now()
+	}
+	return l.since[name]
 }
 
 // hosts are the nodes as the choice of a place sees them.
@@ -77,9 +96,12 @@ func (n *Node) hosts() []placement.Node {
 		if o.Name == n.cfg.Name {
 			said.MemoryMB, said.CPUs = memoryMB(), runtime.NumCPU()
 		}
-		up, last := n.alive(o.Name)
+		up, since := n.alive(o.Name)
+		if came := n.lives.came(o.Name, up); up {
+			since = came
+		}
 		out = append(out, placement.Node{
-			Name: o.Name, Region: o.Region, Host: o.Has(cluster.RoleHost), Up: up, Since: last,
+			Name: o.Name, Region: o.Region, Host: o.Has(cluster.RoleHost), Up: up, Since: since,
 			Cordoned: o.Cordoned, Draining: o.Draining,
 			FreeMemoryMB: said.MemoryMB*memoryShare/100 - memory[o.Name], FreeCPUs: float64(said.CPUs*overcommit - machines[o.Name]),
 			Machines: machines[o.Name], Groups: groups[o.Name],

@@ -1,6 +1,10 @@
 package node
 
-import "context"
+import (
+	"context"
+
+	"github.com/perigee-run/perigee/placement"
+)
 
 // keepSummaries tells all nodes of this one's machines, as they change.
 func (n *Node) keepSummaries(ctx context.Context) error {
@@ -40,6 +44,7 @@ func (n *Node) keepIndex(ctx context.Context) error {
 	for c := range changes {
 		switch {
 		case c.Node == n.cfg.Name: // what is true of ours is known here better
+		case !c.Deleted && n.cluster.WasRemoved(c.Node): // it ends its machines, and others are made from what they were
 		case c.Deleted:
 			n.index.Drop(c.Node, c.Key)
 		default:
@@ -49,13 +54,30 @@ func (n *Node) keepIndex(ctx context.Context) error {
 	return nil
 }
 
-// forgetNode drops what a node said that was removed from the cluster.
-func (n *Node) forgetNode(ctx context.Context, name string) {
-	if err := n.summaries.Forget(ctx, name); err != nil {
-		n.log.Warn("cannot forget the machines of a removed node", "node", name, "err", err)
+// forgetRemoved drops what nodes said of their machines that were removed from the
+// cluster, each as soon as others stand for its machines: they are made from that.
+func (n *Node) forgetRemoved(ctx context.Context) {
+	wanted := map[string]bool{}
+	for _, s := range n.index.List("") {
+		if n.cluster.WasRemoved(s.Node) {
+			wanted[s.Node] = wanted[s.Node] || !n.standIns(n.placed(s))
+		}
 	}
-	if err := n.statuses.Forget(ctx, name); err != nil {
-		n.log.Warn("cannot forget a removed node", "node", name, "err", err)
+	for name, still := range wanted {
+		if still {
+			continue
+		}
+		if err := n.summaries.Forget(ctx, name); err != nil {
+			n.log.Warn("cannot forget the machines of a removed node", "node", name, "err", err)
+			continue
+		}
+		n.index.Replace(name, nil)
 	}
-	n.index.Replace(name, nil)
+}
+
+// standIns reports whether another machine stands for one that is lost, or never
+// will.
+func (n *Node) standIns(p placement.Placed) bool {
+	m, ok := n.moves.Of(p)[p.ID]
+	return p.Mounted || ok && m.Phase != placement.Open
 }

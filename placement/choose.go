@@ -17,7 +17,8 @@ type Node struct {
 	Name, Region string
 	// Host says that the node has the role that takes machines.
 	Host bool
-	// Up says that it is heard of, and Since when that began or ended.
+	// Up says that it is heard of, and Since when that began, or when it was heard
+	// of last.
 	Up    bool
 	Since time.Time
 	// Cordoned and Draining nodes get no new machines.

@@ -115,7 +115,7 @@ func (w world) open(m Move) (Move, next) {
 	if _, seen := w.machine(m.New, m.To); m.New == "" || !seen {
 		return m, create
 	}
-	if m.Reason == Drain {
+	if m.Reason != Dead {
 		return m, settle
 	}
 	m.Phase = Replaced
@@ -130,11 +130,14 @@ func (w world) needless(m Move) bool {
 	case !there:
 		return false
 	case !has:
-		return m.Reason == Drain || m.New == "" // somebody has destroyed it
+		return m.Reason != Dead || m.New == "" // somebody has destroyed it
 	case !from.Up:
 		return false
 	case m.Reason == Dead:
 		return m.New == "" // it is back; a replacement that is there already stays
+	case m.Reason == Home:
+		to, ok := w.node(m.To)
+		return !ok || !to.Up || to.Draining || to.Cordoned
 	}
 	return !from.Draining
 }
@@ -146,6 +149,11 @@ func (w world) retarget(m Move) (Move, next) {
 		return m, nothing
 	}
 	old.Region = m.Home
+	if m.Reason == Home { // where it is now is as good as anywhere else
+		c := m.leave("")
+		c.Phase = Cancelled
+		return c, write
+	}
 	to, err := refuge(w.nodes, old)
 	if err != nil || to == m.To {
 		return m, nothing

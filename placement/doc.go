@@ -1,8 +1,8 @@
 // Package placement decides where machines are and when they sleep.
 //
 // Where: [Choose] names the node for a machine, [Heal] and [Rebalance] the new
-// places for machines of nodes that are dead or draining; all of them pure
-// functions. [Healer] carries the moves out, in steps that are each recorded
+// places for machines of nodes that are dead or draining, [Return] the way home for
+// those that stand in for a region that is back; all of them pure functions. [Healer] carries the moves out, in steps that are each recorded
 // ([Move]), so that a kill -9 anywhere neither doubles nor loses a machine, and
 // makes a node that comes back give up what was replaced meanwhile ([Judge]). No
 // move waits for another: each step goes on by itself, one that fails pauses, for

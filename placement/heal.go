@@ -25,13 +25,11 @@ type Stuck struct {
 // for people to call it healing.
 const defaultDeadAfter = time.Minute
 
+func (c HealConfig) deadAfter() time.Duration { return cmp.Or(c.DeadAfter, defaultDeadAfter) }
+
 // dead reports whether the node has been down for long.
 func (c HealConfig) dead(now time.Time, n Node) bool {
-	after := c.DeadAfter
-	if after == 0 {
-		after = defaultDeadAfter
-	}
-	return !n.Up && now.Sub(n.Since) >= after
+	return !n.Up && now.Sub(n.Since) >= c.deadAfter()
 }
 
 // Heal plans new places for the machines of nodes that are dead: in the same
@@ -45,6 +43,30 @@ func Heal(now time.Time, nodes []Node, machines []Placed, moves map[string]Move,
 // with volumes stay.
 func Rebalance(now time.Time, nodes []Node, machines []Placed, moves map[string]Move) ([]Move, []Stuck) {
 	return plan(now, nodes, machines, moves, Drain, false, func(n Node) bool { return n.Up && n.Draining })
+}
+
+// Return plans the way home for machines that stand in for another region: once it
+// has had a node that takes them for as long as a node must be down to be dead, so
+// that one that comes and goes has nothing moved. Those with volumes stay.
+func Return(now time.Time, nodes []Node, machines []Placed, moves map[string]Move, cfg HealConfig) []Move {
+	at := map[string]Node{}
+	settled := slices.Clone(nodes)
+	for i, n := range nodes {
+		at[n.Name] = n
+		settled[i].Up = n.Up && now.Sub(n.Since) >= cfg.deadAfter()
+	}
+	var out []Move
+	for _, m := range machines {
+		from := at[m.Node]
+		if !from.Up || from.Draining || from.Region == m.Region || m.Mounted || busy(m, moves) || Judge(m, moves) != Keep {
+			continue
+		}
+		if to, err := Choose(settled, m.home()); err == nil {
+			take(settled, to, m.home())
+			out = append(out, m.move(Home, to, now))
+		}
+	}
+	return out
 }
 
 func plan(now time.Time, nodes []Node, machines []Placed, moves map[string]Move, why Reason, mounted bool, leaves func(Node) bool) ([]Move, []Stuck) {
@@ -61,7 +83,7 @@ func plan(now time.Time, nodes []Node, machines []Placed, moves map[string]Move,
 			continue
 		}
 		take(nodes, to, m.want(nodes))
-		out = append(out, Move{Machine: m.ID, App: m.App, Reason: why, Phase: Open, From: m.Node, To: to, Home: m.Region, Cordoned: m.Cordoned, Begun: now})
+		out = append(out, m.move(why, to, now))
 	}
 	return out, stuck
 }
@@ -73,11 +95,20 @@ func busy(m Placed, moves map[string]Move) bool {
 	return moving || moves[m.Replaces].madeFor(m) && moves[m.Replaces].Phase == Open
 }
 
+func (m Placed) move(why Reason, to string, now time.Time) Move {
+	return Move{Machine: m.ID, App: m.App, Reason: why, Phase: Open, From: m.Node, To: to, Home: m.Region, Cordoned: m.Cordoned, Begun: now}
+}
+
 // refuge is the best node for a machine that leaves its own.
 func refuge(nodes []Node, m Placed) (string, error) { return Choose(nodes, m.want(nodes)) }
 
 func (m Placed) want(nodes []Node) Want {
 	return Want{App: m.App, Group: m.Group, Regions: order(nodes, m.Region, m.Allowed), MemoryMB: m.MemoryMB, CPUs: m.CPUs, Not: []string{m.Node}}
+}
+
+// home is want with no other region than that where the machine belongs.
+func (m Placed) home() Want {
+	return Want{App: m.App, Group: m.Group, Regions: []string{m.Region}, MemoryMB: m.MemoryMB, CPUs: m.CPUs, Not: []string{m.Node}}
 }
 
 // order is home, then the other regions allowed, then all others, each by distance.

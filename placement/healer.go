@@ -156,7 +156,7 @@ func (h *Healer) plan(w world, moves map[string]Move) []Move {
 	dead, stuck := Heal(w.now, w.nodes, w.machines, moves, w.cfg)
 	drain, more := Rebalance(w.now, w.nodes, w.machines, moves)
 	h.complain(append(stuck, more...))
-	return append(dead, drain...)
+	return slices.Concat(dead, drain, Return(w.now, w.nodes, w.machines, moves, w.cfg))
 }
 
 func byMachine(records []MoveRecord) map[string]Move {
@@ -438,6 +438,8 @@ func (r Reason) String() string {
 		return "its node is down"
 	case Drain:
 		return "its node is draining"
+	case Home:
+		return "its region is back"
 	}
 	return string(r)
 }

@@ -26,6 +26,7 @@ type Reason string
 const (
 	Dead  Reason = "dead"  // its node does not answer
 	Drain Reason = "drain" // its node is to be emptied
+	Home  Reason = "home"  // it stands in for a region that takes machines again
 )
 
 // Phase says how far a move is.

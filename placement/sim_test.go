@@ -463,6 +463,13 @@ func (s *sim) calm(t *testing.T, seed uint64, machines int) {
 	if all, serving := s.copies(up); !once(all, machines) || !once(serving, machines) || len(s.moves) != 0 {
 		t.Fatalf("seed %d: in the end there are %v, of them serve %v\n%v", seed, all, serving, s.list())
 	}
+	for _, n := range s.nodes {
+		for id, m := range n.machines {
+			if m.Region != n.Region {
+				t.Errorf("seed %d: in the end %s is in %s and belongs in %s", seed, id, n.Region, m.Region)
+			}
+		}
+	}
 }
 
 func once(counts map[string]int, n int) bool {
