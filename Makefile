@@ -24,10 +24,15 @@ demo: build ## three cities in a lab, one deploy from a Dockerfile: near, far, a
 	@scripts/demo.sh "$(BIN)"
 
 .PHONY: test
-test: ## every test, the demo included; needs root for the sandbox
+test: ## the tests, the demo included; needs root for the sandbox
 	@scripts/deps.sh test
 	@$(MAKE) --no-print-directory build
 	@scripts/test.sh "$(BIN)"
+
+.PHONY: test-cities
+test-cities: build ## the tests of clouds of several cities: cuts, kills, drains
+	@scripts/deps.sh test
+	@scripts/test.sh "$(BIN)" cities
 
 .PHONY: test-crash
 test-crash: build ## the long crash test: 2,000 operations under kill -9

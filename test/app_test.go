@@ -12,61 +12,17 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/perigee-run/perigee/api"
-	"github.com/perigee-run/perigee/internal/debian"
 )
-
-var testapp struct {
-	once sync.Once
-	bin  []byte
-	err  error
-}
-
-// testApp is an image of test/testapp.
-func testApp(t testing.TB) string {
-	t.Helper()
-	testapp.once.Do(func() {
-		dir, err := os.MkdirTemp("", "testapp")
-		if err != nil {
-			testapp.err = err
-			return
-		}
-		defer os.RemoveAll(dir)
-		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, "testapp"), "./testapp")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			testapp.err = fmt.Errorf("%w: %s", err, out)
-			return
-		}
-		testapp.bin, testapp.err = os.ReadFile(filepath.Join(dir, "testapp"))
-	})
-	if testapp.err != nil {
-		t.Fatal(testapp.err)
-	}
-	return archive(t, "testapp:1", debian.Recipe{
-		Files:  map[string][]byte{"/testapp": testapp.bin},
-		Config: v1.Config{Entrypoint: []string{"/testapp"}, WorkingDir: "/"},
-	})
-}
-
-const checks = `
-  [[http_service.checks]]
-    path = "/healthy"
-    interval = "1s"
-    timeout = "1s"
-    grace_period = "2s"
-`
 
 func appWithChecks(t testing.TB, name, more string) string {
 	t.Helper()
 	dir := t.TempDir()
-	toml := fmt.Sprintf("app = %q\n[http_service]\n  internal_port = 8080\n  auto_stop_machines = \"suspend\"\n%s%s", name, checks, more)
+	toml := fmt.Sprintf("app = %q\n[http_service]\n  internal_port = 8080\n  auto_stop_machines = \"suspend\"\n%s%s", name, Checks, more)
 	if err := os.WriteFile(filepath.Join(dir, "perigee.toml"), []byte(toml), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +33,7 @@ func appWithChecks(t testing.TB, name, more string) string {
 // a broken one that changes nothing, a rollback, secrets.
 func TestDeploys(t *testing.T) {
 	n := Start(t)
-	tar := testApp(t)
+	tar := App(t)
 	dir := appWithChecks(t, "shop", "[env]\n  RELEASE = \"one\"\n")
 	n.deploy(dir, "--image", tar)
 	visitor := n.Visitor()
@@ -149,7 +105,7 @@ func (n *Node) counts(dir string) {
 
 func writeConfig(t testing.TB, dir, name, more string) {
 	t.Helper()
-	toml := fmt.Sprintf("app = %q\n[http_service]\n  internal_port = 8080\n  auto_stop_machines = \"suspend\"\n%s%s", name, checks, more)
+	toml := fmt.Sprintf("app = %q\n[http_service]\n  internal_port = 8080\n  auto_stop_machines = \"suspend\"\n%s%s", name, Checks, more)
 	if err := os.WriteFile(filepath.Join(dir, "perigee.toml"), []byte(toml), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +147,7 @@ func (n *Node) load(url string) (stop func() map[string]int) {
 // WebSockets that keep a machine awake, streams, 404 for strangers.
 func TestEdge(t *testing.T) {
 	n := Start(t, "--pause-after", "1s")
-	n.deploy(appWithChecks(t, "edge", ""), "--image", testApp(t))
+	n.deploy(appWithChecks(t, "edge", ""), "--image", App(t))
 	visitor := n.Visitor()
 	resp, err := visitor.Get("https://edge.apps.localhost/headers")
 	if err != nil {
@@ -269,7 +225,7 @@ func TestBrowser(t *testing.T) {
 		t.Skip("needs chromium; hint: apt-get install chromium")
 	}
 	n := Start(t)
-	n.deploy(appWithChecks(t, "page", ""), "--image", testApp(t))
+	n.deploy(appWithChecks(t, "page", ""), "--image", App(t))
 	if err := n.Client.SuspendMachine(context.Background(), "page", n.machine("page").ID); err != nil {
 		t.Fatal(err)
 	}
@@ -292,7 +248,7 @@ func TestBrowser(t *testing.T) {
 func TestMisfortune(t *testing.T) {
 	n := Start(t)
 	ctx := context.Background()
-	image := n.importImage("bad", testApp(t))
+	image := n.importImage("bad", App(t))
 	run := func(name string, cmd []string, restart string, memory int) api.Machine {
 		t.Helper()
 		start := true
@@ -347,7 +303,7 @@ func TestMisfortune(t *testing.T) {
 // be told at once, and the next one be served.
 func TestDyingMachine(t *testing.T) {
 	n := Start(t)
-	n.deploy(appWithChecks(t, "mortal", ""), "--image", testApp(t))
+	n.deploy(appWithChecks(t, "mortal", ""), "--image", App(t))
 	visitor := n.Visitor()
 	for _, signal := range []string{"SIGKILL"} {
 		id := n.machine("mortal").ID

@@ -18,7 +18,7 @@ import (
 // The scripts share the node, so each uses app names of its own.
 func TestScripts(t *testing.T) {
 	n := Start(t)
-	app := testApp(t)
+	app := App(t)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(e *testscript.Env) error {

@@ -40,7 +40,7 @@ func TestCrash(t *testing.T) {
 // end complete or failed by itself after the return, with one machine serving.
 func TestDeploySurvivesACrash(t *testing.T) {
 	n := Start(t)
-	tar := testApp(t)
+	tar := App(t)
 	dir := appWithChecks(t, "phoenix", "[env]\n  RELEASE = \"r0\"\n")
 	n.deploy(dir, "--image", tar)
 	image := n.machine("phoenix").Config.Image

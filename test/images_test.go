@@ -17,21 +17,6 @@ import (
 	"github.com/perigee-run/perigee/internal/debian"
 )
 
-// archive makes a real image of Debian packages, or skips.
-func archive(t testing.TB, ref string, r debian.Recipe) string {
-	t.Helper()
-	if len(r.Packages) > 0 {
-		if err := debian.Available(); err != nil {
-			t.Skip(err)
-		}
-	}
-	path, err := debian.Archive(t.TempDir(), ref, r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
 func tiny(t testing.TB) string {
 	t.Helper()
 	r, err := debian.Tiny()

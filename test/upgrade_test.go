@@ -30,7 +30,7 @@ func TestUpgrade(t *testing.T) {
 	told := systemd(t)
 	n := Start(t)
 	t.Cleanup(func() { n.stopSuccessor() })
-	n.deploy(appWithChecks(t, "shop", ""), "--image", testApp(t))
+	n.deploy(appWithChecks(t, "shop", ""), "--image", App(t))
 	n.deploy(appWithChecks(t, "sleeper", ""), "--image", n.machine("shop").Config.Image)
 
 	v := n.visit("shop.apps.localhost")

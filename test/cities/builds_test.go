@@ -1,6 +1,6 @@
 //go:build linux
 
-package test
+package cities
 
 import (
 	"fmt"
@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/perigee-run/perigee/mesh"
+
+	"github.com/perigee-run/perigee/test"
 )
 
 // TestBuildsAreNotTheNode: what a Dockerfile runs and downloads has the internet, by
@@ -73,9 +75,8 @@ func (c *cloud) build(app, steps string) string {
 	if err != nil {
 		c.Skipf("needs busybox-static: %v", err)
 	}
-	testApp(c.T)
 	for name, data := range map[string][]byte{
-		"busybox": busybox, "testapp": testapp.bin,
+		"busybox": busybox, "testapp": test.AppProgram(c.T),
 		"perigee.toml": fmt.Appendf(nil, "app = %q\nregions = [\"fra\"]\n", app),
 		"Dockerfile":   []byte("FROM scratch\nCOPY busybox /bin/busybox\nCOPY testapp /testapp\nSHELL [\"/bin/busybox\", \"sh\", \"-c\"]\n" + steps + "ENTRYPOINT [\"/testapp\"]\n"),
 	} {

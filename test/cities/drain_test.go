@@ -1,6 +1,6 @@
 //go:build linux
 
-package test
+package cities
 
 import (
 	"fmt"
@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/perigee-run/perigee/test"
 )
 
 // TestDrainNode drains one of two nodes while visitors come to whatever edge DNS
@@ -24,11 +26,11 @@ func TestDrainNode(t *testing.T) {
 	c := startCities(t, []string{"iad", "fra"}, "--drain-wait", "3s", "--dns-listen", "{addr4}:53",
 		"--anycast", "192.0.2.1/32", "--bgp-asn", "65010", "--bgp-neighbor", "{router4},64500", "--public", "{addr4}")
 	dir := t.TempDir()
-	config := "app = \"shop\"\nregions = [\"iad\", \"fra\"]\n[http_service]\n  internal_port = 8080\n  auto_stop_machines = \"off\"\n" + checks
+	config := "app = \"shop\"\nregions = [\"iad\", \"fra\"]\n[http_service]\n  internal_port = 8080\n  auto_stop_machines = \"off\"\n" + test.Checks
 	if err := os.WriteFile(filepath.Join(dir, "perigee.toml"), []byte(config), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	c.must("iad", dir, "deploy", "--image", testApp(t))
+	c.must("iad", dir, "deploy", "--image", test.App(t))
 	c.eventually("both edges are announced", 30*time.Second, func() bool { return len(c.announcers()) == 2 })
 	led := c.led()
 
@@ -71,11 +73,15 @@ func TestDrainNode(t *testing.T) {
 	c.removed(dir)
 }
 
-// removed: a node that is removed says so and ends, with its machines and with an
-// exit code of its own.
+// removed: a node that is removed says so and ends, with its machines, which are made
+// anew elsewhere, and with an exit code of its own.
 func (c *cloud) removed(dir string) {
 	c.Helper()
+	c.eventually("its machine is home again", 30*time.Second, func() bool { w := c.where("iad"); return w["fra-1"] == 1 && w["iad-1"] == 1 })
 	c.must("iad", dir, "node", "remove", "fra-1", "--force")
+	c.eventually("the machine of the removed node is made anew", 30*time.Second, func() bool {
+		return len(c.machines("iad")) == 2 && c.where("iad")["iad-1"] == 2
+	})
 	c.eventually("the removed node has ended, in words", 90*time.Second, func() bool {
 		b, _ := os.ReadFile(c.nodes["fra"].Log)
 		return strings.Contains(string(b), "Error: this node was removed from the cloud") && strings.Contains(string(b), "hint: to use this server again")

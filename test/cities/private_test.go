@@ -1,6 +1,6 @@
 //go:build linux
 
-package test
+package cities
 
 import (
 	"bytes"
@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/perigee-run/perigee/api"
+
+	"github.com/perigee-run/perigee/test"
 )
 
 // TestOwnAddresses: machines reach the apps of their org at <app>.flycast, asleep or
@@ -48,7 +50,7 @@ func (c *cloud) app(name, city, services string) {
 	if err := os.WriteFile(filepath.Join(dir, "perigee.toml"), []byte(config), 0o644); err != nil {
 		c.Fatal(err)
 	}
-	c.must(city, dir, "deploy", "--image", testApp(c.T))
+	c.must(city, dir, "deploy", "--image", test.App(c.T))
 }
 
 // from asks for a URL inside the machine of an app in fra.

@@ -18,13 +18,13 @@ import (
 	"github.com/coder/websocket"
 )
 
-// page is not loaded before its image is, which takes two seconds: a browser that
-// prints the loaded page prints what came by WebSocket until then.
-const page = `<!doctype html><title>waiting</title><body>page<img src="/slow?for=2s" alt=""><script>
+// page is loaded when something has come by WebSocket, or after twenty seconds: until
+// then its image is on its way, and a browser prints a page that is loaded.
+const page = `<!doctype html><title>waiting</title><body>page<img src="/slow?for=20s" alt=""><script>
 const s = new WebSocket((location.protocol === 'https:' ? 'wss://' : 'ws://') + location.host + '/ws');
 s.onopen = () => s.send('hello from the browser');
-s.onmessage = (m) => { document.title = 'done'; document.body.append('echo: ' + m.data); };
-s.onerror = () => { document.body.append('failed'); };
+s.onmessage = (m) => { document.title = 'done'; document.body.append('echo: ' + m.data); document.images[0].src = 'data:,'; };
+s.onerror = () => { document.body.append('failed'); document.images[0].src = 'data:,'; };
 </script>`
 
 func main() {
