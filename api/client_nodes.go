@@ -56,6 +56,13 @@ func (c *Client) RemoveNode(ctx context.Context, name string, force bool) error 
 	return c.ok(ctx, http.MethodDelete, pathf("/nodes/%s", name), q, nil)
 }
 
+// RecoverNodes removes nodes that are lost for good, where nothing can be decided
+// without them. It is for the client of a node that keeps the state. What was written
+// to none but the lost ones is lost.
+func (c *Client) RecoverNodes(ctx context.Context, lost ...string) error {
+	return c.ok(ctx, http.MethodPost, pathf("/nodes/recover"), nil, RecoverNodesRequest{Lost: lost})
+}
+
 // CreateJoinToken makes a token by which nodes join. Its text is in the answer,
 // and cannot be had again.
 func (c *Client) CreateJoinToken(ctx context.Context, req CreateJoinTokenRequest) (t JoinToken, err error) {

@@ -50,6 +50,11 @@ type CreateJoinTokenRequest struct {
 	Roles  []string  `json:"roles,omitempty" doc:"Only nodes with none but these roles"`
 }
 
+// RecoverNodesRequest names nodes that are lost for good (POST /v1/nodes/recover).
+type RecoverNodesRequest struct {
+	Lost []string `json:"lost" doc:"Names of the nodes; they must never come back"`
+}
+
 // JoinToken lets nodes join. Its text is shown once, when it is made.
 type JoinToken struct {
 	ID        string    `json:"id"`

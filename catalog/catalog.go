@@ -546,12 +546,13 @@ func (c *Catalog) SetMembers(members []Member) error {
 // ErrNeeded is returned by CheckLoss.
 var ErrNeeded = errors.New("the rest of those that keep the cloud's state could decide nothing without it")
 
-// CheckLoss returns an error if the state could decide nothing any more without
-// the node: [ErrNeeded] if it is one of two that keep it or the only one,
-// [ErrNoQuorum] if nobody can say. With an outside cluster it is nil.
-func (c *Catalog) CheckLoss(node string) error {
+// CheckLoss reports whether the node keeps a part of the state now, and returns
+// [ErrNeeded] if the state could decide nothing any more without it: it is one of
+// two that keep it, or the only one. Its error is [ErrNoQuorum] if nobody can say.
+// Without a cloud of its own, as with an outside cluster, nothing speaks against it.
+func (c *Catalog) CheckLoss(node string) (keeps bool, err error) {
 	if c.cloud == nil {
-		return nil
+		return true, nil
 	}
 	return c.cloud.checkLoss(node)
 }

@@ -527,3 +527,37 @@ func TestAbsentMembersAreToldOnce(t *testing.T) {
 		t.Errorf("told %q, left %v", got, a)
 	}
 }
+
+// TestRecover: two of three members are lost for good, and one goes on alone, with
+// all that it had, also after it was started again; another cloud grows from it.
+func TestRecover(t *testing.T) {
+	tc := three(t)
+	a := tc.node["a"]
+	must[uint64](t)(a.apps.Put(t.Context(), "k", rec{N: 1}))
+	if err := a.Recover(t.Context(), []string{"b", "c"}); err == nil {
+		t.Fatal("members that are there are taken for lost")
+	}
+	tc.node["b"].Close()
+	if err := a.Recover(t.Context(), []string{"b"}); err == nil || !strings.Contains(err.Error(), "most members are there") {
+		t.Fatalf("with two of three: %v", err)
+	}
+	tc.node["c"].Close()
+	eventually(t, "the other members are away", func() bool { return len(a.cloud.part().online()) == 1 })
+	if err := a.Recover(t.Context(), []string{"b"}); err == nil || !strings.Contains(err.Error(), `"c" cannot be reached and is not named`) {
+		t.Fatalf("with one that is not named: %v", err)
+	}
+	if err := a.Recover(t.Context(), []string{"b", "c"}); err != nil {
+		t.Fatal(err)
+	}
+	must[uint64](t)(a.apps.Put(t.Context(), "k", rec{N: 2}))
+	tc.setMembers("a")
+	tc.awaitReplicas(1)
+	a.Close()
+	a.start(t)
+	eventually(t, "it has what it had", func() bool { e, _ := a.apps.Get("k"); return e.Value.N == 2 })
+	tc.add("d")
+	tc.node["d"].start(t, tc.members("a", "d")...)
+	tc.setMembers("a", "d")
+	tc.awaitReplicas(2)
+	must[uint64](t)(tc.node["d"].apps.Put(t.Context(), "k", rec{N: 3}))
+}

@@ -121,15 +121,13 @@ func (cl *cloud) isLetGo() bool {
 }
 
 // checkLoss is [Catalog.CheckLoss].
-func (cl *cloud) checkLoss(node string) error {
+func (cl *cloud) checkLoss(node string) (keeps bool, err error) {
 	ids, err := cl.askPeers()
-	if err != nil {
-		return err
+	keeps = slices.Contains(ids, peerID(node))
+	if left := len(ids) - 1; keeps && left <= len(ids)/2 {
+		err = ErrNeeded
 	}
-	if left := len(ids) - 1; slices.Contains(ids, peerID(node)) && left <= len(ids)/2 {
-		return ErrNeeded
-	}
-	return nil
+	return keeps, err
 }
 
 // leave ends this node's part when the others have let it go, and reports

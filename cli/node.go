@@ -21,7 +21,7 @@ func nodeCmd(e *env) *cobra.Command {
 		e.nodeVerb("cordon", "Keep new machines away from a node", (*api.Client).CordonNode, "%s takes no new machines"),
 		e.nodeVerb("uncordon", "Let a node take machines again, and end its draining", (*api.Client).UncordonNode, "%s takes machines"),
 		e.nodeVerb("rotate-key", "Have a node replace its WireGuard key; laptops that enter there need new files", (*api.Client).RotateNodeKey, "%s replaces its key as soon as the others know the next one"),
-		drainCmd(e), upgradeCmd(e), removeNodeCmd(e))
+		drainCmd(e), upgradeCmd(e), removeNodeCmd(e), recoverNodesCmd(e))
 }
 
 func (e *env) nodeCA(ctx context.Context) error {

@@ -233,6 +233,34 @@ with an empty data directory and a new token; its name is free.`,
 	return c
 }
 
+func recoverNodesCmd(e *env) *cobra.Command {
+	var lost []string
+	c := &cobra.Command{
+		Use: "recover --lost NODE", Short: "Go on without nodes that are lost for good, where most of the state's members are", Args: noArgs,
+		Long: `Go on without nodes that are lost for good, disks and all, where so many of those
+that keep the cloud's state are among them that nothing can be decided any more.
+They are removed, and those that are left decide. Ask a node that keeps the state
+and is left. What was written to none but the lost ones is lost with them. A node that
+merely is down or cut off must not be named: start it instead.`,
+		Example: "  perigee node recover --lost fra1 --lost syd1",
+		RunE: func(c *cobra.Command, _ []string) error {
+			if len(lost) == 0 {
+				return usagef("--lost is missing: name each node that is lost for good")
+			}
+			client, err := e.client()
+			if err != nil {
+				return err
+			}
+			if err := client.RecoverNodes(c.Context(), lost...); err != nil {
+				return e.explain(err)
+			}
+			return e.did("removed %s; the state goes on without", strings.Join(lost, " and "))
+		},
+	}
+	c.Flags().StringSliceVar(&lost, "lost", nil, "a node that is lost for good; repeat it for each")
+	return c
+}
+
 // joinTokenCmd makes tokens, and holds the verb that ends them.
 func joinTokenCmd(e *env) *cobra.Command {
 	var req api.CreateJoinTokenRequest

@@ -99,25 +99,64 @@ func (c *Cluster) RotateNodeKey(ctx context.Context, name string) error {
 // without which the state could decide nothing is never removed; of one that is
 // about to give its part of the state up that is awaited.
 func (c *Cluster) RemoveNode(ctx context.Context, name string, force bool) error {
-	if n, ok := c.Node(name); ok && n.Member {
+	keeps, err := c.awaitLoss(ctx, name)
+	if err != nil {
+		return err
+	}
+	if n, ok := c.Node(name); ok && n.Member && keeps {
 		if err := c.resign(ctx, name); err != nil {
 			return err
 		}
 	}
-	if err := c.awaitLoss(ctx, name); err != nil {
-		return err
-	}
 	return c.edit(ctx, name, func(n *Node) error {
-		if n.Member && !c.decidesWithout(name, nil) {
+		if n.Member && keeps && !c.decidesWithout(name, nil) {
 			return needed(name)
 		}
 		if s := c.shown(*n); !force && s.Up && s.State != "drained" {
 			return api.Errorf(api.CodeConflict, "node %q is up and has %s", name, machines(s.Machines)).
 				WithHint("drain it first: perigee node drain " + name + "; or give --force")
 		}
-		n.Removed, n.RemovedAt, n.Member = true, c.cfg.now().UTC(), false
+		n.remove(c.cfg.now())
 		return nil
 	})
+}
+
+func (n *Node) remove(now time.Time) {
+	n.Removed, n.RemovedAt, n.Member = true, now.UTC(), false
+}
+
+// Recover removes nodes that are lost for good, where most of those that keep the
+// state are among them, so that nothing can be decided: the rest go on without them.
+// Only a node that keeps the state can do it. What was written to none but the lost
+// ones is lost.
+func (c *Cluster) Recover(ctx context.Context, lost []string) error {
+	if len(lost) == 0 {
+		return api.Errorf(api.CodeInvalid, "no lost node is named").WithField("lost")
+	}
+	for _, name := range lost {
+		if _, ok := c.Node(name); !ok {
+			return noNode(name)
+		}
+		if name == c.Self().Name {
+			return api.Errorf(api.CodeInvalid, "node %q is asked, and so is not lost", name).WithField("lost")
+		}
+	}
+	if err := c.keeper().Recover(ctx, lost); err != nil {
+		return api.Errorf(api.CodePrecondition, "cannot recover the cloud's state: %v", err)
+	}
+	for _, name := range lost {
+		if err := c.edit(ctx, name, func(n *Node) error { n.remove(c.cfg.now()); return nil }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keeper is the catalog, which is there once the node is attached.
+func (c *Cluster) keeper() *catalog.Catalog {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.catalog
 }
 
 const (
@@ -127,29 +166,28 @@ const (
 	ledIn = 10 * time.Second
 )
 
-// awaitLoss waits until the state can do without the node. A member that stays one
-// is not waited for.
-func (c *Cluster) awaitLoss(ctx context.Context, name string) error {
-	c.mu.RLock()
-	state := c.catalog
-	c.mu.RUnlock()
+// awaitLoss waits until the state can do without the node, and reports whether it
+// keeps a part of it. A member that stays one is not waited for.
+func (c *Cluster) awaitLoss(ctx context.Context, name string) (keeps bool, err error) {
+	state := c.keeper()
 	if state == nil {
-		return nil // nor can anything be written
+		return false, nil // nor can anything be written
 	}
 	for began := time.Now(); ; {
-		err, waited := state.CheckLoss(name), time.Since(began)
+		keeps, err := state.CheckLoss(name)
 		n, there := c.Node(name)
+		waited := time.Since(began)
 		switch moving := errors.Is(err, catalog.ErrNeeded); {
 		case err == nil || !moving && waited > ledIn:
-			return err
+			return keeps, err
 		case moving && (!there || n.Member):
-			return needed(name)
+			return keeps, needed(name)
 		case moving && waited > emptiedIn:
-			return api.Errorf(api.CodeConflict, "the part of the cloud's state on node %q is still being moved off it", name).WithHint("try again in a minute")
+			return keeps, api.Errorf(api.CodeConflict, "the part of the cloud's state on node %q is still being moved off it", name).WithHint("try again in a minute")
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return keeps, ctx.Err()
 		case <-time.After(500 * time.Millisecond):
 		}
 	}

@@ -16,6 +16,7 @@ type Cluster interface {
 	DrainNode(ctx context.Context, name string) error
 	RotateNodeKey(ctx context.Context, name string) error
 	RemoveNode(ctx context.Context, name string, force bool) error
+	Recover(ctx context.Context, lost []string) error
 	CreateToken(ctx context.Context, req api.CreateJoinTokenRequest) (api.JoinToken, error)
 	ListTokens() ([]api.JoinToken, error)
 	RevokeToken(ctx context.Context, id string) error
@@ -35,6 +36,7 @@ func (s *Server) clusterRoutes() []route {
 		{rPost, pNode + "/rotate-key", token, "Nodes_rotate_key", "Have a node replace its WireGuard key; laptops that enter there need new files", nil, act(s.onNode(Cluster.RotateNodeKey)).with(202)},
 		{rPost, pNode + "/upgrade", token, "Nodes_upgrade", "Put the program on a node's disk in the place of the one that runs", nil, get(s.upgradeNode).with(202)},
 		{rDelete, pNode, token, "Nodes_remove", "End a node's membership", []param{{"force", "boolean", "Also one that is up and not drained"}}, act(s.removeNode)},
+		{rPost, "/v1/nodes/recover", token, "Nodes_recover", "Remove nodes that are lost for good and without which the state decides nothing, and go on without them; for a node that keeps the state", nil, actOn(s.recoverNodes)},
 
 		{rGet, "/v1/nodes/tokens", token, "Nodes_list_tokens", "List join tokens, without their secrets", nil, get(s.listJoinTokens)},
 		{rPost, "/v1/nodes/tokens", token, "Nodes_create_token", "Make a token by which nodes join", nil, take(s.createJoinToken).with(201)},
@@ -95,6 +97,14 @@ func (s *Server) removeNode(c *call) error {
 		return err
 	}
 	return all.RemoveNode(c.r.Context(), c.path("node_name"), force)
+}
+
+func (s *Server) recoverNodes(c *call, in api.RecoverNodesRequest) error {
+	all, err := s.cluster()
+	if err != nil {
+		return err
+	}
+	return all.Recover(c.r.Context(), in.Lost)
 }
 
 func (s *Server) listJoinTokens(*call) ([]api.JoinToken, error) {

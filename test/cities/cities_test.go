@@ -336,6 +336,36 @@ func TestShrink(t *testing.T) {
 	}
 }
 
+// TestRecover: two of three nodes are lost for good. The third serves, and decides
+// again when it is told so, with all it had; a lost one that comes back is kept out.
+func TestRecover(t *testing.T) {
+	t.Parallel()
+	c := startCloud(t)
+	dir := c.config()
+	c.must("fra", dir, "apps", "create", "shop")
+	c.writes(dir, "syd", "BEFORE", cloudCities...)
+	for _, city := range []string{"fra", "syd"} {
+		if err := c.nodes[city].Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.eventually("iad finds that most members are away", 30*time.Second, func() bool {
+		_, errs, code := c.perigee("iad", dir, "node", "recover", "--lost", "syd-1")
+		return code != 0 && strings.Contains(errs, `"fra-1" cannot be reached and is not named as lost`)
+	})
+	c.must("iad", dir, "node", "recover", "--lost", "fra-1,syd-1")
+	c.writes(dir, "iad", "AFTER", "iad")
+	if out := c.must("iad", dir, "secrets", "list", "--json"); !strings.Contains(out, `"BEFORE"`) {
+		t.Errorf("something was lost:\n%s", out)
+	}
+	_ = c.nodes["fra"].Start(t.Context()) // it may be up for a moment
+	c.eventually("a node that was given up ends", 30*time.Second, func() bool {
+		b, _ := os.ReadFile(c.nodes["fra"].Log)
+		return strings.Contains(string(b), "Error: this node was removed from the cloud")
+	})
+	c.writes(dir, "iad", "STILL", "iad")
+}
+
 // writes has one node write a name within a minute, and others know it soon after.
 func (c *cloud) writes(dir, at, name string, known ...string) {
 	c.Helper()
