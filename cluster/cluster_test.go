@@ -152,6 +152,7 @@ func TestRemovedNode(t *testing.T) {
 	if _, err := b.call(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "three members", func() bool { return memberNames(a) == "a b c" })
 	wantError(t, a.RemoveNode(t.Context(), "b", false), "is up and has 2 machines")
 	wantError(t, a.RemoveNode(t.Context(), "zz", true), `there is no node "zz"`)
 	cert := b.cert.Load().Leaf
