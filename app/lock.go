@@ -74,6 +74,16 @@ func (s *Store) Locked(name string) (owner, what string) {
 	return e.Value.Owner, e.Value.What
 }
 
+// LockedBy are the apps that the owner works on.
+func (s *Store) LockedBy(owner string) (apps []string) {
+	for _, e := range s.locks.List("") {
+		if e.Value.Owner == owner {
+			apps = append(apps, e.Key)
+		}
+	}
+	return apps
+}
+
 // ClaimRelease makes owner the node that carries the release out; from is the
 // one that did so far. It fails with api.CodeConflict if that has changed.
 func (s *Store) ClaimRelease(ctx context.Context, r Release, owner string) (Release, error) {

@@ -543,18 +543,24 @@ func (c *Catalog) SetMembers(members []Member) error {
 	return c.cloud.setMembers(members)
 }
 
-// ErrNeeded is returned by CheckLoss.
-var ErrNeeded = errors.New("the rest of those that keep the cloud's state could decide nothing without it")
+// Errors of CheckLoss.
+var (
+	ErrNeeded = errors.New("the rest of those that keep the cloud's state could decide nothing without it")
+	ErrMoving = errors.New("what the cloud's state has on it is still being copied to others")
+)
 
-// CheckLoss reports whether the node keeps a part of the state now, and returns
-// [ErrNeeded] if the state could decide nothing any more without it: it is one of
-// two that keep it, or the only one. Its error is [ErrNoQuorum] if nobody can say.
-// Without a cloud of its own, as with an outside cluster, nothing speaks against it.
-func (c *Catalog) CheckLoss(node string) (keeps bool, err error) {
+// CheckLoss reports whether one of the nodes keeps a part of the state now, and
+// returns an error if the state could decide nothing, or had lost something, without
+// all of them: [ErrNeeded] if of those that keep it too few others are here,
+// [ErrMoving] if enough will be in a while, [ErrNoQuorum] if nobody can say. Without a
+// cloud of its own, as with an outside cluster, nothing speaks against it.
+func (c *Catalog) CheckLoss(ctx context.Context, nodes ...string) (keep bool, err error) {
 	if c.cloud == nil {
 		return true, nil
 	}
-	return c.cloud.checkLoss(node)
+	ctx, cancel := context.WithTimeout(ctx, 2*askLimit)
+	defer cancel()
+	return c.cloud.checkLoss(ctx, nodes)
 }
 
 // JetStream is for rooms that keep streams of their own on this node. With an

@@ -249,13 +249,17 @@ func (f *feed) apply(ctx context.Context, w jetstream.KeyWatcher, at jetstream.S
 var errLags = errors.New("what was read is of a member that does not have everything yet")
 
 // short reports whether a reading has fewer records than the leader said that there
-// are: a member that has just joined is read before it has them all.
+// are, and not the latest: a member that has just joined is read before it has them
+// all. Records that expire meanwhile are among the oldest.
 func short(all map[string]map[string]record, at jetstream.StreamState) bool {
-	n := 0
+	n, latest := 0, uint64(0)
 	for _, t := range all {
 		n += len(t)
+		for _, r := range t {
+			latest = max(latest, r.rev)
+		}
 	}
-	return uint64(n) < at.Msgs
+	return uint64(n) < at.Msgs && latest < at.LastSeq
 }
 
 func stored(e jetstream.KeyValueEntry) record {

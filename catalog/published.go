@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -272,24 +273,37 @@ func (p *Published[T]) Watch(ctx context.Context) <-chan PublishedChange[T] {
 	})
 }
 
-// Forget takes back all that a node said that is gone for good.
-func (p *Published[T]) Forget(ctx context.Context, node string) error {
-	var msgs []*nats.Msg
-	for _, e := range p.mem.list(node + ".") {
+// Forget takes back what a node said that is gone for good: under the keys, or all.
+func (p *Published[T]) Forget(ctx context.Context, node string, keys ...string) error {
+	said := slices.DeleteFunc(p.mem.list(node+"."), func(e Entry[T]) bool {
+		return len(keys) > 0 && !slices.Contains(keys, strings.TrimPrefix(e.Key, node+"."))
+	})
+	if len(said) == 0 {
+		return nil
+	}
+	if p.out != nil {
+		if err := p.forgetStored(ctx, node, said); err != nil {
+			return err
+		}
+	}
+	for _, e := range said {
 		p.mem.remove(e.Key, e.Revision, true)
 		if p.out != nil {
-			msgs = append(msgs, p.out.marker(e.Key, e.Revision))
 			_ = p.cat.conn.Publish(p.out.heard+e.Key, seqBytes(e.Revision)) // the bucket tells those who miss it
 		}
 	}
-	if len(msgs) == 0 {
-		return nil
+	return nil
+}
+
+func (p *Published[T]) forgetStored(ctx context.Context, node string, said []Entry[T]) error {
+	msgs := make([]*nats.Msg, len(said))
+	for i, e := range said {
+		msgs[i] = p.out.marker(e.Key, e.Revision)
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeLimit)
 	defer cancel()
 	for {
-		msgs = p.out.store(ctx, msgs)
-		if len(msgs) == 0 {
+		if msgs = p.out.store(ctx, msgs); len(msgs) == 0 {
 			return nil
 		}
 		if !pause(ctx, writeRetry) {

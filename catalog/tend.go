@@ -92,48 +92,109 @@ func (a absent) note(members []Member, self string, reached map[string]bool, log
 // peersSubject is where the members' leader says who is in the cluster.
 const peersSubject = "perigee.peers"
 
+// peersAnswer are the ids of those in the cluster, which of them are members that are
+// here, and whether others are still to become what the list of members says.
+type peersAnswer struct {
+	IDs    []string `json:"ids"`
+	Here   []string `json:"here"`
+	Change bool     `json:"change,omitempty"`
+}
+
 // tellPeers answers those who ask, while this member leads.
 func (cl *cloud) tellPeers(m *nats.Msg) {
 	s := cl.part()
 	if s == nil || !s.ns.Load().JetStreamIsLeader() {
 		return
 	}
-	if ids, err := readPeers(s.dir); err == nil && len(ids) > 0 {
-		_ = m.Respond([]byte(strings.Join(ids, " "))) // who asked may be gone
+	ids, err := readPeers(s.dir)
+	if err != nil || len(ids) == 0 {
+		return
+	}
+	a, online, list := peersAnswer{IDs: ids}, s.online(), cl.list()
+	a.Change = len(list) != len(ids)
+	for _, m := range list {
+		id := peerID(m.Name)
+		peer := slices.Contains(ids, id)
+		if a.Change = a.Change || !peer; peer && online[id] {
+			a.Here = append(a.Here, id)
+		}
+	}
+	if data, err := json.Marshal(a); err == nil {
+		_ = m.Respond(data) // who asked may be gone
 	}
 }
 
-// askPeers returns the ids of who is in the cluster, as the leader says.
-func (cl *cloud) askPeers() ([]string, error) {
+func (cl *cloud) askPeers() (a peersAnswer, err error) {
 	m, err := cl.c.conn.Request(peersSubject, nil, askLimit)
 	if err != nil {
-		return nil, cl.unreachable(err)
+		return a, cl.unreachable(err)
 	}
-	return strings.Fields(string(m.Data)), nil
+	return a, json.Unmarshal(m.Data, &a)
 }
 
 // isLetGo reports whether the leader says that this node is in the cluster no
 // more. The server itself may not have heard of it: then it would answer questions
 // to the cluster for ever, saying that it has no leader.
 func (cl *cloud) isLetGo() bool {
-	ids, err := cl.askPeers()
-	return err == nil && !slices.Contains(ids, peerID(cl.cfg.Node))
+	a, err := cl.askPeers()
+	return err == nil && !slices.Contains(a.IDs, peerID(cl.cfg.Node))
 }
 
 // checkLoss is [Catalog.CheckLoss].
-func (cl *cloud) checkLoss(node string) (keeps bool, err error) {
-	ids, err := cl.askPeers()
-	keeps = slices.Contains(ids, peerID(node))
-	if left := len(ids) - 1; keeps && left <= len(ids)/2 {
+func (cl *cloud) checkLoss(ctx context.Context, nodes []string) (keep bool, err error) {
+	a, err := cl.askPeers()
+	if err != nil {
+		return false, err
+	}
+	lost := map[string]bool{}
+	for _, node := range nodes {
+		id := peerID(node)
+		lost[id] = true
+		keep = keep || slices.Contains(a.IDs, id)
+	}
+	if !keep {
+		return false, nil
+	}
+	here := slices.DeleteFunc(slices.Clone(a.Here), func(id string) bool { return lost[id] })
+	switch {
+	case most(len(here), len(a.IDs)): // they are let go by a majority that they are still counted in
+		err = cl.eachStream(ctx, func(si *jetstream.StreamInfo) error { return keptBy(si, here) })
+	case a.Change:
+		err = ErrMoving
+	default:
 		err = ErrNeeded
 	}
-	return keeps, err
+	return true, err
+}
+
+func most(part, of int) bool { return part > of/2 }
+
+// keptBy returns an error while most of those that keep the stream are not among the
+// ids, with all that is in it.
+func keptBy(si *jetstream.StreamInfo, ids []string) error {
+	c := si.Cluster
+	if c == nil {
+		return nil
+	}
+	whole := 0
+	if slices.Contains(ids, peerID(c.Leader)) {
+		whole++
+	}
+	for _, r := range c.Replicas {
+		if r.Current && slices.Contains(ids, peerID(r.Name)) {
+			whole++
+		}
+	}
+	if !most(whole, max(si.Config.Replicas, 1+len(c.Replicas))) {
+		return ErrMoving
+	}
+	return nil
 }
 
 // leave ends this node's part when the others have let it go, and reports
 // whether they had.
 func (cl *cloud) leave(s *stateServer) bool {
-	if isMember(cl.list(), cl.cfg.Node) || !s.disk.isWell() || s.ns.Load().JetStreamEnabled() && !cl.isLetGo() {
+	if isMember(cl.list(), cl.cfg.Node) || !s.disk.isWell() || !cl.isLetGo() {
 		return false
 	}
 	cl.c.log.Info("this node does not keep the state any more")
@@ -390,7 +451,7 @@ func (cl *cloud) ask(s *stateServer, subject string, question, answer any) error
 	return json.Unmarshal(msg.Data, answer)
 }
 
-// routed are the members to which this one has a route.
+// routesUp are the members to which this one has a route.
 func (s *stateServer) routesUp() map[string]bool {
 	out := map[string]bool{}
 	z, err := s.ns.Load().Routez(nil)

@@ -3,6 +3,9 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -96,29 +99,48 @@ func (c *Cluster) RotateNodeKey(ctx context.Context, name string) error {
 
 // RemoveNode ends a node's membership: its certificate is refused everywhere
 // from now on. A node that is up must be drained before, or force be given. One
-// without which the state could decide nothing is never removed; of one that is
-// about to give its part of the state up that is awaited.
+// without which the state could decide nothing is never removed; while another takes
+// its part of the state over that is awaited.
 func (c *Cluster) RemoveNode(ctx context.Context, name string, force bool) error {
+	n, ok := c.Node(name)
+	if !ok {
+		return noNode(name)
+	}
+	if err := c.mayLeave(n, force); err != nil {
+		return err
+	}
 	keeps, err := c.awaitLoss(ctx, name)
 	if err != nil {
 		return err
 	}
-	if n, ok := c.Node(name); ok && n.Member && keeps {
+	if keeps && n.Member {
 		if err := c.resign(ctx, name); err != nil {
 			return err
 		}
 	}
-	return c.edit(ctx, name, func(n *Node) error {
+	err = c.edit(ctx, name, func(n *Node) error {
 		if n.Member && keeps && !c.decidesWithout(name, nil) {
-			return needed(name)
+			return c.needed(name)
 		}
-		if s := c.shown(*n); !force && s.Up && s.State != "drained" {
-			return api.Errorf(api.CodeConflict, "node %q is up and has %s", name, machines(s.Machines)).
-				WithHint("drain it first: perigee node drain " + name + "; or give --force")
+		if err := c.mayLeave(*n, force); err != nil {
+			return err
 		}
 		n.remove(c.cfg.now())
 		return nil
 	})
+	if err != nil && keeps && n.Member {
+		c.stay(context.WithoutCancel(ctx), name)
+	}
+	return err
+}
+
+// mayLeave refuses the removal of a node that has something to do.
+func (c *Cluster) mayLeave(n Node, force bool) error {
+	if s := c.shown(n); !force && s.Up && s.State != "drained" {
+		return api.Errorf(api.CodeConflict, "node %q is up and has %s", n.Name, machines(s.Machines)).
+			WithHint("drain it first: perigee node drain " + n.Name + "; or give --force")
+	}
+	return nil
 }
 
 func (n *Node) remove(now time.Time) {
@@ -167,23 +189,26 @@ const (
 )
 
 // awaitLoss waits until the state can do without the node, and reports whether it
-// keeps a part of it. A member that stays one is not waited for.
+// keeps a part of it.
 func (c *Cluster) awaitLoss(ctx context.Context, name string) (keeps bool, err error) {
 	state := c.keeper()
 	if state == nil {
 		return false, nil // nor can anything be written
 	}
 	for began := time.Now(); ; {
-		keeps, err := state.CheckLoss(name)
-		n, there := c.Node(name)
+		keeps, err := state.CheckLoss(ctx, name)
 		waited := time.Since(began)
-		switch moving := errors.Is(err, catalog.ErrNeeded); {
-		case err == nil || !moving && waited > ledIn:
-			return keeps, err
-		case moving && (!there || n.Member):
-			return keeps, needed(name)
+		n, ok := c.Node(name)
+		needed := errors.Is(err, catalog.ErrNeeded)
+		switch moving := errors.Is(err, catalog.ErrMoving) || needed && ok && !n.Member; {
+		case err == nil:
+			return keeps, nil
+		case needed && !moving:
+			return keeps, c.needed(name)
 		case moving && waited > emptiedIn:
-			return keeps, api.Errorf(api.CodeConflict, "the part of the cloud's state on node %q is still being moved off it", name).WithHint("try again in a minute")
+			return keeps, api.Errorf(api.CodeConflict, "what node %q keeps of the cloud's state is still being copied to others", name).WithHint("try again in a minute")
+		case !moving && waited > ledIn:
+			return keeps, err
 		}
 		select {
 		case <-ctx.Done():
@@ -226,7 +251,10 @@ func (c *Cluster) resign(ctx context.Context, name string) error {
 			}
 		}
 		if !c.decidesWithout(name, going) {
-			return needed(name)
+			return c.needed(name)
+		}
+		if _, err := c.keeper().CheckLoss(ctx, append(slices.Collect(maps.Keys(going)), name)...); err != nil {
+			return c.needed(name)
 		}
 		going[name] = now
 		l.Nodes = going
@@ -235,9 +263,31 @@ func (c *Cluster) resign(ctx context.Context, name string) error {
 	return err
 }
 
-func needed(name string) error {
+// stay takes back what resign announced.
+func (c *Cluster) stay(ctx context.Context, name string) {
+	t, err := c.state()
+	if err == nil {
+		_, err = change(ctx, t.leaving, "members", func(l *leavers, _ bool) error {
+			l.Nodes = maps.Clone(l.Nodes)
+			delete(l.Nodes, name)
+			return nil
+		})
+	}
+	if err != nil {
+		c.log.Warn("a removal that was refused holds up others for a minute", "node", name, "err", err)
+	}
+}
+
+// needed says why a node cannot be removed, and what to do first.
+func (c *Cluster) needed(name string) error {
+	hint := "have another node take its part over, or give it up, first: perigee node drain " + name
+	for _, n := range c.Nodes() {
+		if n.Member && n.Name != name && c.shown(n).State == "down" {
+			hint = fmt.Sprintf("node %q keeps the state too and is down: start it, or remove it first", n.Name)
+		}
+	}
 	return api.Errorf(api.CodeConflict, "node %q cannot be removed: most of the nodes that keep the cloud's state must stay to decide anything, and without it they would not be most", name).
-		WithHint("have another node take its part over, or give it up, first: perigee node drain " + name)
+		WithHint(hint)
 }
 
 // decidesWithout reports whether the members that stay when the node and those that

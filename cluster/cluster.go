@@ -237,10 +237,14 @@ func (c *Cluster) Node(name string) (Node, bool) {
 	return n, ok && !n.Removed
 }
 
-// WasRemoved reports whether the node was removed and no other has its name now.
-func (c *Cluster) WasRemoved(name string) bool {
-	n, ok := c.record(name)
-	return ok && n.Removed
+// RemovedNames are the nodes that were removed, where no other has the name now.
+func (c *Cluster) RemovedNames() (out []string) {
+	for name, n := range c.records() {
+		if n.Removed {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 func sorted(all map[string]Node) []Node {

@@ -35,6 +35,9 @@ type Config struct {
 	// Members is how many nodes should keep the state once there are enough: 1, 3
 	// or 5. Default 3. The largest number that a state node was given counts.
 	Members int
+	// Mourned reports whether the machines of a removed node are still being made anew;
+	// until that is over nobody gets its name. Default: nobody's are.
+	Mourned func(name string) bool
 	// Bundle gives the files that a node which joins with these roles gets, by
 	// their path in the data directory. Default: none.
 	Bundle func(roles []string) (map[string][]byte, error)
@@ -77,6 +80,9 @@ func (c *Config) defaults() error {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
+	}
+	if c.Mourned == nil {
+		c.Mourned = func(string) bool { return false }
 	}
 	if c.Bundle == nil {
 		c.Bundle = func([]string) (map[string][]byte, error) { return nil, nil }

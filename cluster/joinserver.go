@@ -202,6 +202,10 @@ func (c *Cluster) wanted(req joinRequest, rec tokenRecord, key string) (Node, er
 		if err := taken(old, key); err != nil {
 			return n, err
 		}
+		if old.Removed && c.cfg.Mourned(n.Name) {
+			return n, api.Errorf(api.CodeNameTaken, "the machines of the node %q that was removed are still being made anew elsewhere", n.Name).
+				WithHint("wait until perigee machine list shows none of them, or choose another name with --name")
+		}
 	}
 	return n, nil
 }

@@ -122,6 +122,18 @@ func (x *Index) List(app string) []machine.Summary {
 	return out
 }
 
+// On returns what is known of the machines of a node, in no order.
+func (x *Index) On(node string) (out []machine.Summary) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for _, s := range x.byID {
+		if s.Node == node {
+			out = append(out, *s)
+		}
+	}
+	return out
+}
+
 // Next is closed with the next change.
 func (x *Index) Next() <-chan struct{} {
 	x.mu.RLock()

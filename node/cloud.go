@@ -34,7 +34,7 @@ func (n *Node) openCluster() (err error) {
 	n.cluster, err = cluster.Open(cluster.Config{
 		Dir: n.cfg.Data, Name: name, Region: n.cfg.Region, Roles: n.cfg.Roles, Address: n.cfg.Address,
 		PeerPort: n.cfg.PeerPort, StatePort: n.cfg.StatePort, RoutePort: n.cfg.RoutePort, WireGuardPort: n.cfg.WireGuardPort,
-		Version: version.Version, Members: n.cfg.Members, Bundle: n.bundle, Status: n.nodeStatus, Logger: n.log,
+		Version: version.Version, Members: n.cfg.Members, Bundle: n.bundle, Mourned: func(name string) bool { return len(n.index.On(name)) > 0 }, Status: n.nodeStatus, Logger: n.log,
 	})
 	if err != nil {
 		return err
@@ -150,18 +150,16 @@ func (n *Node) keepCluster(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		select {
-		case node, ok := <-changes:
+		case _, ok := <-changes:
 			if !ok {
 				return nil
 			}
-			n.heedNode(ctx, node)
 			for more := true; more; { // those that have come already are followed together
 				select {
-				case node, ok = <-changes:
+				case _, ok = <-changes:
 					if !ok {
 						return nil
 					}
-					n.heedNode(ctx, node)
 				default:
 					more = false
 				}
@@ -170,15 +168,6 @@ func (n *Node) keepCluster(ctx context.Context) error {
 		}
 		n.followCluster(ctx)
 		n.forgetRemoved(ctx)
-	}
-}
-
-func (n *Node) heedNode(ctx context.Context, node cluster.Node) {
-	if !node.Removed {
-		return
-	}
-	if err := n.statuses.Forget(ctx, node.Name); err != nil {
-		n.log.Warn("cannot forget a removed node", "node", node.Name, "err", err)
 	}
 }
 

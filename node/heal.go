@@ -29,7 +29,8 @@ func (n *Node) openHealer(context.Context) (err error) {
 	}
 	n.healer, err = placement.NewHealer(placement.HealerConfig{
 		HealConfig: placement.HealConfig{DeadAfter: n.cfg.DeadAfter}, Node: n.cfg.Name,
-		Fleet: movers{n}, Own: ownMachines{n}, Moves: n.moves, Leader: leader, Lock: n.lockForMove, Logger: n.log,
+		Fleet: movers{n}, Own: ownMachines{n}, Moves: n.moves, Leader: leader, Logger: n.log,
+		Lock: n.lockForMove, Left: func() []string { return n.apps.LockedBy(n.cfg.Name + app.Mover) }, Unlock: n.unlockMoved,
 	})
 	return err
 }
@@ -86,17 +87,18 @@ func (n *Node) gone(name string) bool {
 
 // lockForMove keeps deploys away while a machine of the app is made.
 func (n *Node) lockForMove(ctx context.Context, name string) (func(), error) {
-	owner := n.cfg.Name + app.Mover
-	if err := n.apps.Lock(ctx, name, owner, "having a machine moved", n.gone); err != nil {
+	if err := n.apps.Lock(ctx, name, n.cfg.Name+app.Mover, "having a machine moved", n.gone); err != nil {
 		return nil, err
 	}
-	return func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		if err := n.apps.Unlock(ctx, name, owner); err != nil {
-			n.log.Warn("cannot leave the lock of an app", "app", name, "err", err)
-		}
-	}, nil
+	return func() { n.unlockMoved(context.WithoutCancel(ctx), name) }, nil
+}
+
+func (n *Node) unlockMoved(ctx context.Context, name string) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := n.apps.Unlock(ctx, name, n.cfg.Name+app.Mover); err != nil {
+		n.log.Warn("cannot leave the lock of an app; it is tried again", "app", name, "err", err)
+	}
 }
 
 // placed is a machine as the healer sees it.
@@ -121,11 +123,10 @@ type movers struct{ n *Node }
 // Nodes implements placement.Fleet. One that was removed is dead as long as it is
 // known what machines it had.
 func (v movers) Nodes() []placement.Node {
-	out, named := v.n.hosts(), map[string]bool{}
-	for _, s := range v.n.index.List("") {
-		if !named[s.Node] && v.n.cluster.WasRemoved(s.Node) {
-			named[s.Node] = true
-			out = append(out, placement.Node{Name: s.Node, Region: s.Region})
+	out := v.n.hosts()
+	for _, name := range v.n.cluster.RemovedNames() {
+		if left := v.n.index.On(name); len(left) > 0 {
+			out = append(out, placement.Node{Name: name, Region: left[0].Region})
 		}
 	}
 	return out
@@ -201,12 +202,35 @@ func answerPeer(w http.ResponseWriter, v any, err error) {
 	_ = json.NewEncoder(w).Encode(v) // the caller may be gone
 }
 
-// Ready implements placement.Fleet.
+// Ready implements placement.Fleet. What sleeps is ready as it is, unless the old one
+// was woken meanwhile, and what is cordoned gets no requests anyway.
 func (v movers) Ready(ctx context.Context, m placement.Move) error {
-	if err := v.n.fleet.WaitHealthy(ctx, m.New); err != nil {
-		return err
+	made, _ := v.n.fleet.Status(m.New)
+	old, _ := v.n.fleet.Status(m.Machine)
+	if !rests(made.State) || !rests(old.State) {
+		if rests(made.State) {
+			if _, err := v.n.fleet.Start(ctx, m.New, ""); err != nil {
+				return err
+			}
+		}
+		if err := v.n.fleet.WaitHealthy(ctx, m.New); err != nil {
+			return err
+		}
+	}
+	if made.Cordoned {
+		return nil
 	}
 	return v.n.fleet.AllRouted(ctx, m.New)
+}
+
+// rests reports whether a machine in that state is not meant to be up, or is woken by
+// a request.
+func rests(state string) bool {
+	switch state {
+	case api.StateStopped, api.StateCreated, api.StateSuspended, api.StatePaused:
+		return true
+	}
+	return false
 }
 
 // serveMove answers other nodes that decide on moves.
@@ -243,7 +267,7 @@ func replacement(old machine.Summary, m placement.Move, here string) api.CreateM
 	}
 	return api.CreateMachineRequest{
 		Config: old.Config, Replaces: m.Machine, HomeRegion: home, Region: here, Release: old.Release, SkipSecrets: old.NoSecrets, MinSecretsVersion: old.SecretsVersion,
-		SkipServiceRegistration: m.Cordoned, SkipLaunch: old.State == api.StateStopped || old.State == api.StateCreated || old.State == api.StateSuspended,
+		SkipServiceRegistration: m.Cordoned, SkipLaunch: rests(old.State) && old.State != api.StatePaused,
 	}
 }
 

@@ -2,7 +2,9 @@ package node
 
 import (
 	"context"
+	"slices"
 
+	"github.com/perigee-run/perigee/machine"
 	"github.com/perigee-run/perigee/placement"
 )
 
@@ -17,6 +19,9 @@ func (n *Node) keepSummaries(ctx context.Context) error {
 	said := n.machines.Summaries()
 	n.summaries.Replace(said)
 	for id := range changes {
+		if n.last.Load() {
+			return nil // others are made from what its machines were before they ended
+		}
 		s, ok := n.machines.Summary(id)
 		old, known := said[id]
 		switch {
@@ -44,7 +49,6 @@ func (n *Node) keepIndex(ctx context.Context) error {
 	for c := range changes {
 		switch {
 		case c.Node == n.cfg.Name: // what is true of ours is known here better
-		case !c.Deleted && n.cluster.WasRemoved(c.Node): // it ends its machines, and others are made from what they were
 		case c.Deleted:
 			n.index.Drop(c.Node, c.Key)
 		default:
@@ -54,30 +58,34 @@ func (n *Node) keepIndex(ctx context.Context) error {
 	return nil
 }
 
-// forgetRemoved drops what nodes said of their machines that were removed from the
-// cluster, each as soon as others stand for its machines: they are made from that.
+// forgetRemoved drops what nodes said that were removed from the cluster: of their
+// machines, each as soon as another stands for it, which is made from that.
 func (n *Node) forgetRemoved(ctx context.Context) {
-	wanted := map[string]bool{}
-	for _, s := range n.index.List("") {
-		if n.cluster.WasRemoved(s.Node) {
-			wanted[s.Node] = wanted[s.Node] || !n.standIns(n.placed(s))
+	for _, name := range n.cluster.RemovedNames() {
+		if err := n.statuses.Forget(ctx, name); err != nil {
+			n.log.Warn("cannot forget a removed node; it is tried again", "node", name, "err", err)
+			return
 		}
-	}
-	for name, still := range wanted {
-		if still {
-			continue
+		for _, s := range n.index.On(name) {
+			if !n.replaced(n.placed(s)) {
+				continue
+			}
+			if err := n.summaries.Forget(ctx, name, s.ID); err != nil {
+				n.log.Warn("cannot forget a machine of a removed node; it is tried again", "node", name, "machine", s.ID, "err", err)
+				return
+			}
+			n.index.Drop(name, s.ID)
 		}
-		if err := n.summaries.Forget(ctx, name); err != nil {
-			n.log.Warn("cannot forget the machines of a removed node", "node", name, "err", err)
-			continue
-		}
-		n.index.Replace(name, nil)
 	}
 }
 
-// standIns reports whether another machine stands for one that is lost, or never
+// replaced reports whether another machine stands for one that is lost, or none ever
 // will.
-func (n *Node) standIns(p placement.Placed) bool {
-	m, ok := n.moves.Of(p)[p.ID]
-	return p.Mounted || ok && m.Phase != placement.Open
+func (n *Node) replaced(p placement.Placed) bool {
+	moves := n.moves.Of(p)
+	if p.Mounted || placement.Judge(p, moves) == placement.Destroy {
+		return true
+	}
+	_, moving := moves[p.ID]
+	return !moving && slices.ContainsFunc(n.machinesOf(p.App), func(s machine.Summary) bool { return s.Replaces == p.ID })
 }

@@ -49,6 +49,17 @@ func (l *appLocks) take(ctx context.Context, app string) (leave func(), err erro
 	return sync.OnceFunc(a.leave), nil
 }
 
+// unused does it while no move has the app's lock or gets it.
+func (l *appLocks) unused(app string, do func()) {
+	v, _ := l.apps.LoadOrStore(app, &appLock{})
+	a := v.(*appLock)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.users == 0 {
+		do()
+	}
+}
+
 func (a *appLock) leave() {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -42,4 +42,11 @@ func TestAppLockIsShared(t *testing.T) {
 	take("one that comes after a deploy", errWaits)
 	taken = false
 	take("one after that", nil)()
+	last := take("one more", nil)
+	locks.unused("shop", func() { t.Error("a lock that a move has is taken for left") })
+	last()
+	did := false
+	if locks.unused("shop", func() { did = true }); !did {
+		t.Error("a lock that no move has is not left")
+	}
 }

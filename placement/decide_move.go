@@ -115,7 +115,7 @@ func (w world) open(m Move) (Move, next) {
 	if _, seen := w.machine(m.New, m.To); m.New == "" || !seen {
 		return m, create
 	}
-	if m.Reason != Dead {
+	if from, _ := w.node(m.From); m.Reason != Dead && from.Up {
 		return m, settle
 	}
 	m.Phase = Replaced
@@ -128,7 +128,7 @@ func (w world) needless(m Move) bool {
 	_, has := w.old(m)
 	switch {
 	case !there:
-		return false
+		return !has && m.New == "" // nobody knows any more what to make
 	case !has:
 		return m.Reason != Dead || m.New == "" // somebody has destroyed it
 	case !from.Up:

@@ -73,8 +73,15 @@ func plan(now time.Time, nodes []Node, machines []Placed, moves map[string]Move,
 	nodes = slices.Clone(nodes)
 	var out []Move
 	var stuck []Stuck
+	stoodFor := map[string]bool{}
+	for _, m := range machines {
+		if m.Replaces != "" {
+			stoodFor[m.Replaces] = true
+		}
+	}
 	for _, m := range leaving(nodes, machines, leaves) {
-		if busy(m, moves) || m.Mounted && !mounted || Judge(m, moves) != Keep {
+		// One that another stands for without a move is old news.
+		if busy(m, moves) || m.Mounted && !mounted || Judge(m, moves) != Keep || stoodFor[m.ID] {
 			continue
 		}
 		to, err := refuge(nodes, m)

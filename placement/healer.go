@@ -55,6 +55,11 @@ type HealerConfig struct {
 	// Lock keeps releases of the app away while one of its machines is made.
 	// Default: nothing does.
 	Lock func(ctx context.Context, app string) (unlock func(), err error)
+	// Left are the apps whose lock this node's moves have, by the records, and Unlock
+	// leaves one: a node that was killed, or could not write, has forgotten it. Default:
+	// there are none.
+	Left   func() []string
+	Unlock func(ctx context.Context, app string)
 	// Every is how often to look. Default 1 s.
 	Every time.Duration
 	// ReadyTimeout is how long a drained node's machines wait for their
@@ -92,6 +97,9 @@ func NewHealer(cfg HealerConfig) (*Healer, error) {
 	if cfg.Lock == nil {
 		cfg.Lock = func(context.Context, string) (func(), error) { return func() {}, nil }
 	}
+	if cfg.Left == nil {
+		cfg.Left = func() []string { return nil }
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -113,15 +121,23 @@ func NewHealer(cfg HealerConfig) (*Healer, error) {
 // Run looks again and again until ctx ends.
 func (h *Healer) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	wg.Go(func() { h.repeat(ctx, h.Fence) })
-	wg.Go(func() { h.repeat(ctx, h.Lead) }) // a fence that takes long must not cost the lead
+	wg.Go(func() { h.repeat(ctx, h.cfg.Every, h.Fence) })
+	wg.Go(func() { h.repeat(ctx, h.cfg.Every, h.Lead) }) // a fence that takes long must not cost the lead
+	wg.Go(func() { h.repeat(ctx, 10*h.cfg.Every, h.unlockLeft) })
 	wg.Wait()
 	h.jobs.wg.Wait()
 	return nil
 }
 
-func (h *Healer) repeat(ctx context.Context, look func(context.Context)) {
-	tick := time.NewTicker(h.cfg.Every)
+// unlockLeft leaves the locks that no move of this node needs any more.
+func (h *Healer) unlockLeft(ctx context.Context) {
+	for _, app := range h.cfg.Left() {
+		h.locks.unused(app, func() { h.cfg.Unlock(ctx, app) })
+	}
+}
+
+func (h *Healer) repeat(ctx context.Context, every time.Duration, look func(context.Context)) {
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		look(ctx)
@@ -262,7 +278,7 @@ func (h *Healer) create(ctx context.Context, w world, m Move, r MoveRecord) erro
 	}
 	defer leave()
 	id, err := h.cfg.Fleet.Create(ctx, m)
-	if api.IsCode(err, api.CodeCapacity) {
+	if api.IsCode(err, api.CodeCapacity) || err != nil && h.jobs.failedFor(m.Machine) >= stubborn {
 		return errors.Join(err, h.elsewhere(ctx, w, m, r))
 	}
 	if err != nil || id == m.New {
@@ -272,7 +288,10 @@ func (h *Healer) create(ctx context.Context, w world, m Move, r MoveRecord) erro
 	return h.write(ctx, m, r)
 }
 
-// elsewhere tries another node than the one that turned out to be full.
+// stubborn is how long a node's pauses are when another is tried: it cannot do it.
+const stubborn = 4 * minPause
+
+// elsewhere tries another node than the one that turned out to be full, or unable.
 func (h *Healer) elsewhere(ctx context.Context, w world, m Move, r MoveRecord) error {
 	w.nodes = slices.Clone(w.nodes)
 	for i := range w.nodes {

@@ -76,6 +76,14 @@ func (j *jobs) end(machine string, do next, failed bool) {
 	j.pauses[machine] = p
 }
 
+// failedFor is the pause after the latest failures of the machine's move, 0 if it went
+// well.
+func (j *jobs) failedFor(machine string) time.Duration {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.pauses[machine].long
+}
+
 // callOff ends the waiting for a replacement that the move does not need now.
 func (j *jobs) callOff(machine string) {
 	j.mu.Lock()

@@ -279,14 +279,20 @@ func (s *sim) tick() {
 	s.mu.Unlock()
 	time.Sleep(long)
 	for _, n := range s.nodes {
-		if n.state == "crashed" {
+		if n.state == "crashed" || n.state == "removed" {
 			continue
 		}
 		go n.daemon.healer.Fence(context.Background())
 		go n.daemon.healer.Lead(context.Background())
 	}
 	synctest.Wait()
-	for _, n := range s.nodes {
+	for name, n := range s.nodes {
+		if n.state == "removed" {
+			if s.forget(n); len(n.published) == 0 {
+				delete(s.nodes, name)
+			}
+			continue
+		}
 		if n.daemon.dead {
 			s.boot(n) // the daemon comes back at once; that the node stays away is another event
 		}
@@ -300,16 +306,46 @@ func (s *sim) tick() {
 func (s *sim) disturb() {
 	names := slices.Sorted(maps.Keys(s.nodes))
 	n := s.nodes[names[s.rnd.IntN(len(names))]]
-	if s.rnd.Float64() < .2 {
+	if n.state == "removed" {
+		return
+	}
+	switch r := s.rnd.Float64(); {
+	case r < .2:
 		n.Draining = !n.Draining
+		return
+	case r < .24 && n.Name != "n0" && len(s.nodes) > 3:
+		s.remove(n)
 		return
 	}
 	to := []string{"up", "up", "crashed", "cut"}[s.rnd.IntN(4)]
 	s.become(n, to)
 }
 
+// remove takes a node out of the cloud; what it said last is known for as long as
+// another is to be made from it.
+func (s *sim) remove(n *simNode) {
+	s.become(n, "crashed")
+	n.state, n.Host, n.Draining, n.Since = "removed", false, false, time.Time{}
+	n.machines = map[string]Placed{}
+	for _, p := range n.published {
+		n.machines[p.ID] = p
+	}
+}
+
+// forget drops what a removed node said of machines that others stand for.
+func (s *sim) forget(n *simNode) {
+	moves := byMachine(s.list())
+	n.published = slices.DeleteFunc(n.published, func(p Placed) bool {
+		gone := Judge(p, moves) == Destroy
+		if gone {
+			delete(n.machines, p.ID)
+		}
+		return gone
+	})
+}
+
 func (s *sim) become(n *simNode, state string) {
-	if n.state == state {
+	if n.state == state || n.state == "removed" {
 		return
 	}
 	if state == "cut" {
@@ -463,9 +499,13 @@ func (s *sim) calm(t *testing.T, seed uint64, machines int) {
 	if all, serving := s.copies(up); !once(all, machines) || !once(serving, machines) || len(s.moves) != 0 {
 		t.Fatalf("seed %d: in the end there are %v, of them serve %v\n%v", seed, all, serving, s.list())
 	}
+	left := map[string]bool{}
+	for _, n := range s.nodes {
+		left[n.Region] = true
+	}
 	for _, n := range s.nodes {
 		for id, m := range n.machines {
-			if m.Region != n.Region {
+			if m.Region != n.Region && left[m.Region] {
 				t.Errorf("seed %d: in the end %s is in %s and belongs in %s", seed, id, n.Region, m.Region)
 			}
 		}

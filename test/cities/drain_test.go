@@ -16,6 +16,8 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/perigee-run/perigee/api"
+
 	"github.com/perigee-run/perigee/test"
 )
 
@@ -39,6 +41,7 @@ func TestDrainNode(t *testing.T) {
 	led.check("an upgrade")
 	crossed.check("an upgrade, between the nodes,")
 	crossed.stop()
+	c.resting(dir)
 	c.eventually("both edges are announced again", 30*time.Second, func() bool { return len(c.announcers()) == 2 })
 
 	drained := make(chan struct{})
@@ -53,7 +56,7 @@ func TestDrainNode(t *testing.T) {
 	if !c.answers(c.nodes["fra"].Addr4) {
 		t.Error("the port was closed as soon as the routes were withdrawn")
 	}
-	c.eventually("its machines are gone", 60*time.Second, func() bool { w := c.where("iad"); return w["fra-1"] == 0 && w["iad-1"] == 2 })
+	c.eventually("its machines are gone", 60*time.Second, func() bool { w := c.where("iad"); return w["fra-1"] == 0 && w["iad-1"] == 4 })
 	<-drained
 	if c.answers(c.nodes["fra"].Addr4) {
 		t.Error("the port of a drained edge is open")
@@ -77,15 +80,47 @@ func TestDrainNode(t *testing.T) {
 // anew elsewhere, and with an exit code of its own.
 func (c *cloud) removed(dir string) {
 	c.Helper()
-	c.eventually("its machine is home again", 30*time.Second, func() bool { w := c.where("iad"); return w["fra-1"] == 1 && w["iad-1"] == 1 })
+	c.eventually("its machines are home again", 60*time.Second, func() bool { w := c.where("iad"); return w["fra-1"] == 3 && w["iad-1"] == 1 })
 	c.must("iad", dir, "node", "remove", "fra-1", "--force")
-	c.eventually("the machine of the removed node is made anew", 30*time.Second, func() bool {
-		return len(c.machines("iad")) == 2 && c.where("iad")["iad-1"] == 2
+	c.eventually("the machines of the removed node are made anew", 30*time.Second, func() bool {
+		return len(c.machines("iad")) == 4 && c.where("iad")["iad-1"] == 4
 	})
+	stopped, cordoned := 0, 0
+	for _, m := range c.machines("iad") {
+		switch {
+		case m.Cordoned:
+			cordoned++
+		case m.State == api.StateStopped || m.State == api.StateCreated:
+			stopped++
+		}
+	}
+	if stopped != 1 || cordoned != 1 {
+		c.Errorf("after a drain, the way home and a removal %d machines are stopped and %d cordoned, and not one each:", stopped, cordoned)
+		for _, m := range c.machines("iad") {
+			c.Logf("%s is %s: %v", m.ID, m.State, m.Events)
+		}
+	}
 	c.eventually("the removed node has ended, in words", 90*time.Second, func() bool {
 		b, _ := os.ReadFile(c.nodes["fra"].Log)
 		return strings.Contains(string(b), "Error: this node was removed from the cloud") && strings.Contains(string(b), "hint: to use this server again")
 	})
+}
+
+// resting puts two more machines on fra: one that is stopped, and one that is cordoned.
+func (c *cloud) resting(dir string) {
+	c.Helper()
+	client := c.nodes["fra"].Client()
+	like := c.machines("fra")[0]
+	for i := range 2 {
+		m, err := client.CreateMachine(c.Context(), "shop", api.CreateMachineRequest{Config: like.Config, Region: "fra", Release: like.Release, SkipServiceRegistration: i == 0})
+		if err != nil {
+			c.Fatal(err)
+		}
+		if i == 1 {
+			c.must("iad", dir, "machine", "stop", m.ID)
+		}
+	}
+	c.eventually("the two are there", 30*time.Second, func() bool { return c.where("iad")["fra-1"] == 3 })
 }
 
 // announcers are the hosts whose routers know them by BGP.
