@@ -14,23 +14,29 @@ const catchUpStep = 2 * time.Millisecond
 // fails, in words, where the members cannot be asked; ctx bounds it. A leader that
 // has just lost its majority may still answer for five seconds, with what it
 // knows: the write that follows fails then.
-func (c *Catalog) CatchUp(ctx context.Context) error {
+func (c *Catalog) CatchUp(ctx context.Context) error { return c.catchUp(ctx, c.state) }
+
+// CatchUpPublished is CatchUp for what nodes say: it returns when reads show all that
+// had reached the members before the call.
+func (c *Catalog) CatchUpPublished(ctx context.Context) error { return c.catchUp(ctx, c.said) }
+
+func (c *Catalog) catchUp(ctx context.Context, b *bucket) error {
 	if c.cloud == nil && len(c.outside) == 0 {
 		return nil // nobody else writes
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeLimit)
 	defer cancel()
-	info, err := c.state.info(ctx)
+	info, err := b.info(ctx)
 	for err != nil && pause(ctx, writeRetry) { // a leader may be about to be found
-		info, err = c.state.info(ctx)
+		info, err = b.info(ctx)
 	}
 	if err != nil {
 		return c.unreachable(err)
 	}
-	if c.state.feed.missed(info.State.LastSeq) {
+	if b.feed.missed(info.State.LastSeq) {
 		defer c.lookSoon()
 	}
-	for !c.state.feed.current(info.State.LastSeq) {
+	for !b.feed.current(info.State.LastSeq) {
 		if !pause(ctx, catchUpStep) {
 			return c.unreachable(ctx.Err())
 		}

@@ -68,10 +68,13 @@ func (e *env) machineTable(machines []api.Machine) error {
 }
 
 // stateText is the machine's state; of one whose node cannot be asked, the last
-// that was heard of.
+// that was heard of. One that is cordoned gets no requests, whatever its state.
 func stateText(m api.Machine) string {
 	if m.HostStatus == "unreachable" || m.HostStatus == "unknown" {
 		return m.State + " (" + m.HostStatus + ")"
+	}
+	if m.Cordoned {
+		return m.State + " (cordoned)"
 	}
 	return m.State
 }

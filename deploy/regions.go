@@ -35,7 +35,7 @@ func (d *Deployer) settleSpread(w *work, r *app.Release, req api.DeployRequest, 
 	if len(req.Regions) == 0 && sum(r.Counts) == 0 && len(former.Regions) > 0 {
 		r.Regions = former.Regions // where it comes back to
 	}
-	if err := d.checkRegions(r.Spread, req); err != nil {
+	if err := d.checkRegions(r.Spread, req, former.Regions); err != nil {
 		return err
 	}
 	return d.checkRoom(r, present)
@@ -311,17 +311,19 @@ func (d *Deployer) checkSpread(groups map[string]api.MachineConfig, req api.Depl
 	return nil
 }
 
-// checkRegions refuses regions that have no node.
-func (d *Deployer) checkRegions(s api.Spread, req api.DeployRequest) error {
+// checkRegions refuses regions that have no node. Those that the app is in already may
+// have lost theirs: others stand in.
+func (d *Deployer) checkRegions(s api.Spread, req api.DeployRequest, former []string) error {
 	there := d.regions()
+	known := slices.Concat(there, former)
 	for _, r := range req.Regions {
-		if !slices.Contains(there, r) {
+		if !slices.Contains(known, r) {
 			return noRegion(r, there)
 		}
 	}
 	for _, g := range slices.Sorted(maps.Keys(s)) {
 		for _, r := range slices.Sorted(maps.Keys(s[g])) {
-			if s[g][r] > 0 && !slices.Contains(there, r) {
+			if s[g][r] > 0 && !slices.Contains(known, r) {
 				return noRegion(r, there)
 			}
 		}

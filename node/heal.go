@@ -23,7 +23,8 @@ func (n *Node) openHealer(context.Context) (err error) {
 	if n.moves, err = placement.NewMoveTable(n.catalog); err != nil {
 		return err
 	}
-	leader, err := placement.NewLease(n.catalog, "healer", n.cfg.Name, 0, n.log)
+	removed := func(name string) bool { _, there := n.cluster.Node(name); return !there }
+	leader, err := placement.NewLease(n.catalog, "healer", n.cfg.Name, 0, removed, n.log)
 	if err != nil {
 		return err
 	}
@@ -106,6 +107,9 @@ func (n *Node) placed(s machine.Summary) placement.Placed {
 	p := placement.Placed{ID: s.ID, App: s.App, Group: s.Group, Node: s.Node, Region: s.Region, Cordoned: s.Cordoned, MemoryMB: guestMB(s.Config)}
 	if r, ok := n.apps.NewestRelease(s.App); ok {
 		p.Allowed = r.Regions
+		// What a release has cordoned for a while serves again if it fails.
+		before, was := r.Job.Before[s.ID]
+		p.Cordoned = s.Cordoned && (r.Finished() || !was || before.Cordoned)
 	}
 	if p.Replaces = s.Replaces; s.Home != "" {
 		p.Region = s.Home
@@ -272,8 +276,9 @@ func replacement(old machine.Summary, m placement.Move, here string) api.CreateM
 }
 
 // yielding are machines of this node that may not serve, since a move says that
-// others stand for them, or may soon. They are destroyed or cordoned in a moment;
-// until then, as after a start, the router must not lead anybody to them.
+// others may stand for them soon, or do and this edge knows them. They are cordoned or
+// destroyed in a moment; until then, as after a start, the router must not lead
+// anybody to them.
 func (n *Node) yielding() map[string]bool {
 	moves, out := map[string]placement.Move{}, map[string]bool{}
 	for _, r := range n.moves.List() {
@@ -283,7 +288,8 @@ func (n *Node) yielding() map[string]bool {
 		return nil
 	}
 	for _, p := range (ownMachines{n}).Machines() {
-		if placement.Judge(p, moves) != placement.Keep {
+		_, replaced := n.yields.Load(p.ID)
+		if v := placement.Judge(p, moves); v == placement.Hold || v == placement.Destroy && replaced {
 			out[p.ID] = true
 		}
 	}
@@ -314,6 +320,9 @@ func (o ownMachines) Uncordon(ctx context.Context, id string) error {
 
 // Destroy implements placement.Own.
 func (o ownMachines) Destroy(ctx context.Context, id string) error {
+	o.n.awaitStandIn(ctx, id)
+	o.n.yields.Store(id, true)
+	defer o.n.yields.Delete(id)
 	drained, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if err := o.Cordon(ctx, id); err == nil {
@@ -324,6 +333,21 @@ func (o ownMachines) Destroy(ctx context.Context, id string) error {
 		return nil
 	}
 	return err
+}
+
+// awaitStandIn waits, for a while, until the edges know what stands for a machine of
+// this node: one that was cut off would else have nobody to lead its visitors to.
+func (n *Node) awaitStandIn(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := n.catalog.CatchUpPublished(ctx); err != nil {
+		n.log.Debug("a machine gives way before all is known", "machine", id, "err", err)
+	}
+	if s, ok := n.machines.Summary(id); ok {
+		if m := n.moves.Of(n.placed(s))[id]; m.New != "" && !m.Cordoned {
+			_ = n.fleet.AllRouted(ctx, m.New) // it goes all the same
+		}
+	}
 }
 
 // fence writes down that machines out of reach are not wanted any more.

@@ -44,6 +44,7 @@ type Node struct {
 	since  time.Time          // when this process became the node
 	stop   context.CancelFunc // ends Run
 	last   atomic.Bool        // machines end with the node
+	yields sync.Map           // ids of machines that others stand for, as the edges know
 	lock   *os.File
 	signed atomic.Bool // the lock names this process
 	next   *succession

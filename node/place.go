@@ -50,6 +50,9 @@ func (l *liveness) note(name string, up bool) (answered, met time.Time) {
 // node. last is when that was; for one that was never heard of, when we began to
 // look: who has just started does not take the others for long dead.
 func (n *Node) alive(name string) (alive bool, last time.Time) {
+	if _, there := n.cluster.Node(name); !there {
+		return false, time.Time{}
+	}
 	last, met := n.lives.note(name, n.up(name))
 	if at, ok := n.seen.Load(name); ok && at.(time.Time).After(last) {
 		last = at.(time.Time)
@@ -97,7 +100,9 @@ func (n *Node) hosts() []placement.Node {
 			said.MemoryMB, said.CPUs = memoryMB(), runtime.NumCPU()
 		}
 		up, since := n.alive(o.Name)
-		if came := n.lives.came(o.Name, up); up {
+		came := n.lives.came(o.Name, up)
+		// One that does not answer gets nothing new, long before it counts as lost.
+		if up = up && (n.up(o.Name) || time.Since(since) < statusEvery); up {
 			since = came
 		}
 		out = append(out, placement.Node{

@@ -115,7 +115,7 @@ func (w world) open(m Move) (Move, next) {
 	if _, seen := w.machine(m.New, m.To); m.New == "" || !seen {
 		return m, create
 	}
-	if from, _ := w.node(m.From); m.Reason != Dead && from.Up {
+	if from, _ := w.node(m.From); m.Reason != Dead && !w.cfg.dead(w.now, from) {
 		return m, settle
 	}
 	m.Phase = Replaced

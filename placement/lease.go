@@ -23,6 +23,7 @@ type Lease struct {
 	name  string
 	node  string
 	ttl   time.Duration
+	gone  func(node string) bool
 	log   *slog.Logger
 
 	mu      sync.Mutex // guards what follows
@@ -39,8 +40,12 @@ type leaseRecord struct {
 // defaultLease is well below the time after which a node counts as dead.
 const defaultLease = 15 * time.Second
 
-// NewLease opens the lease of the name for the node. ttl 0 means 15 s.
-func NewLease(c *catalog.Catalog, name, node string, ttl time.Duration, log *slog.Logger) (*Lease, error) {
+// NewLease opens the lease of the name for the node. ttl 0 means 15 s. A holder that is
+// gone for good loses it at once; without gone none ever is.
+func NewLease(c *catalog.Catalog, name, node string, ttl time.Duration, gone func(node string) bool, log *slog.Logger) (*Lease, error) {
+	if gone == nil {
+		gone = func(string) bool { return false }
+	}
 	if ttl == 0 {
 		ttl = defaultLease
 	}
@@ -48,7 +53,7 @@ func NewLease(c *catalog.Catalog, name, node string, ttl time.Duration, log *slo
 		log = slog.Default()
 	}
 	t, err := catalog.NewTable[leaseRecord](c, "leases")
-	return &Lease{table: t, name: name, node: node, ttl: ttl, log: log}, err
+	return &Lease{table: t, name: name, node: node, ttl: ttl, gone: gone, log: log}, err
 }
 
 // Held takes, keeps or renews the lease, and reports whether the node has it.
@@ -64,7 +69,7 @@ func (l *Lease) Held(ctx context.Context) bool {
 	switch {
 	case mine && !l.renewed.IsZero() && now.Sub(l.renewed) < l.ttl/3:
 		return true
-	case ok && !mine && now.Sub(l.since) < l.ttl:
+	case ok && !mine && now.Sub(l.since) < l.ttl && !l.gone(e.Value.Node):
 		return false
 	}
 	if err := l.take(ctx, e, ok); err != nil {
