@@ -98,7 +98,7 @@ func startCities(t *testing.T, cities []string, args ...string) *cloud {
 func startCloud(t *testing.T) *cloud {
 	t.Helper()
 	c := newCloud(t, cloudCities)
-	soon := []string{"--dead-after", "6s"}
+	soon := []string{"--dead-after", "20s"}
 	c.add("iad", lab.NodeConfig{Args: soon})
 	c.addAhead("fra", soon...)
 	c.add("syd", lab.NodeConfig{Args: soon})
@@ -440,7 +440,7 @@ func (c *cloud) cutOff(dir string) {
 		c.Fatal(err)
 	}
 	stop := c.load("iad", "fra", "syd")
-	time.Sleep(4 * time.Second) // and no longer: then the others take it for dead
+	time.Sleep(4 * time.Second) // all of the cut must be shorter than --dead-after
 	asked, faults := stop()
 	c.noFault("with syd cut off", asked, faults)
 	c.must("syd", dir, "machine", "suspend", sleeper)

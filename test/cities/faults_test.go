@@ -59,6 +59,7 @@ func (c *cloud) killedInTurn(string) {
 		if err := c.nodes[city].Start(c.Context()); err != nil {
 			c.Fatal(err)
 		}
+		c.eventually(city+" lets visitors in", 10*time.Second, func() bool { return c.wrong(city, city) == "" })
 		back := time.Now()
 		time.Sleep(time.Second)
 		asked, faults := stop()
