@@ -53,9 +53,9 @@ func (n *Node) openAPI(context.Context) (err error) {
 
 // listen opens a socket, or takes the predecessor's, and keeps it for a successor.
 func (n *Node) listen(name string, open func() (net.Listener, error)) (net.Listener, error) {
-	l, err := n.cfg.heritage.listener(name, open)
+	l, err := n.cfg.heritage.Listener(name, open)
 	if err == nil {
-		n.keep(name, l)
+		n.next.Keep(name, l)
 	}
 	return l, err
 }

@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"strconv"
 	"time"
+
+	"github.com/perigee-run/perigee/handover"
 )
 
 // Config says what the node is and where it keeps its state. The zero value of
@@ -108,9 +110,9 @@ type Config struct {
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
 
-	heritage *heritage // of the node whose place this one takes
-	since    time.Time // when this process became the node; zero: now
-	fault    string    // why an upgrade has failed
+	heritage *handover.Heritage // of the node whose place this one takes
+	since    time.Time          // when this process became the node; zero: now
+	fault    string             // why an upgrade has failed
 }
 
 var nodeName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)

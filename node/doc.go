@@ -10,9 +10,9 @@
 // wire.go (the mesh), summaries.go and status.go (what this one says), place.go
 // and heal.go (where machines are), edges.go (DNS and BGP).
 //
-// A node changes hands without failing a request: handover.go is the side of the
-// process that goes, heritage.go that of the one that comes, line.go what they
-// say to each other, and serve.go goes back if the new one fails.
+// A node changes hands without failing a request, by package handover: upgrade.go
+// asks for it, handover.go says what is let go of, given and kept, and serve.go
+// begins anew if the new program fails.
 //
 // It holds no rules of its own. Nothing imports it but cmd/perigeed.
 package node

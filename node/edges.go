@@ -204,7 +204,7 @@ func (n *Node) keepBGP(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	n.cfg.heritage.want(ctx, wantBGP)
+	n.cfg.heritage.Want(ctx, wantBGP)
 	n.persist(ctx, "bgp", n.anycast.Run) // announced is what keepHealth allows
 	return nil
 }
@@ -280,7 +280,7 @@ func (n *Node) drainEdge(ctx context.Context) error {
 	if err := n.router.Drain(ctx); err != nil {
 		return err
 	}
-	return n.cfg.heritage.ended(ctx)
+	return n.cfg.heritage.AwaitGone(ctx)
 }
 
 // heardOfIt waits until resolvers and clients have forgotten this edge.

@@ -57,9 +57,9 @@ func (n *Node) keepHealth(ctx context.Context) error {
 	}
 	var h health
 	for ctx.Err() == nil {
-		if !n.self().Draining && !n.isLeaving() {
+		if !n.self().Draining && !n.next.Leaving() {
 			fault := n.edgeFault(ctx)
-			if !n.self().Draining && !n.isLeaving() && ctx.Err() == nil && h.note(fault) {
+			if !n.self().Draining && !n.next.Leaving() && ctx.Err() == nil && h.note(fault) {
 				n.setHealth(h.why)
 			}
 		}

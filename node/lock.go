@@ -27,7 +27,7 @@ func flock(f *os.File) error {
 // perigeed.pid which it is. The kernel lets go of it however the process ends.
 // A successor has the lock with its predecessor, whose name stays there for now.
 func (n *Node) takeLock() (*os.File, error) {
-	if f := n.cfg.heritage.take(lockName, n.path(lockFile)); f != nil {
+	if f := n.cfg.heritage.Take(lockName, n.path(lockFile)); f != nil {
 		return f, nil
 	}
 	f, err := lock(n.cfg.Data)

@@ -23,7 +23,9 @@ import (
 	"github.com/perigee-run/perigee/dns"
 	"github.com/perigee-run/perigee/dns/zone"
 	"github.com/perigee-run/perigee/fleet"
+	"github.com/perigee-run/perigee/handover"
 	"github.com/perigee-run/perigee/image"
+	"github.com/perigee-run/perigee/internal/version"
 	"github.com/perigee-run/perigee/logs"
 	"github.com/perigee-run/perigee/machine"
 	"github.com/perigee-run/perigee/mesh"
@@ -47,8 +49,7 @@ type Node struct {
 	yields sync.Map           // ids of machines that others stand for, as the edges know
 	lock   *os.File
 	signed atomic.Bool // the lock names this process
-	next   *succession
-	heir   *heir // set when another process takes over
+	next   *handover.Succession
 
 	// Works that end at a time of their own when the node changes hands.
 	idle, mesh, bgp, door *stage
@@ -103,11 +104,12 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 	if err := cfg.defaults(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.Logger, began: time.Now(), poke: make(chan struct{}, 1), next: newSuccession(), indexed: make(chan struct{}), sayNow: make(chan struct{}, 1)}
+	n := &Node{cfg: cfg, log: cfg.Logger, began: time.Now(), poke: make(chan struct{}, 1), indexed: make(chan struct{}), sayNow: make(chan struct{}, 1)}
 	if n.since = cfg.since; n.since.IsZero() {
 		n.since = n.began
 	}
-	if err := cfg.heritage.begin(ctx); err != nil {
+	n.next = n.newSuccession()
+	if err := cfg.heritage.Begin(ctx, version.Version); err != nil {
 		return nil, err
 	}
 	for _, step := range []func(context.Context) error{
@@ -283,7 +285,7 @@ func (n *Node) maySleep(id string) bool {
 // the former process, and when the last of it ended.
 func (n *Node) activity(id string) (int, time.Time) {
 	busy, last := n.router.Activity(id)
-	return busy + n.cfg.heritage.inFlight(id), last
+	return busy + n.cfg.heritage.InFlight(id), last
 }
 
 func (n *Node) openEdge(ctx context.Context) (err error) {
@@ -320,12 +322,12 @@ func (w waker) Wake(ctx context.Context, id string) (netip.Addr, error) {
 	if w.n.last.Load() {
 		return netip.Addr{}, errors.New("the node is being shut down")
 	}
-	if !w.n.isLeaving() {
-		if addr, err := w.n.machines.Wake(ctx, id); err == nil || !w.n.isLeaving() {
+	if !w.n.next.Leaving() {
+		if addr, err := w.n.machines.Wake(ctx, id); err == nil || !w.n.next.Leaving() {
 			return addr, err
 		}
 	}
-	return w.n.wakeByHeir(ctx, id)
+	return w.n.next.Ask(ctx, id)
 }
 
 func (n *Node) reportProblems(problems []router.Problem) {
@@ -407,18 +409,17 @@ func (n *Node) serve(ctx context.Context) error {
 // announce tells those who wait for it that the node serves: a predecessor, and
 // systemd.
 func (n *Node) announce(ctx context.Context) error {
-	n.cfg.heritage.serve(waker{n}.Wake)
+	n.cfg.heritage.Answer(waker{n}.Wake)
 	select {
 	case <-n.router.Ready():
 	case <-ctx.Done():
 		return nil
 	}
-	if err := errors.Join(signLock(n.lock), n.signSocket()); err != nil {
+	if err := errors.Join(signLock(n.lock), n.next.Own(socketName)); err != nil {
 		return err
 	}
-	n.unlinkSockets(true)
 	n.signed.Store(true)
-	if err := n.cfg.heritage.ready(); err != nil && canNotify() {
+	if err := n.cfg.heritage.Ready(); err != nil && canNotify() {
 		return fmt.Errorf("cannot take over: %w", err) // systemd starts a new one
 	}
 	notify("READY=1")

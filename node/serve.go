@@ -4,20 +4,14 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"time"
-)
 
-const (
-	// takeBackTries is how often a node whose successor failed tries to be itself
-	// again, and takeBackPause how long it waits in between.
-	takeBackTries = 10
-	takeBackPause = time.Second
+	"github.com/perigee-run/perigee/handover"
 )
 
 // Serve runs a node until ctx ends. Started in the place of another process it
 // takes that one's node over; and when a successor fails it goes on here.
 func Serve(ctx context.Context, cfg Config) error {
-	h, err := inherit()
+	h, err := handover.Inherit()
 	if err != nil {
 		return err
 	}
@@ -26,7 +20,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	cfg.heritage = h
 	n, err := New(ctx, cfg)
 	if err != nil {
-		h.fail(err)
+		h.Fail(err)
 		return err
 	}
 	for err == nil {
@@ -35,34 +29,22 @@ func Serve(ctx context.Context, cfg Config) error {
 		if !errors.As(err, &back) {
 			return err
 		}
-		n, err = back.again(ctx, cfg, &former)
+		cfg.since, cfg.fault = back.n.since, back.why
+		err = back.n.next.TakeBack(ctx, &former, func(h *handover.Heritage) (err error) {
+			cfg.heritage = h
+			n, err = New(ctx, cfg)
+			return err
+		})
 	}
 	return err
 }
 
-// again makes the node anew while the router of the former one serves.
-func (b *takenBack) again(ctx context.Context, cfg Config, former *sync.WaitGroup) (*Node, error) {
-	cfg.since, cfg.fault = b.n.since, b.why
-	for try := 1; ; try++ {
-		h, ended, err := b.heritage(ctx)
-		if err != nil {
-			return nil, err
-		}
-		former.Go(func() { <-ended })
-		cfg.heritage = h
-		n, err := New(ctx, cfg)
-		if err == nil {
-			return n, nil
-		}
-		h.fail(err)
-		<-ended
-		if try == takeBackTries || ctx.Err() != nil {
-			return nil, err
-		}
-		b.n.log.Error("cannot go on with the node yet; trying again", "err", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(takeBackPause):
-		}
-	}
+// takenBack says that a successor failed: the node begins anew in this process,
+// while the router of this one serves.
+type takenBack struct {
+	n   *Node
+	why string
 }
+
+// Error implements error.
+func (b *takenBack) Error() string { return b.why }

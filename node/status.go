@@ -77,7 +77,7 @@ func (n *Node) synced() bool {
 
 // upgradeFault is why the last upgrade failed.
 func (n *Node) upgradeFault() string {
-	if n.next.isBusy() {
+	if n.next.Busy() {
 		return ""
 	}
 	return n.cfg.fault

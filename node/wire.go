@@ -33,16 +33,16 @@ func (n *Node) openWire(ctx context.Context) (err error) {
 		return nil
 	}
 	self := n.self()
-	n.cfg.heritage.want(ctx, wantWire)
+	n.cfg.heritage.Want(ctx, wantWire)
 	n.wire, err = wire.New(wire.Config{
 		Device: n.wireDevice(), KeyFile: n.path("wireguard.key"), Port: self.WireGuardPort,
-		Address: netip.PrefixFrom(mesh.NodeAddr(n.cfg.IPv6, self.Number), 128), TUN: n.cfg.heritage.take(tunName, "/dev/net/tun"), Logger: n.log,
+		Address: netip.PrefixFrom(mesh.NodeAddr(n.cfg.IPv6, self.Number), 128), TUN: n.cfg.heritage.Take(tunName, "/dev/net/tun"), Logger: n.log,
 	})
 	if err != nil {
 		return err
 	}
 	if t := n.wire.TUN(); t != nil {
-		n.keep(tunName, t)
+		n.next.Keep(tunName, t)
 	}
 	if err := n.announceKeys(ctx); errors.Is(err, cluster.ErrRemoved) {
 		return err

@@ -1,24 +1,27 @@
-package node
+package handover
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// word is one message between a node and who takes its place.
+// word is one message between a process and who takes its place.
 type word struct {
 	Say  string         `json:"say"`
 	ID   string         `json:"id,omitempty"` // what it is about
 	Addr netip.Addr     `json:"addr,omitzero"`
 	Err  string         `json:"err,omitempty"`
-	Busy map[string]int `json:"busy,omitempty"` // requests in flight by machine
+	Busy map[string]int `json:"busy,omitempty"` // what is in flight, by id
 }
 
 // What the successor says, and what the predecessor does.
@@ -31,14 +34,8 @@ const (
 
 	sayGo   = "go"   // what only one process can have is free
 	sayGave = "gave" // the answer to want
-	sayWake = "wake" // a request here needs machine ID
+	sayWake = "wake" // what is in flight here needs what ID names
 	sayBusy = "busy" // what is still in flight here
-)
-
-// What is wanted in its turn: until then the predecessor goes on with it.
-const (
-	wantWire = "wire"
-	wantBGP  = "bgp"
 )
 
 // line carries words both ways. One goroutine reads; say may be called by any.
@@ -61,6 +58,18 @@ func linePair() (*line, int, error) {
 		unix.Close(fds[1])
 	}
 	return l, fds[1], err
+}
+
+// lineHere makes both ends for this process.
+func lineHere() (one, other *line, err error) {
+	one, fd, err := linePair()
+	if err != nil {
+		return nil, nil, err
+	}
+	if other, err = lineOf(fd); err != nil {
+		one.close()
+	}
+	return one, other, err
 }
 
 // lineOf takes the descriptor over.
@@ -98,3 +107,8 @@ func (l *line) hear() (w word, err error) {
 }
 
 func (l *line) close() { l.conn.Close() }
+
+// hungUp reports whether the other end is gone.
+func hungUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
