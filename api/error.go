@@ -34,6 +34,7 @@ const (
 	CodeBuildFailed  = "build_failed"          // 422: the Dockerfile did not build
 	CodeUnsupported  = "unsupported"           // 422: the sandbox cannot do it
 	CodeUnreachable  = "unreachable"           // 503: the machine's node does not answer
+	CodeNoQuorum     = "no_quorum"             // 503: too few of those that keep the state answer
 	CodeInternal     = "internal"              // 500: ours
 )
 
@@ -46,7 +47,7 @@ var Codes = map[string]int{
 	CodeTimeout: http.StatusRequestTimeout, CodeCapacity: http.StatusUnprocessableEntity,
 	CodeImage: http.StatusUnprocessableEntity, CodeDeployFailed: http.StatusUnprocessableEntity,
 	CodeBuildFailed: http.StatusUnprocessableEntity, CodeUnsupported: http.StatusUnprocessableEntity,
-	CodeUnreachable: http.StatusServiceUnavailable, CodeInternal: http.StatusInternalServerError,
+	CodeUnreachable: http.StatusServiceUnavailable, CodeNoQuorum: http.StatusServiceUnavailable, CodeInternal: http.StatusInternalServerError,
 }
 
 // Error returns the message.

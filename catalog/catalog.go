@@ -297,7 +297,7 @@ func (c *Catalog) unreachable(cause error) error {
 	if c.cloud != nil {
 		return c.cloud.unreachable(cause)
 	}
-	return fmt.Errorf("%w: the NATS servers %s do not take the write; reads go on: %w", ErrNoQuorum, c.outside, cause)
+	return noQuorum(cause, "the NATS servers %s do not take the write; reads go on", c.outside)
 }
 
 func bucketConfig(cfg Config, name string, replicas int) jetstream.KeyValueConfig {

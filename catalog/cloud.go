@@ -18,6 +18,22 @@ import (
 // ErrNoQuorum is returned by writes that too few members answered.
 var ErrNoQuorum = errors.New("the cloud's state has no quorum")
 
+// NoQuorumError is [ErrNoQuorum] with who is missing.
+type NoQuorumError struct {
+	Words string // for people, without the cause
+	Cause error
+}
+
+// Error implements error.
+func (e *NoQuorumError) Error() string { return e.Words + ": " + e.Cause.Error() }
+
+// Unwrap gives ErrNoQuorum and the cause.
+func (e *NoQuorumError) Unwrap() []error { return []error{ErrNoQuorum, e.Cause} }
+
+func noQuorum(cause error, words string, a ...any) error {
+	return &NoQuorumError{ErrNoQuorum.Error() + ": " + fmt.Sprintf(words, a...), cause}
+}
+
 const (
 	publishedName = "published"
 	healthEvery   = 4 * time.Second // that the state is asked how it is
@@ -240,7 +256,7 @@ func (cl *cloud) unreachable(cause error) error {
 	case to == "":
 		words = fmt.Sprintf("none of %s can be reached", cl.link)
 	}
-	return fmt.Errorf("%w: %s; reads go on, and writes will when most members are back: %w", ErrNoQuorum, words, cause)
+	return noQuorum(cause, "%s; reads go on, and writes will when most members are back", words)
 }
 
 // snapshot is how the state stands.

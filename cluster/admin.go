@@ -280,7 +280,10 @@ func (c *Cluster) stay(ctx context.Context, name string) {
 
 // needed says why a node cannot be removed, and what to do first.
 func (c *Cluster) needed(name string) error {
-	hint := "have another node take its part over, or give it up, first: perigee node drain " + name
+	hint := "let another node with the role state join first, which can take its part over"
+	if slices.ContainsFunc(c.Nodes(), func(n Node) bool { return n.Name != name && n.Has(RoleState) }) {
+		hint = "have another node take its part over, or give it up, first: perigee node drain " + name
+	}
 	for _, n := range c.Nodes() {
 		if n.Member && n.Name != name && c.shown(n).State == "down" {
 			hint = fmt.Sprintf("node %q keeps the state too and is down: start it, or remove it first", n.Name)

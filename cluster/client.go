@@ -116,7 +116,7 @@ func (p peerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	defer resp.Body.Close()
 	refused := &RefusedError{Node: p.cluster.Self().Name, Reason: reason, Text: refusal(resp).Error()}
 	if errors.Is(refused, ErrRemoved) {
-		p.cluster.suspect()
+		p.cluster.Doubt()
 	}
 	return nil, fmt.Errorf("node %q refuses this node: %w", p.node, refused)
 }
@@ -137,9 +137,9 @@ func refusal(resp *http.Response) *api.Error {
 	return &e
 }
 
-// suspect has the certifiers asked soon whether this node was removed, since some
-// node says so.
-func (c *Cluster) suspect() {
+// Doubt has the certifiers asked soon whether this node was removed: some node says
+// so, or they do not let it in.
+func (c *Cluster) Doubt() {
 	select {
 	case c.doubt <- struct{}{}:
 	default:

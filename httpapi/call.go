@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/catalog"
 )
 
 // call is one request on its way through an endpoint.
@@ -136,11 +137,21 @@ func (c *call) answer(status int, v any) {
 
 // fail answers with an error. Nobody hears it when the client is gone.
 func (c *call) fail(err error) {
-	e := api.AsError(err)
+	e := asError(err)
 	if e.Code == api.CodeInternal && c.r.Context().Err() == nil {
 		c.server.cfg.Logger.Error("request failed", "request", c.w.Header().Get(api.RequestIDHeader), "operation", c.route.id, "error", err)
 	}
 	writeError(c.w, e)
+}
+
+// asError says in the API's words what went wrong.
+func asError(err error) *api.Error {
+	var known *api.Error
+	var q *catalog.NoQuorumError
+	if !errors.As(err, &known) && errors.As(err, &q) {
+		return api.Errorf(api.CodeNoQuorum, "%s", q.Words).WithHint("perigee nodes shows who is away; what runs goes on meanwhile")
+	}
+	return api.AsError(err)
 }
 
 func writeError(w http.ResponseWriter, e *api.Error) {

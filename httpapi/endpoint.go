@@ -107,7 +107,7 @@ func (s stream[I, L]) run(c *call, in I) error {
 	if _, ok := any(*new(L)).(api.Progress); !ok {
 		panic(http.ErrAbortHandler) // the client sees that the stream broke off
 	}
-	out.write(api.Progress{Time: time.Now().UTC(), Kind: "error", Message: err.Error(), Error: api.AsError(err)})
+	out.write(api.Progress{Time: time.Now().UTC(), Kind: "error", Message: err.Error(), Error: asError(err)})
 	return nil
 }
 

@@ -108,7 +108,7 @@ func (n *Node) edgeFault(ctx context.Context) string {
 			return fmt.Sprintf("port %d does not serve: %v", port, err)
 		}
 	}
-	others := n.others()
+	others := slices.DeleteFunc(n.others(), func(o cluster.Node) bool { return n.lives.isNew(o.Name) })
 	if len(others) > 0 && len(n.machines.Statuses()) == 0 && !slices.ContainsFunc(others, func(o cluster.Node) bool { return n.up(o.Name) }) {
 		return "no other node answers, and there are no machines here"
 	}

@@ -159,7 +159,6 @@ func removeCgroups(name string) {
 	}
 }
 
-// memoryMB is the server's memory in MiB.
 // cpuLoad is how many processes wanted a processor during the last minute, for each
 // that there is.
 func cpuLoad() float64 {
@@ -169,6 +168,7 @@ func cpuLoad() float64 {
 	return load / float64(runtime.NumCPU())
 }
 
+// memoryMB is the server's memory in MiB.
 func memoryMB() int {
 	b, _ := os.ReadFile("/proc/meminfo")
 	for line := range strings.Lines(string(b)) {

@@ -65,6 +65,14 @@ func (n *Node) alive(name string) (alive bool, last time.Time) {
 	return alive, last
 }
 
+// isNew reports whether the node is known for so short a time that it need not answer
+// yet.
+func (l *liveness) isNew(name string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Since(l.met[name]) < statusLate
+}
+
 // came is since when a node that is alive has been so, as far as anybody asked.
 func (l *liveness) came(name string, alive bool) time.Time {
 	l.mu.Lock()

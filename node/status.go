@@ -41,8 +41,12 @@ func (n *Node) keepStatus(ctx context.Context) error {
 	for {
 		n.sayStatus()
 		next := statusEvery
-		if n.self().Draining || !n.synced() {
+		synced := n.synced()
+		if n.self().Draining || !synced {
 			next = time.Second
+		}
+		if !synced {
+			n.cluster.Doubt() // it may be that the others do not let this node in any more
 		}
 		select {
 		case <-ctx.Done():

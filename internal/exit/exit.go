@@ -19,7 +19,7 @@ const (
 	Auth        = 4 // no token, or one that does not reach this
 	Conflict    = 5 // a name is taken, or something that is there is in the way
 	Deploy      = 6 // the build or the deploy failed; the old release serves
-	Unreachable = 7 // no node answers
+	Unreachable = 7 // no node answers, or too few of those that keep the state
 	Interrupted = 130
 )
 
@@ -27,7 +27,7 @@ var codes = map[string]int{
 	api.CodeNotFound: NotFound, api.CodeUnauthorized: Auth, api.CodeForbidden: Auth,
 	api.CodeConflict: Conflict, api.CodeNameTaken: Conflict,
 	api.CodeDeployFailed: Deploy, api.CodeBuildFailed: Deploy,
-	api.CodeInvalid: Usage, api.CodeBadRequest: Usage, api.CodeUnreachable: Unreachable,
+	api.CodeInvalid: Usage, api.CodeBadRequest: Usage, api.CodeUnreachable: Unreachable, api.CodeNoQuorum: Unreachable,
 }
 
 // Of is the exit code of a program that ends with err, by the code of the
