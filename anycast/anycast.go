@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -94,24 +93,6 @@ func (a *Announcer) SetHealthy(ok bool, why string) {
 		}
 		a.wish.healthy, a.why = ok, why
 	})
-}
-
-// Set chooses which of the configured prefixes are announced while healthy; all
-// are before the first call.
-func (a *Announcer) Set(prefixes []netip.Prefix) error {
-	for _, p := range prefixes {
-		if !slices.Contains(a.cfg.Prefixes, p) {
-			return fmt.Errorf("cannot announce %s: it is not among the configured prefixes", p)
-		}
-	}
-	a.change(func() { a.wish.set = slices.Clone(prefixes) })
-	return nil
-}
-
-// Withdraw takes back all prefixes at once, until Set is called.
-func (a *Announcer) Withdraw(reason string) {
-	a.change(func() { a.wish.set, a.why = nil, reason })
-	a.log.Info("addresses withdrawn", "why", reason)
 }
 
 // Drain brings clients elsewhere: it marks the prefixes, where the configuration

@@ -287,18 +287,6 @@ func TestLife(t *testing.T) {
 	if got := a.Status().Announced; len(got) != 2 {
 		t.Errorf("announced: %v", got)
 	}
-	t.Run("withdraw", func(t *testing.T) {
-		a.Withdraw("test")
-		took := b.waits(four, false, time.Second)
-		t.Logf("gone %v after Withdraw", took)
-		b.waits(six, false, time.Second)
-		must(t, a.Set(prefixes(four)))
-		b.waits(four, true, time.Second)
-		if b.has(six) {
-			t.Error("more came back than was set")
-		}
-		must(t, a.Set(prefixes(four, six)))
-	})
 	t.Run("unhealthy", func(t *testing.T) {
 		a.SetHealthy(false, "router does not answer")
 		t.Logf("gone %v after SetHealthy(false)", b.waits(four, false, time.Second))

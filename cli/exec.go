@@ -75,7 +75,7 @@ func machineExecCmd(e *env) *cobra.Command {
 func consoleCmd(e *env) *cobra.Command {
 	var f execFlags
 	c := &cobra.Command{
-		Use: "console", Short: "Open a shell in a machine", Args: noArgs, Example: "  perigee console --app shop",
+		Use: "console", SuggestFor: []string{"ssh"}, Short: "Open a shell in a machine", Args: noArgs, Example: "  perigee console --app shop",
 		RunE: func(c *cobra.Command, _ []string) error {
 			command := []string{"/bin/sh", "-c", "if command -v bash >/dev/null; then exec bash; else exec sh; fi"}
 			if cfg, _, err := e.loadConfig("."); err == nil && cfg.ConsoleCommand != "" {

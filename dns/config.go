@@ -31,6 +31,8 @@ type Machine struct {
 type Source interface {
 	// Machines returns every machine of an app of the org, in any state.
 	Machines(org, app string) []Machine
+	// MachineAt finds the org's machine with a private address.
+	MachineAt(org string, a netip.Addr) (Machine, bool)
 	// Has says whether the app is the org's.
 	Has(org, app string) bool
 	// Apps returns the names of the org's apps.

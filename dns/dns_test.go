@@ -26,6 +26,18 @@ type catalog map[string]map[string][]Machine
 
 func (c catalog) Machines(org, app string) []Machine { return c[org][app] }
 
+func (c catalog) MachineAt(org string, a netip.Addr) (Machine, bool) {
+	for app, machines := range c[org] {
+		for _, m := range machines {
+			if m.IPv6 == a || m.IPv4 == a {
+				m.App = app
+				return m, true
+			}
+		}
+	}
+	return Machine{}, false
+}
+
 func (c catalog) Has(org, app string) bool {
 	_, ok := c[org][app]
 	return ok

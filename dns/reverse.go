@@ -11,14 +11,12 @@ import (
 
 // reverse finds the org's machine or app with an address.
 func (v view) reverse(a netip.Addr) found {
+	if m, ok := v.MachineAt(v.org, a); ok {
+		return found{exists: true, pointer: m.ID + ".vm." + m.App + ".internal."}
+	}
 	for _, app := range v.Apps(v.org) {
 		if v.Service(v.org, app) == a {
 			return found{exists: true, pointer: app + ".flycast."}
-		}
-		for _, m := range v.Machines(v.org, app) {
-			if m.IPv6 == a || m.IPv4 == a {
-				return found{exists: true, pointer: m.ID + ".vm." + app + ".internal."}
-			}
 		}
 	}
 	return v.reversePeer(a)

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/perigee-run/perigee/api"
@@ -39,6 +40,10 @@ func (f *Fleet) createThere(ctx context.Context, node, app string, req api.Creat
 		m, err = c.CreateMachine(ctx, app, req)
 		return err
 	})
+	var e *api.Error
+	if errors.As(err, &e) && e.Code == api.CodeUnreachable {
+		return api.Machine{}, e.WithHint("try again: in a few seconds a node that does not answer gets nothing new")
+	}
 	if err != nil {
 		return api.Machine{}, err
 	}

@@ -134,6 +134,18 @@ func (x *Index) On(node string) (out []machine.Summary) {
 	return out
 }
 
+// At finds the machine with a private IPv6 address.
+func (x *Index) At(private string) (machine.Summary, bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for _, s := range x.byID {
+		if s.PrivateIP == private {
+			return *s, true
+		}
+	}
+	return machine.Summary{}, false
+}
+
 // Next is closed with the next change.
 func (x *Index) Next() <-chan struct{} {
 	x.mu.RLock()

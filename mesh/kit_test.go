@@ -130,9 +130,10 @@ func serveUDP(u net.PacketConn) {
 	}
 }
 
-// patient is for what should work, brief for what should not.
+// patient is for what should work, brief for what should not. A link whose first
+// handshake is lost stands after five seconds and a little.
 const (
-	patient = 5 * time.Second
+	patient = 15 * time.Second
 	brief   = 250 * time.Millisecond
 )
 

@@ -100,9 +100,12 @@ func nodeMain(spec string) error {
 type noMachines struct{}
 
 func (noMachines) Machines(string, string) []dns.Machine { return nil }
-func (noMachines) Apps(string) []string                  { return nil }
-func (noMachines) Service(string, string) netip.Addr     { return netip.Addr{} }
-func (noMachines) Has(string, string) bool               { return false }
+func (noMachines) MachineAt(string, netip.Addr) (dns.Machine, bool) {
+	return dns.Machine{}, false
+}
+func (noMachines) Apps(string) []string              { return nil }
+func (noMachines) Service(string, string) netip.Addr { return netip.Addr{} }
+func (noMachines) Has(string, string) bool           { return false }
 
 func obey(n *Network, d *wire.Device, c nodeCall) (r nodeReply, err error) {
 	ctx := context.Background()

@@ -48,6 +48,25 @@ func (s names) Machines(org, name string) []dns.Machine {
 	return out
 }
 
+// MachineAt implements dns.Source.
+func (s names) MachineAt(org string, a netip.Addr) (dns.Machine, bool) {
+	found := dns.Machine{}
+	if m, ok := s.n.index.At(a.String()); ok {
+		found = dns.Machine{ID: m.ID, App: m.App}
+	}
+	for id, m := range s.n.machines.Summaries() {
+		if m.PrivateIP == a.String() {
+			found = dns.Machine{ID: id, App: m.App}
+		}
+	}
+	for _, m := range s.n.machines.Statuses() {
+		if m.Addr == a {
+			found = dns.Machine{ID: m.ID, App: m.App}
+		}
+	}
+	return found, found.ID != "" && s.Has(org, found.App)
+}
+
 // Service implements dns.Source.
 func (s names) Service(org, app string) netip.Addr { return s.n.network.ServiceAddr(org, app) }
 

@@ -428,7 +428,7 @@ func (h *Healer) Make(ctx context.Context, m Move, make func(context.Context) (s
 // asked fails unless the record of the move wants this node to have the
 // replacement, and no other than id.
 func (h *Healer) asked(m Move, id string) error {
-	now, ok := byMachine(h.cfg.Moves.List())[m.Machine]
+	now, ok := h.cfg.Moves.Get(m.Machine)
 	if !ok || now.Phase != Open || now.To != h.cfg.Node || id != "" && now.New != "" && now.New != id {
 		return api.Errorf(api.CodeConflict, "machine %q does not move to node %q any more", m.Machine, h.cfg.Node)
 	}

@@ -15,6 +15,8 @@ import (
 // decided by the revision that it is based on, so of two writers one wins.
 type Moves interface {
 	List() []MoveRecord
+	// Get returns the move of a machine.
+	Get(machine string) (MoveRecord, bool)
 	// Create fails with [ErrRaced] if there is a move of the machine already.
 	Create(ctx context.Context, m Move) error
 	// Update fails with [ErrRaced] unless the record has still the revision.
@@ -50,6 +52,12 @@ func (t *MoveTable) List() []MoveRecord {
 		out = append(out, MoveRecord{e.Value, e.Revision})
 	}
 	return out
+}
+
+// Get returns the move of a machine.
+func (t *MoveTable) Get(machine string) (MoveRecord, bool) {
+	e, ok := t.t.Get(machine)
+	return MoveRecord{e.Value, e.Revision}, ok
 }
 
 // Of returns the moves that say something of a machine: its own, and that of
@@ -118,13 +126,12 @@ func Supersede(ctx context.Context, moves Moves, now time.Time, app string, mach
 
 func supersede(ctx context.Context, moves Moves, m Move) error {
 	for range tries {
-		all := moves.List()
-		i := slices.IndexFunc(all, func(r MoveRecord) bool { return r.Machine == m.Machine })
+		r, ok := moves.Get(m.Machine)
 		var err error
-		if i < 0 {
+		if !ok {
 			err = moves.Create(ctx, m)
 		} else {
-			err = moves.Update(ctx, all[i].superseded(), all[i].Revision)
+			err = moves.Update(ctx, r.superseded(), r.Revision)
 		}
 		if !errors.Is(err, ErrRaced) {
 			return err

@@ -232,6 +232,15 @@ func (t d2moves) List() []MoveRecord {
 	return t.d.s.list()
 }
 
+func (t d2moves) Get(machine string) (MoveRecord, bool) {
+	for _, r := range t.List() {
+		if r.Machine == machine {
+			return r, true
+		}
+	}
+	return MoveRecord{}, false
+}
+
 func (s *sim) list() []MoveRecord {
 	return slices.SortedFunc(maps.Values(s.moves), func(a, b MoveRecord) int { return cmp.Compare(a.Machine, b.Machine) })
 }

@@ -122,11 +122,6 @@ func (c *Client) Signal(ctx context.Context, id string, sig int) error {
 	return c.call(ctx, "signal", Call{ID: id, Signal: sig}, nil)
 }
 
-// SignalAll sends a signal to every process of the machine.
-func (c *Client) SignalAll(ctx context.Context, id string, sig int) error {
-	return c.call(ctx, "signal", Call{ID: id, Signal: sig, All: true}, nil)
-}
-
 // Wait returns how the machine's main process ended, at once if it has. It may
 // be asked until Destroy, by any number of callers, and it outlasts a restart
 // of the supervisor.

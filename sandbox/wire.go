@@ -29,7 +29,6 @@ type Call struct {
 	From   string    `json:"from,omitempty"`
 	Dir    string    `json:"dir,omitempty"`
 	Signal int       `json:"signal,omitempty"`
-	All    bool      `json:"all,omitempty"`
 	Exec   *ExecSpec `json:"exec,omitempty"`
 }
 

@@ -178,8 +178,16 @@ func TestPostgres(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.deploy(dir, "--image", tar)
-	psql := func(sql string) string {
-		return strings.TrimSpace(n.Must("exec", "-a", "db", "-T", "--", "/usr/lib/postgresql/15/bin/psql", "-h", "/tmp", "-h", "127.0.0.1", "-U", "postgres", "-Atc", sql))
+	ask := func(sql string) []string {
+		return []string{"exec", "-a", "db", "-T", "--", "/usr/lib/postgresql/15/bin/psql", "-h", "127.0.0.1", "-U", "postgres", "-Atc", sql}
+	}
+	psql := func(sql string) string { return strings.TrimSpace(n.Must(ask(sql)...)) }
+	// Its port is open, which is all that is checked, before it takes questions.
+	for range 100 {
+		if _, _, code := n.Perigee(ask("select 1")...); code == 0 {
+			break
+		}
+		time.Sleep(200 * time.Millisecond)
 	}
 	psql("create table t as select generate_series(1, 1000) i")
 	if got := psql("select sum(i) from t"); got != "500500" {

@@ -168,7 +168,7 @@ func (s *supervisor) handler(stop func()) http.Handler {
 		"resume":     func(ctx context.Context, c *sandbox.Call) (any, error) { return none(s.resume(ctx, c.ID)) },
 		"checkpoint": func(ctx context.Context, c *sandbox.Call) (any, error) { return none(s.checkpoint(ctx, c.ID, c.Dir)) },
 		"signal": func(ctx context.Context, c *sandbox.Call) (any, error) {
-			return none(s.signal(ctx, c.ID, c.Signal, c.All))
+			return none(s.signal(ctx, c.ID, c.Signal, false))
 		},
 		"wait":      func(ctx context.Context, c *sandbox.Call) (any, error) { return s.wait(ctx, c.ID) },
 		"stats":     func(ctx context.Context, c *sandbox.Call) (any, error) { return s.stats(ctx, c.ID) },
