@@ -78,6 +78,11 @@ func (e *env) proxy(ctx context.Context, client *api.Client, f forward) error {
 	if err != nil {
 		return e.explain(err)
 	}
+	if f.machine != "" {
+		if _, err := client.GetMachine(ctx, f.app, f.machine); err != nil {
+			return e.explain(err)
+		}
+	}
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", f.local)
 	if err != nil {
 		return fmt.Errorf("cannot listen: %w", err)
@@ -89,7 +94,7 @@ func (e *env) proxy(ctx context.Context, client *api.Client, f forward) error {
 	}
 	defer leave()
 	if _, err := mesh.LookupHost(ctx, strings.TrimSuffix(f.target(), ":"+f.port)); err != nil {
-		fmt.Fprintln(e.Err, e.paint(yellow, "Warning:"), err, "(no machine of the app is started?)")
+		fmt.Fprintln(e.Err, e.paint(yellow, "Warning:"), err, "(machines that sleep have no name in .internal: a request to the app, or perigee machine start, wakes one)")
 	}
 	fmt.Fprintf(e.Err, "Forwarding %s to %s. Press Ctrl-C to end.\n", l.Addr(), f.target())
 	return e.serveProxy(ctx, l, mesh, f.target())
