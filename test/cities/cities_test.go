@@ -315,6 +315,9 @@ func TestShrink(t *testing.T) {
 	c := startCloud(t)
 	dir := c.config()
 	c.must("iad", dir, "apps", "create", "shop")
+	if err := c.nodes["syd"].Kill(); err != nil {
+		t.Fatal(err)
+	}
 	c.must("iad", dir, "node", "remove", "syd-1", "--force")
 	for round, at := range []string{"iad", "fra", "iad", "fra"} {
 		if round > 1 {
