@@ -215,8 +215,10 @@ func removeNodeCmd(e *env) *cobra.Command {
 	c := &cobra.Command{
 		Use: "remove NODE", Aliases: []string{"rm"}, Short: "End a node's membership: no other node speaks to it again", Args: exactArgs("NODE"),
 		Long: `End a node's membership: its certificate is refused from now on. A node that is
-up must be drained before, or --force be given. A removed server joins again
-with an empty data directory and a new token; its name is free.`,
+up must be drained before, or --force be given. One without which the others could
+not decide is never removed: drain it, and its part of the state is handed over.
+The machines of a node that was lost are made anew elsewhere. A removed server joins
+again with an empty data directory and a new token; its name is free.`,
 		Example: "  perigee node remove fra1\n  perigee node remove fra1 --force",
 		RunE: func(c *cobra.Command, args []string) error {
 			client, err := e.client()

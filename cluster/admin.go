@@ -155,6 +155,9 @@ func (c *Cluster) Recover(ctx context.Context, lost []string) error {
 	if len(lost) == 0 {
 		return api.Errorf(api.CodeInvalid, "no lost node is named").WithField("lost")
 	}
+	if _, err := c.state(); err != nil {
+		return err
+	}
 	for _, name := range lost {
 		if _, ok := c.Node(name); !ok {
 			return noNode(name)
@@ -253,8 +256,11 @@ func (c *Cluster) resign(ctx context.Context, name string) error {
 		if !c.decidesWithout(name, going) {
 			return c.needed(name)
 		}
-		if _, err := c.keeper().CheckLoss(ctx, append(slices.Collect(maps.Keys(going)), name)...); err != nil {
+		switch _, err := c.keeper().CheckLoss(ctx, append(slices.Collect(maps.Keys(going)), name)...); {
+		case errors.Is(err, catalog.ErrNeeded), errors.Is(err, catalog.ErrMoving): // with those that are going
 			return c.needed(name)
+		case err != nil:
+			return err
 		}
 		going[name] = now
 		l.Nodes = going

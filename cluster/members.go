@@ -10,9 +10,9 @@ import (
 // may, then three, and five where a state node wants five and there are enough.
 // Present members stay, also where one that was removed leaves an even number:
 // what is written is then on more disks than if one gave up its part. New ones
-// come from regions that have none yet, the oldest first. Removed nodes are never chosen. A draining one is not chosen
-// anew, and gives its place up when another can take it. It returns names in
-// order; the same nodes give the same answer everywhere.
+// come from regions that have none yet, the oldest first. Removed nodes are never
+// chosen. A draining one is not chosen anew, and gives its place up when another can
+// take it. It returns names in order; the same nodes give the same answer everywhere.
 func Members(nodes []Node) []string {
 	able := slices.DeleteFunc(slices.Clone(nodes), func(n Node) bool { return n.Removed || !n.Has(RoleState) || n.Draining && !n.Member })
 	ready, leaving := split(able, func(n Node) bool { return !n.Draining })

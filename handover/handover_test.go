@@ -74,6 +74,14 @@ func (f *former) awaitVisit(t *testing.T, want string) {
 	t.Errorf("visitors get %q, want %q", got, want)
 }
 
+// limit is one that is reached, or that is not.
+func limit(reached bool) time.Duration {
+	if reached {
+		return 100 * time.Millisecond
+	}
+	return time.Minute
+}
+
 // TestOfNoUse: a program that does not get as far as to say that it runs changes
 // nothing.
 func TestOfNoUse(t *testing.T) {
@@ -85,11 +93,7 @@ func TestOfNoUse(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			f := newFormer(t)
 			before := open(t)
-			limit := time.Minute
-			if how == "silent" {
-				limit = 100 * time.Millisecond
-			}
-			s, _, err := f.start(t, how, Config{HelloWithin: limit})
+			s, _, err := f.start(t, how, Config{HelloWithin: limit(how == "silent")})
 			if err == nil || !strings.HasSuffix(strings.TrimSuffix(err.Error(), "; the node's log may say why"), want) {
 				t.Errorf("error %v, want %q", err, want)
 			}
@@ -119,11 +123,7 @@ func TestTakesBack(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			f := newFormer(t)
 			before := open(t)
-			limit := time.Minute
-			if how == "hangs" {
-				limit = 100 * time.Millisecond
-			}
-			s, h, err := f.start(t, how, Config{ReadyWithin: limit})
+			s, h, err := f.start(t, how, Config{ReadyWithin: limit(how == "hangs")})
 			if err != nil {
 				t.Fatal(err)
 			}

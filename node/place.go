@@ -70,7 +70,8 @@ func (n *Node) alive(name string) (alive bool, last time.Time) {
 func (l *liveness) isNew(name string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return time.Since(l.met[name]) < statusLate
+	met, known := l.met[name]
+	return !known || time.Since(met) < statusLate
 }
 
 // came is since when a node that is alive has been so, as far as anybody asked.
