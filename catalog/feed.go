@@ -118,6 +118,13 @@ func (f *feed) current(to uint64) bool {
 	return f.isLoaded() && f.at >= to
 }
 
+// latest is the latest revision that was read.
+func (f *feed) latest() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.at
+}
+
 // failed is why the bucket could not be read, nil if it was or is being read.
 func (f *feed) failed() error {
 	f.mu.Lock()

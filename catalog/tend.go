@@ -240,9 +240,8 @@ func (cl *cloud) shape(ctx context.Context, s *stateServer) error {
 	} else {
 		err = cl.eachStream(ctx, cl.kept)
 	}
-	// What is left of a stream may choose no leader before the dead are let go. Then
-	// each of those that have it has all that was acknowledged.
-	if errors.Is(err, errNoLeader) && !online[next] && s.hasAll() {
+	// What is left of a stream may choose no leader before the dead are let go.
+	if errors.Is(err, errNoLeader) && !online[next] && cl.hasAll(s) {
 		err = nil
 	}
 	if err != nil {
@@ -251,19 +250,25 @@ func (cl *cloud) shape(ctx context.Context, s *stateServer) error {
 	return cl.farewell(s, next)
 }
 
-// hasAll reports whether this member has all streams itself.
-func (s *stateServer) hasAll() bool {
+// hasAll reports whether this member has, of each stream, all that this node has ever
+// heard of: it is no new copy that is not whole yet.
+func (cl *cloud) hasAll(s *stateServer) bool {
 	z, err := s.ns.Load().Jsz(&server.JSzOptions{Accounts: true, Streams: true})
 	if err != nil {
 		return false
 	}
-	has := map[string]bool{}
+	has := map[string]uint64{}
 	for _, a := range z.AccountDetails {
 		for _, st := range a.Streams {
-			has[st.Name] = true
+			has[st.Name] = st.State.LastSeq
 		}
 	}
-	return has["KV_"+bucketName] && has["KV_"+publishedName]
+	for _, b := range []*bucket{cl.c.state, cl.c.said} {
+		if at, ok := has["KV_"+b.name]; !ok || at < b.feed.latest() {
+			return false
+		}
+	}
+	return true
 }
 
 // nextToGo are those that are dead first: of the peers that are left, most must
