@@ -16,6 +16,9 @@ type orgRecord struct {
 	Number uint32 `json:"number"`
 }
 
+// DefaultOrg owns the apps that name no other.
+func (s *Store) DefaultOrg() string { return s.cfg.Org }
+
 // OrgNumber returns the number that stands for an org in private addresses, 0
 // for an org that has none yet.
 func (s *Store) OrgNumber(org string) uint32 {

@@ -49,7 +49,7 @@ func TestConformance(t *testing.T) {
 				unauthorized(t, k, method, at, op)
 				badBodies(t, k, doc, method, at, op)
 				if method == "GET" && !strings.HasSuffix(path, "/stream") && !strings.HasSuffix(path, "/wait") {
-					reads(t, k, doc, at, op)
+					shows(t, k, doc, at, op)
 				}
 			})
 		}
@@ -153,8 +153,8 @@ func badBodies(t *testing.T, k *kit, doc *openAPI, method, path string, op *oper
 	}
 }
 
-// reads checks that an answer is as the document says.
-func reads(t *testing.T, k *kit, doc *openAPI, path string, op *operation) {
+// shows checks that an answer is as the document says.
+func shows(t *testing.T, k *kit, doc *openAPI, path string, op *operation) {
 	resp, b := k.do(t, "GET", path, "Bearer "+secret, "")
 	if resp.StatusCode == 404 && isError(b, api.CodeNotFound) && strings.Contains(op.OperationID, "lease") || strings.Contains(op.OperationID, "metadata_key") {
 		return // there is none

@@ -3,13 +3,14 @@ package httpapi
 import (
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/app"
+	"github.com/perigee-run/perigee/token"
 )
 
 func (s *Server) listApps(c *call) (api.ListAppsResponse, error) {
 	org := c.text("org_slug")
 	out, hosts := api.ListAppsResponse{Apps: []api.App{}}, s.cfg.Apps.AllHosts()
 	for _, a := range s.cfg.Apps.List() {
-		if org == "" || a.Org == org {
+		if (org == "" || a.Org == org) && c.sees(a.Org, a.Name) {
 			out.Apps = append(out.Apps, s.view(a, hosts[a.Name]))
 		}
 	}
@@ -18,6 +19,13 @@ func (s *Server) listApps(c *call) (api.ListAppsResponse, error) {
 }
 
 func (s *Server) createApp(c *call, in api.CreateAppRequest) (api.CreateAppResponse, error) {
+	org := in.OrgSlug
+	if org == "" {
+		org = s.cfg.Apps.DefaultOrg()
+	}
+	if err := c.may(token.Want{Class: owns, Org: org}); err != nil {
+		return api.CreateAppResponse{}, err
+	}
 	a, err := s.cfg.Apps.Create(c.r.Context(), in)
 	return api.CreateAppResponse{ID: a.ID, CreatedAt: a.CreatedAt.UnixMilli()}, err
 }

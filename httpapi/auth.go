@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/token"
 )
 
 // Principal is who makes a call.
@@ -17,6 +18,8 @@ type Principal struct {
 	// Node is the node that passes the call on, for the one of that name; ""
 	// where the call comes from outside.
 	Node string
+	// Scope is what the caller may do; without one it may nothing.
+	Scope token.Scope
 }
 
 // Authenticator finds out who makes a call. Its error is the answer.
@@ -38,7 +41,7 @@ func (t Token) Authenticate(r *http.Request) (Principal, error) {
 	case t == "" || !equal(given, string(t)):
 		return Principal{}, api.Errorf(api.CodeUnauthorized, "the token is not this node's")
 	}
-	return Principal{Name: "token"}, nil
+	return Principal{Name: "token", Scope: token.Full{}}, nil
 }
 
 // equal tells nothing by its time, not even the length.
@@ -51,9 +54,9 @@ func presented(r *http.Request) string {
 	if _, password, ok := r.BasicAuth(); ok {
 		return password
 	}
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	scheme, text, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if strings.EqualFold(scheme, "Bearer") || strings.EqualFold(scheme, "FlyV1") {
-		return strings.TrimSpace(token)
+		return strings.TrimSpace(text)
 	}
 	return ""
 }
@@ -63,10 +66,13 @@ func presented(r *http.Request) string {
 type Trust string
 
 // Authenticate never refuses.
-func (t Trust) Authenticate(*http.Request) (Principal, error) { return Principal{Name: string(t)}, nil }
+func (t Trust) Authenticate(*http.Request) (Principal, error) {
+	return Principal{Name: string(t), Scope: token.Full{}}, nil
+}
 
 // PeerPrincipal lets in nodes, whose names it finds in the context of a request
-// that came over mutual TLS. They act for whom they say, see [api.CallerHeader].
+// that came over mutual TLS. They act for whom they say, see [api.CallerHeader], and
+// what they pass on was allowed at the node that was asked first.
 type PeerPrincipal func(ctx context.Context) (node string, ok bool)
 
 // Authenticate refuses who is no node.
@@ -76,7 +82,7 @@ func (p PeerPrincipal) Authenticate(r *http.Request) (Principal, error) {
 		return Principal{}, api.Errorf(api.CodeUnauthorized, "the call does not come from a node")
 	}
 	if caller := r.Header.Get(api.CallerHeader); caller != "" {
-		return Principal{Name: caller, Node: node}, nil
+		return Principal{Name: caller, Node: node, Scope: token.Full{}}, nil
 	}
-	return Principal{Name: "node:" + node, Node: node}, nil
+	return Principal{Name: "node:" + node, Node: node, Scope: token.Full{}}, nil
 }

@@ -1,14 +1,17 @@
 // Package httpapi is the node's HTTP face: Fly's Machines API by its paths and
 // shapes, Perigee's own endpoints beside it, and the OpenAPI document of both.
 //
-// It decides nothing. It authenticates, reads the request, calls the room that
+// It decides nothing. It authenticates, asks the caller's scope (access.go), reads the request, calls the room that
 // decides, and writes the answer; every refusal has the shape of [api.Error].
 // The image registry's /v2/ and the router are not part of it.
 //
 // # How an endpoint is made
 //
 // All endpoints stand in one table, routes.go: method, path, access, operation,
-// handler. A handler is a plain function from a call and a body type to an
+// handler. Access is a class of package token; before the handler runs, the caller's
+// scope is asked about the class, the app ({app_name}), the org ({org_slug}) and the
+// machine of the path. A handler that touches or lists what the path does not name
+// asks itself: call.may, call.mayApp, call.sees. A handler is a plain function from a call and a body type to an
 // answer type. The OpenAPI document is made from the same table and the same
 // types (by Huma's schema generator), and the body is checked against the same
 // types (check.go), so the document cannot drift from the wire. To add an

@@ -34,7 +34,7 @@ func (s *Server) execStream(c *call) error {
 	conn.SetReadLimit(execFrame)
 	ctx, cancel := context.WithCancel(c.r.Context())
 	defer cancel()
-	x := &execution{ctx: ctx, cancel: cancel, conn: conn, sizes: make(chan sandbox.Size, 1)}
+	x := &execution{may: c.mayRun, ctx: ctx, cancel: cancel, conn: conn, sizes: make(chan sandbox.Size, 1)}
 	exit := x.run(s.cfg.Machines, id)
 	b, err := json.Marshal(exit)
 	if err == nil {
@@ -50,6 +50,7 @@ func (s *Server) execStream(c *call) error {
 type execution struct {
 	ctx    context.Context
 	cancel context.CancelFunc
+	may    func(command []string, altered bool) error
 	conn   *websocket.Conn
 	sizes  chan sandbox.Size
 
@@ -59,7 +60,10 @@ type execution struct {
 func (x *execution) run(m Machines, id string) api.ExecExit {
 	req, err := x.request()
 	if err != nil {
-		return api.ExecExit{Error: api.AsError(err)}
+		return api.ExecExit{ExitCode: -1, Error: api.AsError(err)}
+	}
+	if err := x.may(req.Command, len(req.Env) > 0 || req.User != "" || req.Dir != ""); err != nil {
+		return api.ExecExit{ExitCode: -1, Error: api.AsError(err)}
 	}
 	spec := machine.ExecSpec{Command: req.Command, Env: req.Env, Dir: req.Dir, User: req.User, Terminal: req.TTY}
 	if req.Size != nil {

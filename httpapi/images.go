@@ -6,14 +6,40 @@ import (
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/deploy"
 	"github.com/perigee-run/perigee/image"
+	"github.com/perigee-run/perigee/token"
 )
 
-func (s *Server) listImages(*call) ([]api.ImageInfo, error) {
-	used, out := s.cfg.ImagesInUse(), []api.ImageInfo{}
+func (s *Server) listImages(c *call) ([]api.ImageInfo, error) {
+	used, out, shown := s.cfg.ImagesInUse(), []api.ImageInfo{}, s.imagesSeen(c)
 	for _, i := range s.cfg.Images.List() {
+		if shown != nil && !shown[i.Digest] {
+			continue
+		}
 		out = append(out, api.ImageInfo{Ref: i.Ref, Digest: i.Digest, Size: i.Size, Created: i.Created, LastUsed: i.LastUsed, InUse: used[i.Digest]})
 	}
 	return out, nil
+}
+
+// imagesSeen are the digests that apps run which the caller sees; nil stands for
+// all, for who operates the node.
+func (s *Server) imagesSeen(c *call) map[string]bool {
+	if c.may(token.Want{Class: operates}) == nil {
+		return nil
+	}
+	seen := map[string]bool{}
+	for _, a := range s.cfg.Apps.List() {
+		if !c.sees(a.Org, a.Name) {
+			continue
+		}
+		for _, m := range s.cfg.Machines.List(a.Name) {
+			seen[m.ImageRef.Digest] = true
+		}
+		for _, r := range s.cfg.Apps.Releases(a.Name) {
+			_, digest, _ := strings.Cut(r.Release.Image, "@")
+			seen[digest] = true
+		}
+	}
+	return seen
 }
 
 func (s *Server) pullImage(c *call, in api.PullRequest, send func(api.Progress)) error {
@@ -31,6 +57,9 @@ func (s *Server) pullImage(c *call, in api.PullRequest, send func(api.Progress))
 func (s *Server) importImage(c *call, send func(api.Progress)) error {
 	name := c.text("app")
 	if name != "" {
+		if err := c.mayApp(name); err != nil {
+			return err
+		}
 		if _, err := s.cfg.Apps.Get(name); err != nil {
 			return err
 		}

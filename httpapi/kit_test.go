@@ -44,6 +44,7 @@ const secret = "tok-123"
 type kit struct {
 	*api.Client
 	url      string
+	server   *Server
 	apps     *app.Store
 	machines *machine.Host
 	deploys  *deploy.Deployer
@@ -102,6 +103,7 @@ func newKit(t testing.TB) *kit {
 
 // serve runs the rooms and the server, and ends them in reverse order.
 func (k *kit) serve(t testing.TB, s *Server, deploys *deploy.Deployer, cat *catalog.Catalog) {
+	k.server = s
 	var rooms sync.WaitGroup
 	runMachines, endMachines := context.WithCancel(context.Background())
 	runDeploys, endDeploys := context.WithCancel(context.Background())

@@ -279,6 +279,13 @@ func (s *Server) execMachine(c *call, in api.ExecRequest) (api.ExecResponse, err
 	if err != nil {
 		return api.ExecResponse{}, err
 	}
+	command, err := machine.ExecCommand(in)
+	if err != nil {
+		return api.ExecResponse{}, err
+	}
+	if err := c.mayRun(command, false); err != nil {
+		return api.ExecResponse{}, err
+	}
 	return s.cfg.Machines.Exec(c.r.Context(), id, in)
 }
 

@@ -28,19 +28,19 @@ const pNode = "/v1/nodes/{node_name}"
 
 func (s *Server) clusterRoutes() []route {
 	return []route{
-		{rGet, "/v1/nodes", token, "Nodes_list", "List the nodes of the cloud", nil, get(s.listNodes)},
-		{rGet, pNode, token, "Nodes_show", "Show a node", nil, get(s.showClusterNode)},
-		{rPost, pNode + "/cordon", token, "Nodes_cordon", "Keep new machines away from a node", nil, act(s.onNode(Cluster.CordonNode))},
-		{rPost, pNode + "/uncordon", token, "Nodes_uncordon", "Let a node take machines again, and end its draining", nil, act(s.onNode(Cluster.UncordonNode))},
-		{rPost, pNode + "/drain", token, "Nodes_drain", "Have a node's machines and requests move away; its state becomes drained when they have", nil, act(s.onNode(Cluster.DrainNode)).with(202)},
-		{rPost, pNode + "/rotate-key", token, "Nodes_rotate_key", "Have a node replace its WireGuard key; laptops that enter there need new files", nil, act(s.onNode(Cluster.RotateNodeKey)).with(202)},
-		{rPost, pNode + "/upgrade", token, "Nodes_upgrade", "Put the program on a node's disk in the place of the one that runs", nil, get(s.upgradeNode).with(202)},
-		{rDelete, pNode, token, "Nodes_remove", "End a node's membership", []param{{"force", "boolean", "Also one that is up and not drained"}}, act(s.removeNode)},
-		{rPost, "/v1/nodes/recover", token, "Nodes_recover", "Remove nodes that are lost for good and without which the state decides nothing, and go on without them; for a node that keeps the state", nil, actOn(s.recoverNodes)},
+		{rGet, "/v1/nodes", operates, "Nodes_list", "List the nodes of the cloud", nil, get(s.listNodes)},
+		{rGet, pNode, operates, "Nodes_show", "Show a node", nil, get(s.showClusterNode)},
+		{rPost, pNode + "/cordon", operates, "Nodes_cordon", "Keep new machines away from a node", nil, act(s.onNode(Cluster.CordonNode))},
+		{rPost, pNode + "/uncordon", operates, "Nodes_uncordon", "Let a node take machines again, and end its draining", nil, act(s.onNode(Cluster.UncordonNode))},
+		{rPost, pNode + "/drain", operates, "Nodes_drain", "Have a node's machines and requests move away; its state becomes drained when they have", nil, act(s.onNode(Cluster.DrainNode)).with(202)},
+		{rPost, pNode + "/rotate-key", operates, "Nodes_rotate_key", "Have a node replace its WireGuard key; laptops that enter there need new files", nil, act(s.onNode(Cluster.RotateNodeKey)).with(202)},
+		{rPost, pNode + "/upgrade", operates, "Nodes_upgrade", "Put the program on a node's disk in the place of the one that runs", nil, get(s.upgradeNode).with(202)},
+		{rDelete, pNode, operates, "Nodes_remove", "End a node's membership", []param{{"force", "boolean", "Also one that is up and not drained"}}, act(s.removeNode)},
+		{rPost, "/v1/nodes/recover", operates, "Nodes_recover", "Remove nodes that are lost for good and without which the state decides nothing, and go on without them; for a node that keeps the state", nil, actOn(s.recoverNodes)},
 
-		{rGet, "/v1/nodes/tokens", token, "Nodes_list_tokens", "List join tokens, without their secrets", nil, get(s.listJoinTokens)},
-		{rPost, "/v1/nodes/tokens", token, "Nodes_create_token", "Make a token by which nodes join", nil, take(s.createJoinToken).with(201)},
-		{rDelete, "/v1/nodes/tokens/{token_id}", token, "Nodes_revoke_token", "Make a join token useless", nil, act(s.revokeJoinToken)},
+		{rGet, "/v1/nodes/tokens", operates, "Nodes_list_tokens", "List join tokens, without their secrets", nil, get(s.listJoinTokens)},
+		{rPost, "/v1/nodes/tokens", operates, "Nodes_create_token", "Make a token by which nodes join", nil, take(s.createJoinToken).with(201)},
+		{rDelete, "/v1/nodes/tokens/{token_id}", operates, "Nodes_revoke_token", "Make a join token useless", nil, act(s.revokeJoinToken)},
 	}
 }
 

@@ -14,6 +14,9 @@ import (
 	"github.com/perigee-run/perigee/internal/version"
 )
 
+// classExtension tells in the document which class of calls an operation is of.
+const classExtension = "x-perigee-class"
+
 var segment = regexp.MustCompile(`\{([a-z_]+)\}`)
 
 // document makes the OpenAPI document from the routes and their types.
@@ -63,6 +66,7 @@ func (r route) operation(reg huma.Registry, fault *huma.Response) *huma.Operatio
 	}
 	if r.access != open {
 		op.Security = []map[string][]string{{"token": {}}}
+		op.Extensions = map[string]any{classExtension: r.access}
 	}
 	r.endpoint.describe(op, reg)
 	op.Responses["default"] = fault

@@ -16,6 +16,9 @@ type Regions interface {
 func (s *Server) listRegions(c *call) (api.RegionList, error) {
 	name := c.text("app_name")
 	if name != "" {
+		if err := c.mayApp(name); err != nil {
+			return api.RegionList{}, err
+		}
 		if _, err := s.cfg.Apps.Get(name); err != nil {
 			return api.RegionList{}, err
 		}

@@ -200,6 +200,10 @@ func (s *Server) serve(r route, auth Authenticator) http.Handler {
 				c.fail(err)
 				return
 			}
+			if err = c.may(c.want()); err != nil {
+				c.fail(err)
+				return
+			}
 			c.r = req.WithContext(fleet.WithCaller(req.Context(), fleet.Caller{Name: c.who.Name, Node: c.who.Node}))
 		}
 		if err := r.endpoint.serve(c); err != nil {

@@ -18,9 +18,9 @@ const pPeers = "/v1/orgs/{org_slug}/wireguard_peers"
 
 func (s *Server) wireguardRoutes() []route {
 	return []route{
-		{rGet, pPeers, token, "WireGuard_list_peers", "List the laptops in the org's private network", nil, get(s.listPeers)},
-		{rPost, pPeers, token, "WireGuard_create_peer", "Let a laptop into the org's private network", nil, take(s.createPeer).with(http.StatusCreated)},
-		{rDelete, pPeers + "/{peer_name}", token, "WireGuard_delete_peer", "Shut a laptop out", nil, act(s.deletePeer)},
+		{rGet, pPeers, owns, "WireGuard_list_peers", "List the laptops in the org's private network", nil, get(s.listPeers)},
+		{rPost, pPeers, owns, "WireGuard_create_peer", "Let a laptop into the org's private network", nil, take(s.createPeer).with(http.StatusCreated)},
+		{rDelete, pPeers + "/{peer_name}", owns, "WireGuard_delete_peer", "Shut a laptop out", nil, act(s.deletePeer)},
 	}
 }
 

@@ -32,7 +32,7 @@ type ExecSpec struct {
 // Exec runs a command in a running machine and returns what it wrote, at most
 // a MiB of each stream. A machine that is paused or suspended is woken for it.
 func (h *Host) Exec(ctx context.Context, id string, req api.ExecRequest) (api.ExecResponse, error) {
-	command, err := execCommand(req)
+	command, err := ExecCommand(req)
 	if err != nil {
 		return api.ExecResponse{}, err
 	}
@@ -56,7 +56,8 @@ func (h *Host) Exec(ctx context.Context, id string, req api.ExecRequest) (api.Ex
 	return answer, nil
 }
 
-func execCommand(req api.ExecRequest) ([]string, error) {
+// ExecCommand is what a request runs, or what is wrong with it.
+func ExecCommand(req api.ExecRequest) ([]string, error) {
 	command := req.Command
 	if len(command) == 0 && req.Cmd != "" {
 		var err error
