@@ -70,7 +70,7 @@ func TestAPIHasEveryCode(t *testing.T) {
 }
 
 var (
-	route   = regexp.MustCompile(`\{r(Get|Post|Put|Patch|Delete), ([^,]+), (?:token|open), "`)
+	route   = regexp.MustCompile(`\{r(Get|Post|Put|Patch|Delete), ([^,]+), (?:reads|changes|execs|shells|owns|operates|open), "`)
 	shorter = strings.NewReplacer(`" + "`, "", `pMachine + "`, "/v1/apps/{app}/machines/{id}", "pMachine", "/v1/apps/{app}/machines/{id}",
 		`pApp + "`, "/v1/apps/{app}", "pApp", "/v1/apps/{app}", `"`, "")
 )
