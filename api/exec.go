@@ -34,7 +34,8 @@ const (
 
 // ExecStreamRequest begins an exec stream.
 type ExecStreamRequest struct {
-	Command []string          `json:"command" doc:"Program and arguments; no shell is added"`
+	Command []string          `json:"command,omitempty" doc:"Program and arguments; no shell is added"`
+	Program string            `json:"program,omitempty" enum:"sftp" doc:"A program of Perigee's to run instead of a command: it need not be in the image"`
 	Env     map[string]string `json:"env,omitempty" doc:"Beyond the machine's own"`
 	User    string            `json:"user,omitempty" doc:"Default the machine's"`
 	Dir     string            `json:"dir,omitempty" doc:"Default the machine's working directory"`

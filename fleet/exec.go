@@ -35,7 +35,7 @@ func (f *Fleet) ExecStream(ctx context.Context, id string, spec machine.ExecSpec
 }
 
 func execThere(ctx context.Context, c *api.Client, app, id string, spec machine.ExecSpec, streams sandbox.Streams) (api.ExecExit, error) {
-	req := api.ExecStreamRequest{Command: spec.Command, Env: spec.Env, User: spec.User, Dir: spec.Dir, TTY: spec.Terminal}
+	req := api.ExecStreamRequest{Command: spec.Command, Program: spec.Program, Env: spec.Env, User: spec.User, Dir: spec.Dir, TTY: spec.Terminal}
 	if spec.Size != (sandbox.Size{}) {
 		req.Size = &api.TerminalSize{Rows: spec.Size.Rows, Cols: spec.Size.Cols}
 	}

@@ -380,6 +380,10 @@ func TestExecStreamIsPassedOn(t *testing.T) {
 	if _, err := n1.ExecStream(ctx, "shop", m.ID, api.ExecStreamRequest{Command: []string{"sizes"}, TTY: true}, api.ExecIO{Stdout: &out, Resize: sizes}); err != nil || out.String() != "120x40" {
 		t.Errorf("%q, %v", out.String(), err)
 	}
+	out.Reset()
+	if _, err := n1.ExecStream(ctx, "shop", m.ID, api.ExecStreamRequest{Program: "sftp"}, api.ExecIO{Stdout: &out}); err != nil || out.String() != "program sftp" {
+		t.Errorf("%q, %v", out.String(), err)
+	}
 	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 	defer cancel()
 	began := time.Now()

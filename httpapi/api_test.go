@@ -563,6 +563,11 @@ func TestExec(t *testing.T) {
 	if _, err := k.ExecStream(ctx, "shop", m.ID, api.ExecStreamRequest{}, api.ExecIO{}); api.AsError(err).Field != "command" {
 		t.Errorf("no command: %v", err)
 	}
+	for _, bad := range []api.ExecStreamRequest{{Program: "/bin/sh"}, {Program: "sftp", Command: []string{"true"}}} {
+		if _, err := k.ExecStream(ctx, "shop", m.ID, bad, api.ExecIO{}); api.AsError(err).Field != "program" || !api.IsCode(err, api.CodeInvalid) {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
 	if _, err := k.ExecStream(ctx, "shop", "00000000000000", api.ExecStreamRequest{Command: []string{"true"}}, api.ExecIO{}); !api.IsCode(err, api.CodeNotFound) {
 		t.Errorf("no machine: %v", err)
 	}

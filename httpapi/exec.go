@@ -65,7 +65,7 @@ func (x *execution) run(m Machines, id string) api.ExecExit {
 	if err := x.may(req.Command, len(req.Env) > 0 || req.User != "" || req.Dir != ""); err != nil {
 		return api.ExecExit{ExitCode: -1, Error: api.AsError(err)}
 	}
-	spec := machine.ExecSpec{Command: req.Command, Env: req.Env, Dir: req.Dir, User: req.User, Terminal: req.TTY}
+	spec := machine.ExecSpec{Command: req.Command, Program: req.Program, Env: req.Env, Dir: req.Dir, User: req.User, Terminal: req.TTY}
 	if req.Size != nil {
 		spec.Size = sandbox.Size{Rows: req.Size.Rows, Cols: req.Size.Cols}
 	}
@@ -100,7 +100,7 @@ func (x *execution) request() (api.ExecStreamRequest, error) {
 	if _, err := check(b, &req); err != nil {
 		return req, err
 	}
-	if len(req.Command) == 0 {
+	if len(req.Command) == 0 && req.Program == "" {
 		return req, invalid("command", "no command is given")
 	}
 	return req, nil

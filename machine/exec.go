@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,6 +23,7 @@ const (
 // ExecSpec is a command with live streams.
 type ExecSpec struct {
 	Command  []string
+	Program  string            // one of sandbox.Programs, in Command's place
 	Env      map[string]string // added to the machine's own
 	Dir      string            // default the machine's working directory
 	User     string            // default the machine's user
@@ -81,8 +83,8 @@ func ExecCommand(req api.ExecRequest) ([]string, error) {
 // ctx ends. A machine that is paused or suspended is woken for it, and stays
 // awake until the command ends.
 func (h *Host) ExecStream(ctx context.Context, id string, spec ExecSpec, streams sandbox.Streams) (int, error) {
-	if len(spec.Command) == 0 {
-		return -1, invalid("command", "is missing")
+	if err := checkProgram(&spec); err != nil {
+		return -1, err
 	}
 	if err := rules.Env("env", spec.Env); err != nil {
 		return -1, err
@@ -105,13 +107,36 @@ func (h *Host) ExecStream(ctx context.Context, id string, spec ExecSpec, streams
 	case errors.Is(err, sandbox.ErrInvalid):
 		return -1, invalid("command", "%v", err)
 	case err != nil && commandFault(err):
-		return -1, noProgram(err, id, spec.Command[0])
+		return -1, noProgram(err, id, spec.name())
 	case errors.Is(err, sandbox.ErrNotFound), errors.Is(err, sandbox.ErrState):
 		return -1, api.Errorf(api.CodePrecondition, "machine %q stopped before the command ran", id)
 	case err != nil:
-		return -1, internal(err, "cannot run %q in machine %q", spec.Command[0], id)
+		return -1, internal(err, "cannot run %q in machine %q", spec.name(), id)
 	}
 	return code, nil
+}
+
+// checkProgram wants a command or a program of ours.
+func checkProgram(s *ExecSpec) error {
+	switch known := slices.Contains(sandbox.Programs, sandbox.Program(s.Program)); {
+	case s.Program == "" && len(s.Command) == 0:
+		return invalid("command", "is missing")
+	case s.Program != "" && len(s.Command) > 0:
+		return invalid("program", "is %q, and there is a command: give one of both", s.Program)
+	case s.Program != "" && !known:
+		return invalid("program", "is %q; it can be one of %q", s.Program, sandbox.Programs)
+	case s.Program != "" && s.Terminal:
+		return invalid("tty", "is not for program %q", s.Program)
+	}
+	return nil
+}
+
+// name is what to call the command by.
+func (s *ExecSpec) name() string {
+	if s.Program != "" {
+		return s.Program
+	}
+	return s.Command[0]
 }
 
 // noProgram says of a commandFault whether the program is not there (invalid),
@@ -139,7 +164,7 @@ func (h *Host) wakeFor(ctx context.Context, m *machine) error {
 // execSpec resolves user and environment; it takes the turn for a moment, for
 // the plan and the life belong to it.
 func (h *Host) execSpec(ctx context.Context, m *machine, spec ExecSpec) (sandbox.ExecSpec, string, error) {
-	out := sandbox.ExecSpec{Args: spec.Command, Cwd: spec.Dir, Terminal: spec.Terminal, Size: spec.Size}
+	out := sandbox.ExecSpec{Args: spec.Command, Program: sandbox.Program(spec.Program), Cwd: spec.Dir, Terminal: spec.Terminal, Size: spec.Size}
 	if err := m.take(ctx); err != nil {
 		return out, "", err
 	}

@@ -111,7 +111,8 @@ func (c *Client) Resume(ctx context.Context, id string) error {
 // Checkpoint pauses a machine, if it is not, and saves it uncompressed into
 // the directory dir, which it makes or replaces in one step once all is on
 // disk. The machine is left paused, after an error too: Resume it if it is
-// wanted again, Destroy it if not. Machines with Mounts or a WritableDir
+// wanted again, Destroy it if not. Programs of ours that Exec runs in it are
+// ended: a snapshot cannot hold them. Machines with Mounts or a WritableDir
 // cannot be saved (ErrState).
 func (c *Client) Checkpoint(ctx context.Context, id, dir string) error {
 	return c.call(ctx, "checkpoint", Call{ID: id, Dir: dir}, nil)

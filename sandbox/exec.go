@@ -29,6 +29,14 @@ type Streams struct {
 	Resize <-chan Size
 }
 
+// name is what to call the command by.
+func (e *ExecSpec) name() string {
+	if e.Program != "" || len(e.Args) == 0 {
+		return string(e.Program)
+	}
+	return e.Args[0]
+}
+
 // Exec runs a command beside a running machine's main process and returns its
 // exit code (128+n if signal n ended it) once it has ended and its output is
 // copied. If ctx ends first the command is killed and the error is ctx's. A
@@ -46,7 +54,7 @@ func (c *Client) Exec(ctx context.Context, id string, spec ExecSpec, streams Str
 	defer stop()
 	code, err := runExec(conn, in, spec, streams)
 	if ctx.Err() != nil {
-		return -1, fmt.Errorf("cannot finish %q in %q: %w", spec.Args[0], id, ctx.Err())
+		return -1, fmt.Errorf("cannot finish %q in %q: %w", spec.name(), id, ctx.Err())
 	}
 	return code, err
 }

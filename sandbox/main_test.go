@@ -110,6 +110,20 @@ truncate -s %4096 $1`
 	return nil
 }
 
+// bareImage makes an image that holds one program: busybox by the name sleep.
+func bareImage(t testing.TB) string {
+	t.Helper()
+	image := filepath.Join(built.dir, "bare.erofs")
+	if _, err := os.Stat(image); err == nil {
+		return image
+	}
+	script := `mkdir $0 && cp "$(command -v busybox)" $0/sleep && mkfs.erofs -E noinline_data $1 $0 && truncate -s %4096 $1`
+	if out, err := exec.Command("sh", "-ec", script, filepath.Join(built.dir, "bare"), image).CombinedOutput(); err != nil {
+		t.Fatalf("cannot make the image: %v\n%s", err, out)
+	}
+	return image
+}
+
 // kit is one supervisor with a state directory of its own.
 type kit struct {
 	*sandbox.Client

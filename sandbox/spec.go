@@ -151,7 +151,11 @@ type Process struct {
 
 // ExecSpec is a command to run beside the main process.
 type ExecSpec struct {
+	// Args is the command with its arguments, or Program's arguments.
 	Args []string `json:"args"`
+	// Program is one of ours to run instead of the machine's: it need not be in
+	// the image. "" means Args[0], looked up in the machine.
+	Program Program `json:"program,omitempty"`
 	// Env is the whole environment; nil means that of the main process.
 	Env []string `json:"env,omitempty"`
 	// Cwd "" means that of the main process.

@@ -27,6 +27,10 @@ type box struct {
 	claim *net.UnixConn // while prepared
 	main  *process
 	gofer *process
+	// guests are the programs of ours that run in it; found says that an earlier
+	// supervisor may have begun more.
+	guests map[*execution]bool
+	found  bool
 	// ended is closed when exit is set; followed says that somebody will.
 	ended    chan struct{}
 	followed bool

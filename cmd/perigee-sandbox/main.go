@@ -1,10 +1,11 @@
 // The program perigee-sandbox runs a node's machines in gVisor.
 //
-// It is three programs in one. As "perigee-sandbox serve" it is the node's
+// It is several programs in one. As "perigee-sandbox serve" it is the node's
 // supervisor: it makes, pauses, saves and ends sandboxes for the daemon, over
 // a unix socket. Each sandbox is this program again, re-executed by gVisor's
 // library as "boot" (the machine's kernel) or "gofer" (its file server). And
-// called perigee-oci it is an OCI runtime, for the builder.
+// called perigee-oci it is an OCI runtime, for the builder. Called
+// perigee-guest it runs inside a machine, see guest.go.
 package main
 
 import (
@@ -15,6 +16,9 @@ import (
 )
 
 func main() {
+	if os.Args[0] == guestName {
+		exit(runGuest(os.Args[1:]))
+	}
 	usePrecompiledSeccomp()
 	switch {
 	case filepath.Base(os.Args[0]) == "perigee-oci":

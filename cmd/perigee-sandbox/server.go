@@ -306,7 +306,9 @@ func (x *execution) obey(conn io.Reader) {
 			_ = x.signal(unix.Signal(c.Signal))
 		}
 	}
-	if !x.over.Load() {
+	select {
+	case <-x.over:
+	default:
 		_ = x.signal(unix.SIGKILL)
 	}
 }

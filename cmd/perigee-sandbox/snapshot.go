@@ -152,6 +152,9 @@ func (s *supervisor) pauseForSave(b *box) error {
 func (s *supervisor) save(b *box, tmp string) error {
 	b.opMu.Lock()
 	defer b.opMu.Unlock()
+	if err := s.endGuests(b); err != nil {
+		return err
+	}
 	if err := s.pauseForSave(b); err != nil {
 		return err
 	}

@@ -108,7 +108,7 @@ func (s *supervisor) load(dir string) (*box, bool) {
 	if err != nil || rec.State == sandbox.StatePrepared || rec.State == sandbox.StateCreated {
 		return nil, false
 	}
-	b := &box{rec: *rec, ended: make(chan struct{}), exit: rec.Exit}
+	b := &box{rec: *rec, ended: make(chan struct{}), exit: rec.Exit, found: true}
 	if b.exit != nil {
 		close(b.ended)
 		return b, true
