@@ -28,6 +28,7 @@ type Release struct {
 	Strategy    string                   `json:"strategy" enum:"rolling,immediate,canary,bluegreen"`
 	Definition  map[string]any           `json:"definition,omitempty" doc:"The app's configuration as it was posted"`
 	User        string                   `json:"user,omitempty"`
+	Recorded    bool                     `json:"recorded,omitempty" doc:"A client carries it out, machine by machine"`
 	CreatedAt   time.Time                `json:"created_at"`
 	FinishedAt  *time.Time               `json:"finished_at,omitempty"`
 }

@@ -46,8 +46,14 @@ type Before struct {
 	Cordoned bool   `json:"cordoned,omitempty"`
 }
 
-// Finished reports whether nothing is to be done for the release any more.
+// Finished reports whether nothing is to be done for the release any more. What a
+// client carries out is not ours to do.
 func (r *Release) Finished() bool {
+	return r.Recorded || r.ended()
+}
+
+// ended reports whether the release has come to its end, whoever carries it out.
+func (r *Release) ended() bool {
 	return r.Status != api.ReleasePending && r.Status != api.ReleaseRunning
 }
 
@@ -172,7 +178,7 @@ func (s *Store) Images(keep int) map[string]bool {
 		if r.Status == api.ReleaseComplete {
 			complete[r.App]++
 		}
-		if !r.Finished() || r.Status == api.ReleaseComplete && complete[r.App] <= keep {
+		if !r.ended() || r.Status == api.ReleaseComplete && complete[r.App] <= keep {
 			if _, digest, ok := strings.Cut(r.Image, "@"); ok {
 				in[digest] = true
 			}

@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"strconv"
 	"strings"
 	"time"
 
@@ -21,9 +20,9 @@ func (s *Server) listReleases(c *call) ([]api.Release, error) {
 }
 
 func (s *Server) showRelease(c *call) (api.Release, error) {
-	n, err := strconv.Atoi(strings.TrimPrefix(c.path("version"), "v"))
-	if err != nil || n < 1 {
-		return api.Release{}, invalid("version", "%q is not the version of a release", clip(c.path("version"))).WithHint("1, 2, 3 …")
+	n, err := releaseVersion(c)
+	if err != nil {
+		return api.Release{}, err
 	}
 	r, err := s.cfg.Apps.Release(c.path("app_name"), n)
 	return r.Release, err

@@ -36,7 +36,7 @@ const (
 
 // routes is the API: what there is, for whom, and who does it.
 func (s *Server) routes() []route {
-	return slices.Concat(s.appRoutes(), s.machineRoutes(), s.releaseRoutes(), s.wireguardRoutes(), s.clusterRoutes(), s.nodeRoutes())
+	return slices.Concat(s.appRoutes(), s.machineRoutes(), s.releaseRoutes(), s.recordRoutes(), s.wireguardRoutes(), s.clusterRoutes(), s.nodeRoutes())
 }
 
 func (s *Server) appRoutes() []route {

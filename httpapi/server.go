@@ -52,6 +52,8 @@ type Deploys interface {
 	Deploy(ctx context.Context, app string, req api.DeployRequest, progress func(api.Progress)) (api.Release, error)
 	Rollback(ctx context.Context, app string, to int, progress func(api.Progress)) (api.Release, error)
 	Scale(ctx context.Context, app string, req api.ScaleRequest, progress func(api.Progress)) (api.Release, error)
+	RecordRelease(ctx context.Context, app, user string, req api.RecordReleaseRequest) (api.Release, error)
+	UpdateRelease(ctx context.Context, app string, version int, req api.UpdateReleaseRequest) (api.Release, error)
 	DestroyApp(ctx context.Context, app string) error
 }
 

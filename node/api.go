@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/perigee-run/perigee/cluster"
+	"github.com/perigee-run/perigee/flycompat"
 	"github.com/perigee-run/perigee/httpapi"
 	"golang.org/x/sync/errgroup"
 )
@@ -60,9 +61,10 @@ func (n *Node) listen(name string, open func() (net.Listener, error)) (net.Liste
 	return l, err
 }
 
-// face is the API and the registry, for those whom who lets in.
+// face is the API, with flyctl's calls in front, and the registry, for those whom
+// who lets in.
 func (n *Node) face(server *httpapi.Server, who httpapi.Authenticator) http.Handler {
-	rest := server.Handler(who)
+	rest := flycompat.Wrap(server.Handler(who))
 	registry := n.images.Registry(func(r *http.Request) error {
 		_, err := who.Authenticate(r)
 		return err
