@@ -4,39 +4,50 @@ import "time"
 
 // App is an app as the API shows it.
 type App struct {
-	ID           string       `json:"id"`
-	Name         string       `json:"name"`
-	Status       string       `json:"status" enum:"pending,deployed,suspended"`
-	MachineCount int          `json:"machine_count"`
-	VolumeCount  int          `json:"volume_count"`
-	Network      string       `json:"network"`
-	Organization Organization `json:"organization"`
-	Hostname     string       `json:"hostname,omitempty" doc:"Name under which the app answers (Perigee)"`
-	Hosts        []string     `json:"hosts,omitempty" doc:"Custom names (Perigee)"`
-	URL          string       `json:"url,omitempty" doc:"Address to open in a browser from this node's point of view (Perigee)"`
-	Release      int          `json:"release,omitempty" doc:"Version of the newest complete release (Perigee)"`
-	CreatedAt    time.Time    `json:"created_at,omitempty"`
+	ID                string       `json:"id"`
+	Name              string       `json:"name"`
+	Status            string       `json:"status" enum:"pending,deployed,suspended"`
+	MachineCount      int          `json:"machine_count"`
+	VolumeCount       int          `json:"volume_count"`
+	Network           string       `json:"network"`
+	Organization      Organization `json:"organization"`
+	InternalNumericID int64        `json:"internal_numeric_id" doc:"A number that stands for the app"`
+	CnameTarget       string       `json:"cname_target,omitempty" doc:"Name that a custom name may be an alias (CNAME) of"`
+	AppRole           string       `json:"app_role" doc:"Always empty: apps have no roles here"`
+	Hostname          string       `json:"hostname,omitempty" doc:"Name under which the app answers (Perigee)"`
+	Hosts             []string     `json:"hosts,omitempty" doc:"Custom names (Perigee)"`
+	URL               string       `json:"url,omitempty" doc:"Address to open in a browser from this node's point of view (Perigee)"`
+	Release           int          `json:"release,omitempty" doc:"Version of the newest complete release (Perigee)"`
+	CreatedAt         time.Time    `json:"created_at,omitempty"`
 }
 
 // Organization is the owner of apps.
 type Organization struct {
-	Name string `json:"name"`
-	Slug string `json:"slug"`
+	Name              string `json:"name"`
+	Slug              string `json:"slug"`
+	InternalNumericID int64  `json:"internal_numeric_id" doc:"A number that stands for the org"`
 }
 
 // CreateAppRequest asks for a new app (POST /v1/apps).
 type CreateAppRequest struct {
-	AppName        string `json:"app_name" doc:"1 to 63 lower-case letters, digits and hyphens"`
-	Name           string `json:"name,omitempty" doc:"The same as app_name, as newer clients send it"`
-	OrgSlug        string `json:"org_slug,omitempty"`
-	Network        string `json:"network,omitempty"`
-	IdempotencyKey string `json:"idempotency_key,omitempty"`
+	AppName          string `json:"app_name" doc:"1 to 63 lower-case letters, digits and hyphens"`
+	Name             string `json:"name,omitempty" doc:"The same as app_name, as newer clients send it"`
+	OrgSlug          string `json:"org_slug,omitempty"`
+	Network          string `json:"network,omitempty"`
+	AppRoleID        string `json:"app_role_id,omitempty" doc:"Taken for Fly's clients and not looked at"`
+	EnableSubdomains bool   `json:"enable_subdomains,omitempty" doc:"Taken for Fly's clients and not looked at"`
+	IdempotencyKey   string `json:"idempotency_key,omitempty" doc:"A creation that is sent again under the same key makes nothing new"`
 }
 
 // CreateAppResponse names the new app.
 type CreateAppResponse struct {
-	ID        string `json:"id"`
-	CreatedAt int64  `json:"created_at" doc:"Milliseconds since 1970"`
+	ID                string       `json:"id"`
+	CreatedAt         int64        `json:"created_at" doc:"Milliseconds since 1970"`
+	Name              string       `json:"name"`
+	Network           string       `json:"network"`
+	Status            string       `json:"status" enum:"pending,deployed,suspended"`
+	InternalNumericID int64        `json:"internal_numeric_id"`
+	Organization      Organization `json:"organization"`
 }
 
 // ListAppsResponse is the answer of GET /v1/apps.
@@ -73,7 +84,7 @@ type CreateMachineRequest struct {
 
 // Lease is a short exclusive right to change a machine.
 type Lease struct {
-	Nonce       string `json:"nonce"`
+	Nonce       string `json:"nonce,omitempty" doc:"Only for who has it"`
 	ExpiresAt   int64  `json:"expires_at" doc:"Seconds since 1970"`
 	Owner       string `json:"owner"`
 	Description string `json:"description,omitempty"`
@@ -94,13 +105,14 @@ type LeaseRequest struct {
 
 // StopRequest asks a machine to stop.
 type StopRequest struct {
-	Signal  string    `json:"signal,omitempty"`
-	Timeout *Duration `json:"timeout,omitempty"`
+	ID      string     `json:"id,omitempty" doc:"Taken for Fly's clients and not looked at"`
+	Signal  SignalName `json:"signal,omitempty"`
+	Timeout *Duration  `json:"timeout,omitempty"`
 }
 
 // SignalRequest sends a signal to the machine's first process.
 type SignalRequest struct {
-	Signal string `json:"signal"`
+	Signal SignalName `json:"signal" doc:"A name such as SIGHUP, or a number"`
 }
 
 // StartResponse is the answer of POST …/start.
@@ -129,7 +141,8 @@ type ExecRequest struct {
 	Cmd       string   `json:"cmd,omitempty" doc:"The older form: one line, split at spaces as a shell would"`
 	Stdin     string   `json:"stdin,omitempty"`
 	Timeout   int      `json:"timeout,omitempty" doc:"Seconds; default 60"`
-	Container string   `json:"container,omitempty"`
+	Container string   `json:"container,omitempty" doc:"Refused unless it is the machine's only one"`
+	Machine   bool     `json:"machine,omitempty" doc:"Taken for Fly's clients: a command always runs beside the machine's own process"`
 }
 
 // ExecResponse says how the command went.
@@ -142,11 +155,21 @@ type ExecResponse struct {
 
 // ProcessStat is one process of a machine (GET …/ps).
 type ProcessStat struct {
-	PID     int    `json:"pid"`
-	Command string `json:"command"`
-	User    string `json:"user,omitempty"`
-	CPU     int    `json:"cpu,omitempty"`
-	RSS     int64  `json:"rss,omitempty"`
+	PID       int            `json:"pid"`
+	Command   string         `json:"command"`
+	Directory string         `json:"directory" doc:"Always empty: the sandbox does not tell"`
+	User      string         `json:"user,omitempty" doc:"Number of the user (Perigee)"`
+	CPU       uint64         `json:"cpu" doc:"Processor time used, in milliseconds"`
+	RSS       uint64         `json:"rss" doc:"Always 0: the sandbox counts memory for the whole machine, see …/memory"`
+	STime     uint64         `json:"stime" doc:"Always 0"`
+	RTime     uint64         `json:"rtime" doc:"Milliseconds since it began, as far as the sandbox tells"`
+	Sockets   []ListenSocket `json:"listen_sockets" doc:"Always empty: they are inside the sandbox"`
+}
+
+// ListenSocket is where a process takes connections.
+type ListenSocket struct {
+	Proto   string `json:"proto"`
+	Address string `json:"address"`
 }
 
 // Secret is one secret as the API shows it: never its value.

@@ -164,27 +164,33 @@ func checkPath(path string) error {
 // call sends in as JSON (nil: no body) and reads the answer into out (nil: not
 // looked at).
 func (c *Client) call(ctx context.Context, method, path string, query url.Values, in, out any) error {
+	_, err := c.callHead(ctx, method, path, query, in, out)
+	return err
+}
+
+// callHead is call for who looks at the headers of the answer too.
+func (c *Client) callHead(ctx context.Context, method, path string, query url.Values, in, out any) (http.Header, error) {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
 		if err != nil {
-			return fmt.Errorf("cannot write request: %w", err)
+			return nil, fmt.Errorf("cannot write request: %w", err)
 		}
 		body = bytes.NewReader(b)
 	}
 	resp, err := c.send(ctx, method, path, query, "application/json", body)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer resp.Body.Close()
 	if out == nil || resp.StatusCode == http.StatusNoContent {
 		_, err := io.Copy(io.Discard, resp.Body)
-		return err
+		return resp.Header, err
 	}
 	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
-		return fmt.Errorf("cannot read the node's answer to %s %s: %w", method, path, err)
+		return nil, fmt.Errorf("cannot read the node's answer to %s %s: %w", method, path, err)
 	}
-	return nil
+	return resp.Header, nil
 }
 
 // send makes the request and turns refusals into errors; the caller closes the

@@ -109,7 +109,7 @@ func (c *Client) RestartMachineWith(ctx context.Context, app, id string, o Resta
 
 // SignalMachine sends a signal, such as SIGHUP, to the first process.
 func (c *Client) SignalMachine(ctx context.Context, app, id, signal string) error {
-	return c.verb(ctx, app, id, "signal", SignalRequest{Signal: signal})
+	return c.verb(ctx, app, id, "signal", SignalRequest{Signal: SignalName(signal)})
 }
 
 // CordonMachine keeps requests away from a machine.

@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"time"
 )
 
@@ -73,6 +74,30 @@ func (a *Autostop) UnmarshalJSON(b []byte) error {
 	case "null":
 	default:
 		return fmt.Errorf("autostop is %s; it can be off, stop or suspend", s)
+	}
+	return nil
+}
+
+// SignalName is a signal such as "SIGHUP". On the wire it may be a number too.
+type SignalName string
+
+// UnmarshalJSON reads the text and the number.
+func (s *SignalName) UnmarshalJSON(b []byte) error {
+	var v any
+	if err := json.Unmarshal(b, &v); err != nil {
+		return err
+	}
+	switch v := v.(type) {
+	case nil:
+	case string:
+		*s = SignalName(v)
+	case float64:
+		if v != float64(int(v)) {
+			return fmt.Errorf("signal %v is no whole number", v)
+		}
+		*s = SignalName(strconv.Itoa(int(v)))
+	default:
+		return fmt.Errorf("signal must be text such as \"SIGHUP\" or a number")
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 type Error struct {
 	Message string   `json:"error" doc:"What was wrong, in words"`
 	Code    string   `json:"code" doc:"A word that programs may act on"`
+	Kind    string   `json:"status,omitempty" enum:",unknown,insufficient_capacity,volume_placement_capacity,name_taken" doc:"The code as far as Fly's clients know it"`
 	Field   string   `json:"field,omitempty" doc:"The field of the request that is wrong"`
 	Hint    string   `json:"hint,omitempty" doc:"What to do about it"`
 	Logs    []string `json:"logs,omitempty" doc:"With deploy_failed: what the app itself said last"`
@@ -48,6 +49,17 @@ var Codes = map[string]int{
 	CodeImage: http.StatusUnprocessableEntity, CodeDeployFailed: http.StatusUnprocessableEntity,
 	CodeBuildFailed: http.StatusUnprocessableEntity, CodeUnsupported: http.StatusUnprocessableEntity,
 	CodeUnreachable: http.StatusServiceUnavailable, CodeNoQuorum: http.StatusServiceUnavailable, CodeInternal: http.StatusInternalServerError,
+}
+
+// kinds are the codes that Fly's clients know, in their words.
+var kinds = map[string]string{CodeNameTaken: "name_taken", CodeCapacity: "insufficient_capacity"}
+
+// KindOf is what Fly's clients call the code.
+func KindOf(code string) string {
+	if k := kinds[code]; k != "" {
+		return k
+	}
+	return "unknown"
 }
 
 // Error returns the message.

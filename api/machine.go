@@ -45,6 +45,7 @@ type Machine struct {
 	HostStatus string         `json:"host_status,omitempty" enum:"ok,unknown,unreachable"`
 	Cordoned   bool           `json:"cordoned,omitempty"`
 	Nonce      string         `json:"nonce,omitempty" doc:"Nonce of the lease that was asked for at creation"`
+	Lease      *Lease         `json:"lease,omitempty" doc:"With include_leases: who has it and until when, without its nonce (Perigee)"`
 	App        string         `json:"app,omitempty" doc:"Name of the app (Perigee)"`
 	Node       string         `json:"node,omitempty" doc:"Name of the node that owns the machine (Perigee)"`
 	Release    int            `json:"release,omitempty" doc:"Version of the release that the machine runs (Perigee)"`
@@ -92,6 +93,12 @@ type MachineConfig struct {
 	Processes   []Process         `json:"processes,omitempty"`
 	Statics     []Static          `json:"statics,omitempty"`
 	DNS         *DNS              `json:"dns,omitempty"`
+
+	Volumes                 []ContainerVolume `json:"volumes,omitempty" doc:"Refused, as containers are"`
+	CacheDrive              *CacheDrive       `json:"cache_drive,omitempty" doc:"Taken for Fly's clients and not looked at"`
+	Spot                    *Spot             `json:"spot,omitempty" doc:"Taken for Fly's clients and not looked at: the servers are the owner's"`
+	Size                    string            `json:"size,omitempty" doc:"The older form of guest: such as shared-cpu-1x or performance-2x"`
+	DisableMachineAutostart *bool             `json:"disable_machine_autostart,omitempty" doc:"The older form of a service's autostart"`
 }
 
 // Init overrides what the image starts.
@@ -100,16 +107,20 @@ type Init struct {
 	Entrypoint []string `json:"entrypoint,omitempty"`
 	Cmd        []string `json:"cmd,omitempty"`
 	TTY        bool     `json:"tty,omitempty"`
-	SwapSizeMB int      `json:"swap_size_mb,omitempty"`
+	SwapSizeMB int      `json:"swap_size_mb,omitempty" doc:"Refused above 0: the sandbox has no swap"`
+	KernelArgs []string `json:"kernel_args,omitempty" doc:"Refused: the sandbox's kernel takes none"`
 	User       string   `json:"user,omitempty" doc:"User, uid, user:group or uid:gid (Perigee)"`
 	WorkingDir string   `json:"working_dir,omitempty" doc:"Working directory (Perigee)"`
 }
 
-// Container is one of several containers of a machine; Perigee refuses it in
-// words, for a machine holds one image.
-type Container struct {
-	Name  string `json:"name,omitempty"`
-	Image string `json:"image,omitempty"`
+// CacheDrive is scratch space of Fly's.
+type CacheDrive struct {
+	SizeMB int `json:"size_mb,omitempty"`
+}
+
+// Spot is Fly's pricing of machines that may be taken away.
+type Spot struct {
+	MaxPriceFraction float64 `json:"max_price_fraction,omitempty"`
 }
 
 // Metrics says where the machine offers its own metrics.
@@ -121,27 +132,30 @@ type Metrics struct {
 
 // Guest is the machine's size.
 type Guest struct {
-	CPUKind       string `json:"cpu_kind,omitempty" doc:"shared or performance; default shared"`
-	CPUs          int    `json:"cpus,omitempty" doc:"Default 1"`
-	MemoryMB      int    `json:"memory_mb,omitempty" doc:"MiB; default 256"`
-	MaxMemoryMB   int    `json:"max_memory_mb,omitempty"`
-	GPUs          int    `json:"gpus,omitempty" doc:"Refused: the sandbox has no GPU"`
-	GPUKind       string `json:"gpu_kind,omitempty" doc:"Refused: the sandbox has no GPU"`
-	PersistRootfs string `json:"persist_rootfs,omitempty" enum:",never,restart,always"`
-	PIDs          int    `json:"pids,omitempty" doc:"Most processes and threads; default 4096 (Perigee)"`
+	CPUKind       string   `json:"cpu_kind,omitempty" doc:"shared or performance; default shared"`
+	CPUs          int      `json:"cpus,omitempty" doc:"Default 1"`
+	MemoryMB      int      `json:"memory_mb,omitempty" doc:"MiB; default 256"`
+	MaxMemoryMB   int      `json:"max_memory_mb,omitempty" doc:"Up to which PUT …/memory may raise it; default memory_mb"`
+	GPUs          int      `json:"gpus,omitempty" doc:"Refused: the sandbox has no GPU"`
+	GPUKind       string   `json:"gpu_kind,omitempty" doc:"Refused: the sandbox has no GPU"`
+	PersistRootfs string   `json:"persist_rootfs,omitempty" enum:",never,restart,always"`
+	HostID        string   `json:"host_dedication_id,omitempty" doc:"Taken for Fly's clients and not looked at"`
+	KernelArgs    []string `json:"kernel_args,omitempty" doc:"Refused: the sandbox's kernel takes none"`
+	PIDs          int      `json:"pids,omitempty" doc:"Most processes and threads; default 4096 (Perigee)"`
 }
 
 // Service is a port set that the machine's app offers to visitors.
 type Service struct {
-	Protocol           string       `json:"protocol" doc:"tcp or udp; udp is refused"`
-	InternalPort       int          `json:"internal_port"`
-	Autostop           *Autostop    `json:"autostop,omitempty" doc:"off, stop or suspend; true means stop"`
-	Autostart          *bool        `json:"autostart,omitempty"`
-	MinMachinesRunning *int         `json:"min_machines_running,omitempty"`
-	Ports              []Port       `json:"ports,omitempty"`
-	Checks             []Check      `json:"checks,omitempty"`
-	Concurrency        *Concurrency `json:"concurrency,omitempty"`
-	ForceInstanceKey   *string      `json:"force_instance_key,omitempty"`
+	Protocol                 string       `json:"protocol" doc:"tcp or udp; udp is refused"`
+	InternalPort             int          `json:"internal_port"`
+	Autostop                 *Autostop    `json:"autostop,omitempty" doc:"off, stop or suspend; true means stop"`
+	Autostart                *bool        `json:"autostart,omitempty"`
+	MinMachinesRunning       *int         `json:"min_machines_running,omitempty"`
+	Ports                    []Port       `json:"ports,omitempty"`
+	Checks                   []Check      `json:"checks,omitempty"`
+	Concurrency              *Concurrency `json:"concurrency,omitempty"`
+	ForceInstanceKey         *string      `json:"force_instance_key,omitempty" doc:"Taken for Fly's clients and not looked at"`
+	ForceInstanceDescription *string      `json:"force_instance_description,omitempty" doc:"Taken for Fly's clients and not looked at"`
 }
 
 // Port is one public port, or a range, and what the router does on it.
@@ -171,6 +185,16 @@ type HTTPOptions struct {
 	Sticky             *bool         `json:"sticky,omitempty" doc:"Send a visitor to the machine that answered first, by a cookie"`
 	HeadersReadTimeout *int          `json:"headers_read_timeout,omitempty" doc:"Seconds"`
 	Response           *HTTPResponse `json:"response,omitempty"`
+	ReplayCache        []ReplayCache `json:"replay_cache,omitempty" doc:"Taken and not acted on: a replay is asked for anew"`
+}
+
+// ReplayCache says which replays may be remembered for a while.
+type ReplayCache struct {
+	PathPrefix  string `json:"path_prefix"`
+	TTLSeconds  int    `json:"ttl_seconds"`
+	Type        string `json:"type" enum:"cookie,header"`
+	Name        string `json:"name"`
+	AllowBypass bool   `json:"allow_bypass,omitempty"`
 }
 
 // HTTPResponse changes the headers of answers.
@@ -227,8 +251,9 @@ type Mount struct {
 
 // Restart says what happens when the machine's process ends by itself.
 type Restart struct {
-	Policy     string `json:"policy,omitempty" enum:",no,on-failure,always" doc:"Default on-failure"`
-	MaxRetries int    `json:"max_retries,omitempty" doc:"For on-failure; default 10"`
+	Policy     string  `json:"policy,omitempty" enum:",no,on-failure,always" doc:"Default on-failure"`
+	MaxRetries int     `json:"max_retries,omitempty" doc:"For on-failure; default 10"`
+	GPUBid     float64 `json:"gpu_bid_price,omitempty" doc:"Taken for Fly's clients and not looked at"`
 }
 
 // StopConfig says how a machine is asked to stop.
@@ -245,10 +270,11 @@ type Rootfs struct {
 
 // File is put into the machine before it starts.
 type File struct {
-	GuestPath  string  `json:"guest_path"`
-	RawValue   *string `json:"raw_value,omitempty" doc:"Content in base64"`
-	SecretName *string `json:"secret_name,omitempty" doc:"Secret whose value, in base64, is the content"`
-	Mode       uint32  `json:"mode,omitempty" doc:"Default 0644"`
+	GuestPath   string  `json:"guest_path"`
+	RawValue    *string `json:"raw_value,omitempty" doc:"Content in base64"`
+	SecretName  *string `json:"secret_name,omitempty" doc:"Secret whose value, in base64, is the content"`
+	ImageConfig *string `json:"image_config,omitempty" doc:"Refused: only containers have several images"`
+	Mode        uint32  `json:"mode,omitempty" doc:"Default 0644"`
 }
 
 // Process is one process of a machine in Fly's older form; Perigee takes a
@@ -259,6 +285,22 @@ type Process struct {
 	Cmd        []string          `json:"cmd,omitempty"`
 	User       string            `json:"user,omitempty"`
 	Env        map[string]string `json:"env,omitempty"`
+
+	Secrets          []ProcessSecret `json:"secrets,omitempty" doc:"Refused: a machine has all secrets of its app, or none with skip_secrets"`
+	IgnoreAppSecrets bool            `json:"ignore_app_secrets,omitempty" doc:"Refused; see skip_secrets"`
+	EnvFrom          []EnvFrom       `json:"env_from,omitempty" doc:"Variables made from the machine's own fields"`
+}
+
+// ProcessSecret names a secret for one process.
+type ProcessSecret struct {
+	EnvVar string `json:"env_var"`
+	Name   string `json:"name,omitempty"`
+}
+
+// EnvFrom is a variable made from one of the machine's own fields.
+type EnvFrom struct {
+	EnvVar   string `json:"env_var"`
+	FieldRef string `json:"field_ref" enum:"id,version,app_name,private_ip,region,image"`
 }
 
 // Static is a folder of the image that the router may serve by itself.
@@ -266,14 +308,30 @@ type Static struct {
 	GuestPath     string `json:"guest_path"`
 	URLPrefix     string `json:"url_prefix"`
 	IndexDocument string `json:"index_document,omitempty"`
+	TigrisBucket  string `json:"tigris_bucket,omitempty" doc:"Taken for Fly's clients and not looked at"`
 }
 
 // DNS changes how the machine finds names.
 type DNS struct {
-	SkipRegistration bool     `json:"skip_registration,omitempty"`
-	Nameservers      []string `json:"nameservers,omitempty"`
-	Searches         []string `json:"searches,omitempty"`
-	Hostname         string   `json:"hostname,omitempty"`
+	SkipRegistration bool             `json:"skip_registration,omitempty"`
+	Nameservers      []string         `json:"nameservers,omitempty"`
+	Searches         []string         `json:"searches,omitempty"`
+	Hostname         string           `json:"hostname,omitempty"`
+	HostnameFQDN     string           `json:"hostname_fqdn,omitempty" doc:"Name in full, put into /etc/hosts before the short one"`
+	Options          []DNSOption      `json:"options,omitempty" doc:"Options of /etc/resolv.conf, such as ndots"`
+	ForwardRules     []DNSForwardRule `json:"dns_forward_rules,omitempty" doc:"Refused: the resolver is the node's, one for all machines"`
+}
+
+// DNSOption is one option of /etc/resolv.conf.
+type DNSOption struct {
+	Name  string `json:"name"`
+	Value string `json:"value,omitempty"`
+}
+
+// DNSForwardRule would send questions about a domain to a server of its own.
+type DNSForwardRule struct {
+	Basename string `json:"basename"`
+	Addr     string `json:"addr"`
 }
 
 // Event is one thing that happened to a machine.

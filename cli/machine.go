@@ -294,7 +294,7 @@ func machineStopCmd(e *env) *cobra.Command {
 			})
 		},
 	}
-	c.Flags().StringVarP(&req.Signal, "signal", "s", "", "signal that asks it to stop (default: the image's, else SIGINT)")
+	c.Flags().StringVarP((*string)(&req.Signal), "signal", "s", "", "signal that asks it to stop (default: the image's, else SIGINT)")
 	c.Flags().DurationVar(&timeout, "timeout", 0, "time until SIGKILL (default 5s)")
 	return c
 }

@@ -145,7 +145,7 @@ func resize(groups map[string]api.MachineConfig, req api.ScaleRequest) (map[stri
 			g = *c.Guest
 		}
 		g.CPUs, g.MemoryMB, g.CPUKind = or(req.CPUs, g.CPUs), or(req.MemoryMB, g.MemoryMB), or(req.CPUKind, g.CPUKind)
-		if g != (api.Guest{}) {
+		if c.Guest != nil || req.CPUs != 0 || req.MemoryMB != 0 || req.CPUKind != "" {
 			c.Guest = &g
 		}
 		out[name] = c

@@ -88,7 +88,7 @@ func (f *Fleet) Suspend(ctx context.Context, id, nonce string) error {
 func (f *Fleet) Signal(ctx context.Context, id string, req api.SignalRequest, nonce string) error {
 	return f.onOnce(ctx, id, nonce, func() error { return f.cfg.Local.Signal(ctx, id, req, nonce) },
 		func(ctx context.Context, c *api.Client, app string) error {
-			return c.SignalMachine(ctx, app, id, req.Signal)
+			return c.SignalMachine(ctx, app, id, string(req.Signal))
 		})
 }
 

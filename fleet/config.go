@@ -59,6 +59,8 @@ type Looker interface {
 	WaitPorts(ctx context.Context, id string) error
 	Metadata(ctx context.Context, id string) (map[string]string, error)
 	GetLease(ctx context.Context, id string) (api.Lease, error)
+	Deleted(ctx context.Context, app string) []api.Machine
+	Memory(ctx context.Context, id string) (api.MachineMemory, error)
 }
 
 // Changer acts on one node's machines.
@@ -74,6 +76,8 @@ type Changer interface {
 	Cordon(ctx context.Context, id, nonce string) error
 	Uncordon(ctx context.Context, id, nonce string) error
 	Destroy(ctx context.Context, id string, force bool, nonce string) error
+	SetMemory(ctx context.Context, id string, mb int, nonce string) error
+	ReclaimMemory(ctx context.Context, id string, mb int, nonce string) (freed int, err error)
 	SetMetadata(ctx context.Context, id string, all map[string]string, nonce string) error
 	PatchMetadata(ctx context.Context, id string, patch map[string]*string, nonce string) error
 	AcquireLease(ctx context.Context, id, owner string, req api.LeaseRequest, nonce string) (api.Lease, error)

@@ -18,6 +18,7 @@ const (
 	drainedPath = "/peer/v1/drained" // ?machine
 	routedPath  = "/peer/v1/routed"  // ?machine
 	portsPath   = "/peer/v1/ports"   // ?machine
+	gravesPath  = "/peer/v1/graves"  // ?app
 	forgetPath  = "/peer/v1/forget"  // ?app
 )
 
@@ -45,6 +46,7 @@ func (f *Fleet) PeerHandler() http.Handler {
 		return late(ctx, f.cfg.Local.WaitPorts(ctx, q.Get("machine")))
 	})
 	serve("POST "+forgetPath, func(ctx context.Context, q url.Values) error { return f.cfg.Forget(ctx, q.Get("app")) })
+	mux.HandleFunc("GET "+gravesPath, f.serveGraves)
 	return mux
 }
 
@@ -52,7 +54,7 @@ func (f *Fleet) PeerHandler() http.Handler {
 func reply(w http.ResponseWriter, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	if err == nil {
-		_, _ = w.Write([]byte("{}\n")) // the caller may be gone
+		answer(w, struct{}{})
 		return
 	}
 	e := api.AsError(err)
@@ -61,6 +63,12 @@ func reply(w http.ResponseWriter, err error) {
 	}
 	w.WriteHeader(e.Status)
 	_ = json.NewEncoder(w).Encode(e)
+}
+
+// answer sends v; the caller may be gone.
+func answer(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v)
 }
 
 // WaitHealthy returns nil when the machine is started and all its checks pass.

@@ -79,7 +79,7 @@ func TestForbiddenTellsNothing(t *testing.T) {
 	foreign := narrow{classes: token.Classes[:5], org: "other"} // all but operates
 	for _, path := range []string{"/v1/apps/shop", "/v1/apps/none"} {
 		code, body := k.ask(t, foreign, "GET", path, "")
-		if code != 403 || strings.ReplaceAll(body, "none", "shop") != `{"error":"the token does not reach app \"shop\": it is another's","code":"forbidden","hint":"perigee tokens inspect shows what a token may; an owner of the org makes others"}`+"\n" {
+		if code != 403 || strings.ReplaceAll(body, "none", "shop") != `{"error":"the token does not reach app \"shop\": it is another's","code":"forbidden","status":"unknown","hint":"perigee tokens inspect shows what a token may; an owner of the org makes others"}`+"\n" {
 			t.Errorf("%s: %d %s", path, code, body)
 		}
 	}

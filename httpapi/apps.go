@@ -1,6 +1,8 @@
 package httpapi
 
 import (
+	"hash/fnv"
+
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/app"
 	"github.com/perigee-run/perigee/token"
@@ -27,7 +29,19 @@ func (s *Server) createApp(c *call, in api.CreateAppRequest) (api.CreateAppRespo
 		return api.CreateAppResponse{}, err
 	}
 	a, err := s.cfg.Apps.Create(c.r.Context(), in)
-	return api.CreateAppResponse{ID: a.ID, CreatedAt: a.CreatedAt.UnixMilli()}, err
+	if err != nil {
+		return api.CreateAppResponse{}, err
+	}
+	v := s.view(a, nil)
+	return api.CreateAppResponse{ID: a.ID, CreatedAt: a.CreatedAt.UnixMilli(), Name: v.Name, Network: v.Network, Status: v.Status,
+		InternalNumericID: v.InternalNumericID, Organization: v.Organization}, nil
+}
+
+// numeric is a number that stands for the app, for clients that want one.
+func numeric(id string) int64 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(id)) // it never fails
+	return int64(h.Sum32() >> 1)
 }
 
 func (s *Server) showApp(c *call) (api.App, error) {
@@ -42,15 +56,17 @@ func (s *Server) showApp(c *call) (api.App, error) {
 func (s *Server) view(a app.App, hosts []string) api.App {
 	v := api.App{
 		ID: a.ID, Name: a.Name, Status: "pending", Network: a.Network, CreatedAt: a.CreatedAt,
-		Organization: api.Organization{Name: a.Org, Slug: a.Org},
-		MachineCount: len(s.cfg.Machines.List(a.Name)), Hosts: hosts,
+		Organization:      api.Organization{Name: a.Org, Slug: a.Org, InternalNumericID: int64(s.cfg.Apps.OrgNumber(a.Org))},
+		InternalNumericID: numeric(a.ID),
+		MachineCount:      len(s.cfg.Machines.List(a.Name)), Hosts: hosts,
 	}
 	if r, ok := s.cfg.Apps.CompleteRelease(a.Name, 0); ok {
 		v.Release = r.Version
 	}
+	name, url := s.cfg.Address(a.Name)
+	v.CnameTarget = name
 	if v.Release > 0 || v.MachineCount > 0 {
-		v.Status = "deployed"
-		v.Hostname, v.URL = s.cfg.Address(a.Name)
+		v.Status, v.Hostname, v.URL = "deployed", name, url
 	}
 	return v
 }

@@ -162,7 +162,11 @@ func writeError(w http.ResponseWriter, e *api.Error) {
 	if status == 0 {
 		status = http.StatusInternalServerError
 	}
-	writeJSON(w, status, e)
+	shown := *e
+	if shown.Kind == "" {
+		shown.Kind = api.KindOf(e.Code)
+	}
+	writeJSON(w, status, &shown)
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {

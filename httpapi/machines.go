@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"slices"
 	"strings"
 	"time"
 
@@ -57,45 +56,6 @@ func shown(c *call, m api.Machine) api.Machine {
 		m.State = api.StateSuspended
 	}
 	return m
-}
-
-func (s *Server) listMachines(c *call) ([]api.Machine, error) {
-	name, err := s.app(c)
-	if err != nil {
-		return nil, err
-	}
-	var states []string
-	if v := c.text("state"); v != "" {
-		states = strings.Split(v, ",")
-	}
-	region, tags, out := c.text("region"), tags(c), []api.Machine{}
-	for _, m := range s.cfg.Machines.List(name) {
-		m = shown(c, m)
-		if (region == "" || m.Region == region) && (states == nil || slices.Contains(states, m.State)) && tagged(m, tags) {
-			out = append(out, m)
-		}
-	}
-	return out, nil
-}
-
-// tags are the filters metadata.KEY=VALUE, whose names are the client's.
-func tags(c *call) map[string]string {
-	out := map[string]string{}
-	for name, v := range c.r.URL.Query() {
-		if key, ok := strings.CutPrefix(name, "metadata."); ok {
-			out[key] = v[0]
-		}
-	}
-	return out
-}
-
-func tagged(m api.Machine, tags map[string]string) bool {
-	for k, v := range tags {
-		if m.Config == nil || m.Config.Metadata[k] != v {
-			return false
-		}
-	}
-	return true
 }
 
 func (s *Server) createMachine(c *call, in api.CreateMachineRequest) (api.Machine, error) {

@@ -32,6 +32,7 @@ func (s *Server) document() (err error) {
 	doc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer", Description: "The node's token; also taken as FlyV1 and as the password of basic authentication"}}
 	reg := doc.Components.Schemas
 	reg.RegisterTypeAlias(reflect.TypeFor[api.Duration](), reflect.TypeFor[durationSchema]())
+	reg.RegisterTypeAlias(reflect.TypeFor[api.SignalName](), reflect.TypeFor[signalSchema]())
 	reg.RegisterTypeAlias(reflect.TypeFor[api.Autostop](), reflect.TypeFor[autostopSchema]())
 	fault := &huma.Response{Description: "What was wrong", Content: map[string]*huma.MediaType{"application/json": {Schema: reg.Schema(reflect.TypeFor[api.Error](), true, "")}}}
 	for _, r := range s.routes() {
@@ -91,6 +92,14 @@ type durationSchema struct{}
 func (durationSchema) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{Description: "A number with a unit, such as 10s or 1m30s; a bare number is nanoseconds",
 		OneOf: []*huma.Schema{{Type: huma.TypeString}, {Type: huma.TypeInteger}}}
+}
+
+// signalSchema stands for api.SignalName in the document.
+type signalSchema struct{}
+
+// Schema says what a signal may be.
+func (signalSchema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Description: "A name such as SIGHUP, or a number", OneOf: []*huma.Schema{{Type: huma.TypeString}, {Type: huma.TypeInteger}}}
 }
 
 // autostopSchema stands for api.Autostop in the document.

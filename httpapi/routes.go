@@ -36,7 +36,18 @@ const (
 
 // routes is the API: what there is, for whom, and who does it.
 func (s *Server) routes() []route {
-	return slices.Concat(s.appRoutes(), s.machineRoutes(), s.releaseRoutes(), s.recordRoutes(), s.wireguardRoutes(), s.clusterRoutes(), s.nodeRoutes())
+	return slices.Concat(
+		s.appRoutes(),
+		s.machineRoutes(),
+		s.listRoutes(),
+		s.memoryRoutes(),
+		s.placementRoutes(),
+		s.releaseRoutes(),
+		s.recordRoutes(),
+		s.wireguardRoutes(),
+		s.clusterRoutes(),
+		s.nodeRoutes(),
+	)
 }
 
 func (s *Server) appRoutes() []route {
@@ -64,10 +75,6 @@ func (s *Server) appRoutes() []route {
 }
 
 func (s *Server) machineRoutes() []route {
-	list := []param{
-		{"region", "string", "Only machines here"}, {"state", "string", "Only machines in one of these states, with commas between"},
-		{"include_deleted", "boolean", "Taken for Fly's clients; destroyed machines are not listed"}, {"summary", "boolean", "Taken for Fly's clients and not looked at"},
-	}
 	restart := []param{{"timeout", "string", "Until SIGKILL: seconds, or with a unit"}, {"signal", "string", "Instead of the machine's stop signal"}, {"force_stop", "boolean", "By SIGKILL, at once"}}
 	wait := []param{
 		{"state", "string", "May be repeated, or hold commas; settled is any that lasts; default started"}, {"timeout", "string", "Seconds, at most and by default 60"},
@@ -75,7 +82,6 @@ func (s *Server) machineRoutes() []route {
 		{"from_event_id", "string", "Count what came after this event"},
 	}
 	return []route{
-		{rGet, pApp + "/machines", reads, "Machines_list", "List the app's machines, oldest first", list, get(s.listMachines)},
 		{rPost, pApp + "/machines", changes, "Machines_create", "Create a machine and start it", nil, take(s.createMachine)},
 		{rGet, pMachine, reads, "Machines_show", "Show a machine", []param{{"version", "string", "Show it as it was in this version"}}, get(s.showMachine)},
 		{rPost, pMachine, changes, "Machines_update", "Give a machine a new version", nil, take(s.updateMachine)},

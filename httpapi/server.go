@@ -27,6 +27,8 @@ type Config struct {
 	Node     Node
 	// Regions knows the regions of the cloud. Default: the node's own is all.
 	Regions Regions
+	// Placer knows where machines would go. Default: questions are refused in words.
+	Placer Placer
 	// Cluster is the nodes of the cloud. Default: calls about them are refused in
 	// words.
 	Cluster Cluster
@@ -73,6 +75,7 @@ type Reader interface {
 	Events(ctx context.Context, id string) ([]api.Event, error)
 	Versions(ctx context.Context, id string) ([]machine.Version, error)
 	Processes(ctx context.Context, id string) ([]api.ProcessStat, error)
+	Memory(ctx context.Context, id string) (api.MachineMemory, error)
 	Wait(ctx context.Context, id string, q machine.WaitQuery) (api.WaitResponse, error)
 	Exec(ctx context.Context, id string, req api.ExecRequest) (api.ExecResponse, error)
 	ExecStream(ctx context.Context, id string, spec machine.ExecSpec, streams sandbox.Streams) (int, error)
@@ -97,6 +100,8 @@ type Changer interface {
 	Cordon(ctx context.Context, id, nonce string) error
 	Uncordon(ctx context.Context, id, nonce string) error
 	Destroy(ctx context.Context, id string, force bool, nonce string) error
+	SetMemory(ctx context.Context, id string, mb int, nonce string) error
+	ReclaimMemory(ctx context.Context, id string, mb int, nonce string) (freed int, err error)
 }
 
 // Leaser gives short exclusive rights to machines.

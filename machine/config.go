@@ -106,6 +106,10 @@ type Sleeper interface {
 type Inspector interface {
 	Exec(ctx context.Context, id string, spec sandbox.ExecSpec, streams sandbox.Streams) (int, error)
 	Stats(ctx context.Context, id string) (sandbox.Stats, error)
+	// Limit bounds its memory anew until its end; Reclaim takes back what it can do
+	// without, and says how many bytes those were.
+	Limit(ctx context.Context, id string, memoryMiB int) error
+	Reclaim(ctx context.Context, id string, memoryMiB int) (uint64, error)
 	Processes(ctx context.Context, id string) ([]sandbox.Process, error)
 }
 

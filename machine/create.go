@@ -115,16 +115,19 @@ type order struct {
 // intake validates a request and gets its image.
 func (h *Host) intake(ctx context.Context, app string, req api.CreateMachineRequest) (o order, err error) {
 	o.CreateMachineRequest = req
-	if err := h.Validate(req.Config); err != nil {
+	if o.config, err = clone(req.Config); err != nil {
+		return o, err
+	}
+	if err := rules.Fold(o.config); err != nil {
+		return o, err
+	}
+	if err := h.Validate(o.config); err != nil {
 		return o, err
 	}
 	if err := h.checkRequest(ctx, app, req); err != nil {
 		return o, err
 	}
 	if o.secrets, err = h.secretsVersion(ctx, app, req.MinSecretsVersion); err != nil {
-		return o, err
-	}
-	if o.config, err = clone(req.Config); err != nil {
 		return o, err
 	}
 	ok := false
@@ -176,6 +179,9 @@ func (h *Host) secretsVersion(ctx context.Context, app string, least *uint64) (u
 }
 
 func clone(c *api.MachineConfig) (*api.MachineConfig, error) {
+	if c == nil {
+		return nil, invalid("config", "is missing")
+	}
 	b, err := json.Marshal(c)
 	if err != nil {
 		return nil, invalid("config", "%v", err)

@@ -29,6 +29,8 @@ type ExecSpec struct {
 	User     string            // default the machine's user
 	Terminal bool
 	Size     sandbox.Size // of the terminal
+	// Container is the name of the machine's only one, or "".
+	Container string
 }
 
 // Exec runs a command in a running machine and returns what it wrote, at most
@@ -44,7 +46,7 @@ func (h *Host) Exec(ctx context.Context, id string, req api.ExecRequest) (api.Ex
 	defer cancel()
 	out, errs := &capped{}, &capped{}
 	streams := sandbox.Streams{Stdin: strings.NewReader(req.Stdin), Stdout: out, Stderr: errs}
-	code, err := h.ExecStream(run, id, ExecSpec{Command: command}, streams)
+	code, err := h.ExecStream(run, id, ExecSpec{Command: command, Container: req.Container}, streams)
 	if err != nil && run.Err() != nil && ctx.Err() == nil {
 		return api.ExecResponse{}, api.Errorf(api.CodeTimeout, "the command in machine %q did not end within %s and was killed", id, timeout)
 	}
@@ -72,8 +74,6 @@ func ExecCommand(req api.ExecRequest) ([]string, error) {
 		return nil, invalid("command", "is missing")
 	case req.Timeout < 0 || req.Timeout > maxExecTimeout:
 		return nil, invalid("timeout", "is %d; it can be 1 to %d seconds", req.Timeout, maxExecTimeout)
-	case req.Container != "":
-		return nil, unsupported("container", "a machine holds one image")
 	}
 	return command, rules.Args("command", command, nil, nil)
 }
@@ -96,6 +96,9 @@ func (h *Host) ExecStream(ctx context.Context, id string, spec ExecSpec, streams
 	m.busy.Add(1)
 	defer m.busy.Add(-1)
 	if err := h.wakeFor(ctx, m); err != nil {
+		return -1, err
+	}
+	if err := m.contains(spec.Container); err != nil {
 		return -1, err
 	}
 	own, life, err := h.execSpec(ctx, m, spec)
@@ -148,6 +151,15 @@ func noProgram(err error, id, program string) error {
 		}
 	}
 	return api.Errorf(api.CodeInvalid, "machine %q has no program %q", id, program).WithField("command")
+}
+
+// contains refuses the name of a container that the machine does not have.
+func (m *machine) contains(container string) error {
+	all := m.now().rec.Config.Containers
+	if container == "" || len(all) == 1 && all[0].Name == container {
+		return nil
+	}
+	return invalid("container", "machine %q has no container %q", m.id, container).WithHint("leave it out: a machine holds one image")
 }
 
 // wakeFor wakes a sleeper whose memory is kept; a machine that does not run at

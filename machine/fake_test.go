@@ -608,3 +608,9 @@ func runHost(t testing.TB, cfg Config, g *gate) *daemon {
 	}
 	return d
 }
+
+func (f *fakeSandbox) Limit(context.Context, string, int) error { return nil }
+
+func (f *fakeSandbox) Reclaim(_ context.Context, _ string, mib int) (uint64, error) {
+	return uint64(mib) << 19, nil
+}

@@ -3,6 +3,7 @@ package machine
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/sandbox"
@@ -20,9 +21,18 @@ func (h *Host) Processes(ctx context.Context, id string) ([]api.ProcessStat, err
 	}
 	out := make([]api.ProcessStat, 0, len(all))
 	for _, p := range all {
-		out = append(out, api.ProcessStat{PID: p.PID, Command: p.Command, User: fmt.Sprint(p.UID)})
+		out = append(out, api.ProcessStat{PID: p.PID, Command: p.Command, User: fmt.Sprint(p.UID), CPU: cpuMillis(p.CPU), Sockets: []api.ListenSocket{}})
 	}
 	return out, nil
+}
+
+// cpuMillis reads processor time as gVisor prints it.
+func cpuMillis(s string) uint64 {
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 {
+		return 0
+	}
+	return uint64(d.Milliseconds())
 }
 
 // Stats tells what a started or paused machine uses of the node.

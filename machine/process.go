@@ -40,14 +40,25 @@ func process(c *api.MachineConfig) api.Init {
 	if c.Init != nil {
 		in = *c.Init
 	}
-	if len(c.Processes) == 1 {
-		p := c.Processes[0]
+	if p, ok := alone(c); ok {
 		in.Exec = orSlice(p.Exec, in.Exec)
 		in.Entrypoint = orSlice(p.Entrypoint, in.Entrypoint)
 		in.Cmd = orSlice(p.Cmd, in.Cmd)
 		in.User = cmp.Or(p.User, in.User)
 	}
 	return in
+}
+
+// alone is the one process or the one container of the configuration.
+func alone(c *api.MachineConfig) (api.Process, bool) {
+	switch {
+	case len(c.Processes) == 1:
+		return c.Processes[0], true
+	case len(c.Containers) == 1:
+		k := &c.Containers[0]
+		return api.Process{Exec: k.Exec, Entrypoint: k.Entrypoint, Cmd: k.Cmd, User: k.User, Env: k.Env, EnvFrom: k.EnvFrom}, true
+	}
+	return api.Process{}, false
 }
 
 func orSlice(a, b []string) []string {
@@ -126,8 +137,8 @@ func baseEnv(c *api.MachineConfig, ofImage []string) map[string]string {
 		env[k] = v
 	}
 	maps.Copy(env, c.Env)
-	if len(c.Processes) == 1 {
-		maps.Copy(env, c.Processes[0].Env)
+	if p, ok := alone(c); ok {
+		maps.Copy(env, p.Env)
 	}
 	return env
 }
@@ -142,6 +153,11 @@ func (p *plan) environ(r *Record, secrets map[string]string) []string {
 	orKey(env, "PRIMARY_REGION", r.Region)
 	if process(&r.Config).TTY {
 		orKey(env, "TERM", "xterm")
+	}
+	if p, ok := alone(&r.Config); ok {
+		for _, e := range p.EnvFrom {
+			env[e.EnvVar] = fact(r, e.FieldRef)
+		}
 	}
 	for k, v := range facts(r) {
 		env["FLY_"+k], env["PERIGEE_"+k] = v, v
@@ -158,6 +174,12 @@ func orKey(env map[string]string, key, def string) {
 	if env[key] == "" {
 		env[key] = def
 	}
+}
+
+// fact is one of the machine's own fields, by Fly's name of it.
+func fact(r *Record, field string) string {
+	return map[string]string{"id": r.ID, "version": r.Version, "app_name": r.App, "private_ip": r.PrivateIP,
+		"region": r.Region, "image": imageName(r.Image)}[field]
 }
 
 // facts is what a machine may know about itself.
@@ -205,7 +227,7 @@ func (h *Host) spec(ctx context.Context, m *machine, id string) (sandbox.Spec, e
 		ID: id, Rootfs: p.image.Rootfs, Args: p.args, Env: p.environ(r, env), Cwd: p.cwd,
 		UID: p.uid, GID: p.gid, AdditionalGIDs: p.groups, Hostname: hostname(r), Terminal: process(&r.Config).TTY,
 		Console: h.consoleFile(m.id), Files: files, WritableDir: h.writableDir(r),
-		Resources: sandbox.Resources{CPUs: float64(g.CPUs), MemoryMiB: g.MemoryMB, PIDs: g.PIDs},
+		Resources: sandbox.Resources{CPUs: float64(g.CPUs), MemoryMiB: g.MemoryMB, MaxMemoryMiB: g.MaxMemoryMB, PIDs: g.PIDs},
 	}, nil
 }
 
@@ -280,6 +302,9 @@ func content(f api.File, secrets map[string]string) ([]byte, *api.Error) {
 func hostsFile(r *Record) []byte {
 	hosts := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 	name := hostname(r)
+	if d := r.Config.DNS; d != nil && d.HostnameFQDN != "" {
+		name = d.HostnameFQDN + " " + name
+	}
 	if r.PrivateIP != "" {
 		hosts += r.PrivateIP + "\t" + name + " fly-local-6pn\n"
 	} else {
@@ -302,6 +327,11 @@ func (h *Host) resolvConf(r *Record) []byte {
 	}
 	if len(searches) > 0 {
 		b += "search " + strings.Join(searches, " ") + "\n"
+	}
+	if d := r.Config.DNS; d != nil {
+		for _, o := range d.Options {
+			b += "options " + strings.TrimSuffix(o.Name+":"+o.Value, ":") + "\n"
+		}
 	}
 	return []byte(b)
 }

@@ -43,6 +43,10 @@ type Record struct {
 	// earlier builds, is the newest.
 	SecretsVersion *uint64 `json:"secrets_version,omitempty"`
 
+	// MemoryMB is the bound of the present life's memory, 0 if it is the
+	// configuration's.
+	MemoryMB int `json:"memory_mb,omitempty"`
+
 	// CreateKey is the idempotency key of the request that made the machine, ""
 	// if it had none.
 	CreateKey string `json:"create_key,omitempty"`

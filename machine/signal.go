@@ -19,7 +19,7 @@ func signalName(n int) string {
 
 // Signal sends a signal to the machine's first process.
 func (h *Host) Signal(ctx context.Context, id string, req api.SignalRequest, nonce string) error {
-	sig, err := rules.Signal("signal", req.Signal)
+	sig, err := rules.Signal("signal", string(req.Signal))
 	if err != nil {
 		return err
 	}

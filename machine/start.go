@@ -199,7 +199,7 @@ func (h *Host) live(m *machine, l *life, note func(*Record)) {
 	m.life = l
 	m.record(func(v *view) {
 		r, restored := &v.rec, v.rec.Snapshot != ""
-		r.State, r.Desired, r.Standing, r.Sandbox, r.Snapshot = api.StateStarted, api.StateStarted, "", l.id, ""
+		r.State, r.Desired, r.Standing, r.Sandbox, r.Snapshot, r.MemoryMB = api.StateStarted, api.StateStarted, "", l.id, "", 0
 		note(r)
 		v.addr = l.slot.IPv4
 		v.probes = probes(&r.Config)

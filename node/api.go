@@ -30,7 +30,7 @@ type faces struct {
 func (n *Node) openAPI(context.Context) (err error) {
 	server, err := httpapi.New(httpapi.Config{
 		Apps: n.apps, Deploys: n.deploys, Machines: n.fleet, Images: n.images, Node: n, Builder: builder{n}, Logs: n.lines, Peers: n.peerStore(),
-		Cluster: n.cluster, Regions: n, Address: n.address, ImagesInUse: n.imagesInUse, Logger: n.log,
+		Cluster: n.cluster, Regions: n, Placer: n, Address: n.address, ImagesInUse: n.imagesInUse, Logger: n.log,
 	})
 	if err != nil {
 		return err

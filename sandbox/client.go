@@ -143,6 +143,19 @@ func (c *Client) Stats(ctx context.Context, id string) (Stats, error) {
 	return s, c.call(ctx, "stats", Call{ID: id}, &s)
 }
 
+// Limit changes the bound of a machine's memory until its end. It cannot go below what
+// the machine holds and cannot do without (ErrState).
+func (c *Client) Limit(ctx context.Context, id string, memoryMiB int) error {
+	return c.call(ctx, "limit", Call{ID: id, MemoryMiB: memoryMiB}, nil)
+}
+
+// Reclaim asks the kernel to take back so much memory of a machine that it can do
+// without, and returns how many bytes that were.
+func (c *Client) Reclaim(ctx context.Context, id string, memoryMiB int) (uint64, error) {
+	var freed uint64
+	return freed, c.call(ctx, "reclaim", Call{ID: id, MemoryMiB: memoryMiB}, &freed)
+}
+
 // Processes lists what runs in a machine.
 func (c *Client) Processes(ctx context.Context, id string) ([]Process, error) {
 	var p []Process

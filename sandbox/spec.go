@@ -76,6 +76,8 @@ type Resources struct {
 	CPUs float64 `json:"cpus,omitempty"`
 	// MemoryMiB bounds all of the machine's memory, the sandbox's own included.
 	MemoryMiB int `json:"memory_mib,omitempty"`
+	// MaxMemoryMiB is up to what Limit may raise it; 0 is MemoryMiB.
+	MaxMemoryMiB int `json:"max_memory_mib,omitempty"`
 	// PIDs bounds the machine's processes and threads. It protects the host, not
 	// the machine: gVisor cannot refuse one process too many to the program that
 	// asks, so a machine that goes far beyond the limit (four times, and some for

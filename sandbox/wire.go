@@ -23,13 +23,14 @@ const ExecUpgrade = "perigee-exec"
 
 // Call is the body of every operation; each uses the fields it needs.
 type Call struct {
-	ID     string    `json:"id,omitempty"`
-	Netns  string    `json:"netns,omitempty"`
-	Spec   *Spec     `json:"spec,omitempty"`
-	From   string    `json:"from,omitempty"`
-	Dir    string    `json:"dir,omitempty"`
-	Signal int       `json:"signal,omitempty"`
-	Exec   *ExecSpec `json:"exec,omitempty"`
+	ID        string    `json:"id,omitempty"`
+	Netns     string    `json:"netns,omitempty"`
+	Spec      *Spec     `json:"spec,omitempty"`
+	From      string    `json:"from,omitempty"`
+	Dir       string    `json:"dir,omitempty"`
+	Signal    int       `json:"signal,omitempty"`
+	Exec      *ExecSpec `json:"exec,omitempty"`
+	MemoryMiB int       `json:"memory_mib,omitempty"`
 }
 
 // Pong is the answer to a ping: which program the supervisor is.

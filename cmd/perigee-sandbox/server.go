@@ -173,6 +173,8 @@ func (s *supervisor) handler(stop func()) http.Handler {
 		"wait":      func(ctx context.Context, c *sandbox.Call) (any, error) { return s.wait(ctx, c.ID) },
 		"stats":     func(ctx context.Context, c *sandbox.Call) (any, error) { return s.stats(ctx, c.ID) },
 		"processes": func(ctx context.Context, c *sandbox.Call) (any, error) { return s.processes(ctx, c.ID) },
+		"limit":     func(_ context.Context, c *sandbox.Call) (any, error) { return none(s.limitMemory(c.ID, c.MemoryMiB)) },
+		"reclaim":   func(_ context.Context, c *sandbox.Call) (any, error) { return s.reclaim(c.ID, c.MemoryMiB) },
 		"list":      func(context.Context, *sandbox.Call) (any, error) { return s.list(), nil },
 		"destroy":   func(ctx context.Context, c *sandbox.Call) (any, error) { return none(s.destroy(ctx, c.ID)) },
 	}

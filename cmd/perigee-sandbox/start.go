@@ -157,7 +157,7 @@ func newClaim(spec *sandbox.Spec, oci *specs.Spec) *claim {
 	memory := hostMemory()
 	c := &claim{Spec: oci, HostMemory: memory, MemoryBytes: memory, CPUs: runtime.NumCPU(), CPUQuota: -1}
 	if spec.Resources.MemoryMiB > 0 {
-		c.MemoryBytes = min(memory, uint64(spec.Resources.MemoryMiB)<<20)
+		c.MemoryBytes = min(memory, uint64(max(spec.Resources.MemoryMiB, spec.Resources.MaxMemoryMiB))<<20)
 	}
 	if quota := cpuQuota(spec.Resources); quota > 0 {
 		c.CPUQuota, c.CPUPeriod = quota, cpuPeriod

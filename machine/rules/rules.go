@@ -20,17 +20,18 @@ import (
 // below the catalog's largest.
 const (
 	// MaxSize is the most that [Size] may be.
-	MaxSize        = 384 << 10
-	maxEnv         = 512
-	maxEnvBytes    = 128 << 10 // the kernel's limit for one string
-	maxMetadata    = 128
-	maxArgs        = 1024
-	maxFiles       = 64
-	maxFileBytes   = 256 << 10
-	maxServices    = 32
-	maxPorts       = 32
-	maxChecks      = 32
-	minMemoryMB    = 64
+	MaxSize      = 384 << 10
+	maxEnv       = 512
+	maxEnvBytes  = 128 << 10 // the kernel's limit for one string
+	maxMetadata  = 128
+	maxArgs      = 1024
+	maxFiles     = 64
+	maxFileBytes = 256 << 10
+	maxServices  = 32
+	maxPorts     = 32
+	maxChecks    = 32
+	// MinMemoryMB is the least that a machine runs in.
+	MinMemoryMB    = 64
 	maxPIDs        = 65536
 	maxStopTimeout = 5 * time.Minute
 	maxRetries     = 1000
@@ -41,6 +42,7 @@ var (
 	nameForm     = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 	metadataForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,62}$`)
 	hostForm     = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$`)
+	optionForm   = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
 	headerForm   = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$")
 	methodForm   = regexp.MustCompile(`^[A-Z]{1,16}$`)
 )
@@ -70,7 +72,7 @@ func Check(c *api.MachineConfig, b Node) error {
 		return invalid("config", "has %d bytes, the most is %d", n, MaxSize).WithHint("put large files into the image")
 	}
 	for _, test := range []func(*api.MachineConfig, Node) error{
-		checkSupported, checkImageRef, checkGuest, checkInit, checkEnv, checkMetadata, checkFiles, checkServices,
+		checkSupported, checkContainers, checkImageRef, checkGuest, checkTimetable, checkInit, checkEnv, checkMetadata, checkFiles, checkServices,
 		checkNamedChecks, checkRestart, checkStop, checkRootfs, checkDNS,
 	} {
 		if err := test(c, b); err != nil {
@@ -87,32 +89,6 @@ func Size(c *api.MachineConfig) int {
 		return MaxSize + 1
 	}
 	return len(b)
-}
-
-// checkSupported refuses what gVisor, or this version of the node, cannot do.
-func checkSupported(c *api.MachineConfig, _ Node) error {
-	g := Guest(c)
-	switch {
-	case g.GPUs != 0 || g.GPUKind != "":
-		return unsupported("config.guest.gpus", "the sandbox has no GPU").WithHint("leave gpus and gpu_kind out")
-	case len(c.Containers) > 0:
-		return unsupported("config.containers", "a machine holds one image").WithHint("make one machine per container")
-	case len(c.Mounts) > 0:
-		return unsupported("config.mounts", "volumes are not available on this node yet").
-			WithHint("leave mounts out; rootfs.persist keeps what a machine writes")
-	case len(c.Processes) > 1:
-		return unsupported("config.processes", "a machine runs one process, not %d", len(c.Processes)).
-			WithHint("make one machine per process")
-	case len(c.Standbys) > 0:
-		return unsupported("config.standbys", "standby machines are not available on this node yet")
-	case c.Schedule != "":
-		return unsupported("config.schedule", "scheduled machines are not available on this node yet")
-	case c.Init != nil && c.Init.SwapSizeMB != 0:
-		return unsupported("config.init.swap_size_mb", "the sandbox has no swap").WithHint("raise guest.memory_mb instead")
-	case g.MaxMemoryMB != 0 && g.MaxMemoryMB != g.MemoryMB:
-		return unsupported("config.guest.max_memory_mb", "a machine's memory does not grow").WithHint("set guest.memory_mb to it")
-	}
-	return nil
 }
 
 func checkImageRef(c *api.MachineConfig, _ Node) error {
@@ -138,10 +114,14 @@ func checkGuest(c *api.MachineConfig, b Node) error {
 		return invalid("config.guest.cpus", "is %d; the least is 1", g.CPUs)
 	case g.CPUs > b.CPUs:
 		return invalid("config.guest.cpus", "is %d; this node has %d", g.CPUs, b.CPUs)
-	case g.MemoryMB < minMemoryMB:
-		return invalid("config.guest.memory_mb", "is %d; the least is %d", g.MemoryMB, minMemoryMB)
+	case g.MemoryMB < MinMemoryMB:
+		return invalid("config.guest.memory_mb", "is %d; the least is %d", g.MemoryMB, MinMemoryMB)
 	case g.MemoryMB > b.MemoryMB:
 		return invalid("config.guest.memory_mb", "is %d; this node has %d", g.MemoryMB, b.MemoryMB)
+	case g.MaxMemoryMB != 0 && g.MaxMemoryMB < g.MemoryMB:
+		return invalid("config.guest.max_memory_mb", "is %d, less than memory_mb, which is %d", g.MaxMemoryMB, g.MemoryMB)
+	case g.MaxMemoryMB > b.MemoryMB:
+		return invalid("config.guest.max_memory_mb", "is %d; this node has %d", g.MaxMemoryMB, b.MemoryMB)
 	case g.PIDs < 1 || g.PIDs > maxPIDs:
 		return invalid("config.guest.pids", "is %d; it can be 1 to %d", g.PIDs, maxPIDs)
 	}
@@ -155,6 +135,9 @@ func checkInit(c *api.MachineConfig, _ Node) error {
 			return err
 		}
 		if err := Env(field+".env", p.Env); err != nil {
+			return err
+		}
+		if err := checkEnvFrom(field, p.EnvFrom); err != nil {
 			return err
 		}
 	}
@@ -368,6 +351,14 @@ func checkDNS(c *api.MachineConfig, _ Node) error {
 		if !hostForm.MatchString(s) || i >= 6 {
 			return invalid(fmt.Sprintf("config.dns.searches[%d]", i), "%q is not a domain, or there are more than six", s)
 		}
+	}
+	for i, o := range d.Options {
+		if !optionForm.MatchString(o.Name) || o.Value != "" && !optionForm.MatchString(o.Value) || i >= 16 {
+			return invalid(fmt.Sprintf("config.dns.options[%d]", i), "%q is no option of a resolver, or there are more than sixteen", o.Name)
+		}
+	}
+	if f := d.HostnameFQDN; f != "" && (!hostForm.MatchString(f) || !strings.Contains(f, ".")) {
+		return invalid("config.dns.hostname_fqdn", "%q is not a full host name", f)
 	}
 	if d.Hostname != "" && (!hostForm.MatchString(d.Hostname) || len(d.Hostname) > 64) {
 		return invalid("config.dns.hostname", "%q is not a host name of at most 64 characters", d.Hostname)
