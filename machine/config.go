@@ -40,6 +40,9 @@ type Config struct {
 	// node's memory is started again; others may have taken its place meanwhile.
 	// It may wait for a while. Default: yes.
 	MayRun func(ctx context.Context, id string) bool
+	// Fallen reports whether a machine is lost with its node, and nothing stands for it:
+	// then those start that stand by for it. It must not block. Default: none ever is.
+	Fallen func(id string) bool
 	// MaySleep is asked, after the sleeping state is shown to readers, whether
 	// no request to the machine is in progress. It must not block. Default: yes.
 	MaySleep func(id string) bool
@@ -66,6 +69,8 @@ type Config struct {
 	Logger *slog.Logger
 
 	backoff   time.Duration      // the first restart delay; tests shorten it
+	every     time.Duration      // between two looks at the timetable
+	clock     func() time.Time   // of the timetable
 	removeAll func(string) error // os.RemoveAll; tests lose it with the node
 }
 
@@ -212,6 +217,13 @@ func (c *Config) defaults() {
 	orElse(&c.MemoryMB, memoryMB("MemTotal"))
 	orElse(&c.MinFreeMB, c.MemoryMB/10)
 	orElse(&c.backoff, time.Second)
+	orElse(&c.every, 5*time.Second)
+	if c.clock == nil {
+		c.clock = time.Now
+	}
+	if c.Fallen == nil {
+		c.Fallen = func(string) bool { return false }
+	}
 	if c.removeAll == nil {
 		c.removeAll = os.RemoveAll
 	}

@@ -37,7 +37,7 @@ func (h *Host) Create(ctx context.Context, app string, req api.CreateMachineRequ
 		return h.made(ctx, m, app, req)
 	}
 	m.plan = o.plan
-	if err := h.detached(ctx, m, func(run context.Context) error { return h.found(run, ctx, m, req.SkipLaunch) }); err != nil {
+	if err := h.detached(ctx, m, func(run context.Context) error { return h.found(run, ctx, m, o.skips()) }); err != nil {
 		return api.Machine{}, err
 	}
 	return m.now().created(), nil
@@ -111,6 +111,9 @@ type order struct {
 	plan    *plan
 	secrets uint64 // version of the app's secrets
 }
+
+// skips reports whether the machine is not to be started now.
+func (o *order) skips() bool { return o.SkipLaunch || len(o.config.Standbys) > 0 }
 
 // intake validates a request and gets its image.
 func (h *Host) intake(ctx context.Context, app string, req api.CreateMachineRequest) (o order, err error) {
@@ -200,6 +203,9 @@ func (h *Host) newRecord(app, org string, o order) Record {
 		Version: newVersion(), Config: *o.config, Image: imageRef(o.image), Release: o.Release,
 		Desired: api.StateCreated, State: api.StateCreated, Cordoned: o.SkipServiceRegistration,
 		NoSecrets: o.SkipSecrets, SecretsVersion: &o.secrets, CreateKey: o.IdempotencyKey, Home: o.HomeRegion, Replaces: o.Replaces,
+	}
+	if len(o.config.Standbys) > 0 {
+		r.Desired, r.State, r.Standing = api.StateStopped, api.StateStopped, "stands by for other machines"
 	}
 	r.addVersion(now)
 	r.note("launch", byUser, nil)
@@ -292,7 +298,7 @@ func (h *Host) found(ctx, caller context.Context, m *machine, skipLaunch bool) e
 	if err == nil && !skipLaunch {
 		err = h.launch(ctx, m, byUser)
 	} else if err == nil {
-		m.record(func(v *view) { v.rec.State = api.StateCreated })
+		m.record(func(v *view) { v.rec.State = v.rec.Desired })
 	}
 	if err == nil {
 		err = m.sync(ctx)

@@ -95,6 +95,7 @@ func (h *Host) Run(ctx context.Context) error {
 	close(h.ready)
 	h.spawn(h.pool.run)
 	h.spawn(h.sink)
+	h.spawn(h.timetable)
 	<-ctx.Done()
 	return nil
 }

@@ -43,6 +43,10 @@ type Record struct {
 	// earlier builds, is the newest.
 	SecretsVersion *uint64 `json:"secrets_version,omitempty"`
 
+	// Scheduled is when the machine's schedule had its turn last.
+	Scheduled time.Time `json:"scheduled,omitzero"`
+	// StandsFor are the machines for whose loss this one was started.
+	StandsFor []string `json:"stands_for,omitempty"`
 	// MemoryMB is the bound of the present life's memory, 0 if it is the
 	// configuration's.
 	MemoryMB int `json:"memory_mb,omitempty"`

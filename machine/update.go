@@ -54,7 +54,7 @@ func (h *Host) replace(ctx context.Context, m *machine, o order) error {
 	m.plan = o.plan
 	m.record(func(v *view) { v.renew(o) })
 	err := m.sync(ctx)
-	if err == nil && !o.SkipLaunch {
+	if err == nil && !o.skips() {
 		err = h.launch(ctx, m, byUser)
 	}
 	h.tidy(&m.now().rec)
@@ -75,7 +75,7 @@ func (v *view) renew(o order) {
 	r.Name = o.Name
 	r.addVersion(now)
 	r.State, r.Desired, r.Standing = api.StateStopped, api.StateStopped, "updated, not started"
-	if !o.SkipLaunch {
+	if !o.skips() {
 		r.Desired = api.StateStarted
 	}
 	r.note("update", byUser, map[string]any{"version": r.Version})

@@ -265,6 +265,7 @@ func (n *Node) openMachines(context.Context) error {
 		Sandbox: n.sandbox, Images: n.images, Networks: machineNetworks{n.network}, Records: records, Apps: owners{n.apps}, Secrets: n.apps,
 		Console:     console{n.collector, n.store, n.cfg.Region, n.log},
 		MayRun:      n.mayRun,
+		Fallen:      n.fallen,
 		MaySleep:    n.maySleep,
 		Named:       n.named,
 		Nameservers: n.resolvers(), Pool: n.cfg.Pool, SinkAfter: n.cfg.SinkAfter, Logger: n.log,

@@ -1,0 +1,109 @@
+package machine
+
+import (
+	"slices"
+	"time"
+
+	"github.com/perigee-run/perigee/api"
+)
+
+// timetable starts machines that nobody asks for: those whose schedule says so, and
+// those that stand by for others whose node is lost.
+func (h *Host) timetable() {
+	for pause(h.ctx, h.cfg.every) {
+		for _, m := range h.all() {
+			switch c := &m.now().rec.Config; {
+			case c.Schedule != "":
+				h.keepSchedule(m)
+			case len(c.Standbys) > 0:
+				h.keepStandby(m)
+			}
+		}
+	}
+}
+
+// next is when a machine with the schedule is due after it was at last.
+func next(schedule string, last time.Time) time.Time {
+	switch schedule {
+	case "hourly":
+		return last.Add(time.Hour)
+	case "daily":
+		return last.AddDate(0, 0, 1)
+	case "weekly":
+		return last.AddDate(0, 0, 7)
+	}
+	return last.AddDate(0, 1, 0)
+}
+
+// keepSchedule starts the machine if it is due. One that still runs misses its turn,
+// and what was missed while the node was away is made up for once.
+func (h *Host) keepSchedule(m *machine) {
+	due := func() bool {
+		r := &m.now().rec
+		last := r.Scheduled
+		if last.IsZero() {
+			last = r.CreatedAt
+		}
+		return !h.cfg.clock().Before(next(r.Config.Schedule, last)) && m.admits("") == nil
+	}
+	h.ifStill(m, due, func() {
+		m.record(func(v *view) { v.rec.Scheduled = h.cfg.clock().UTC() })
+		if m.now().asleep() {
+			h.relaunch(m)
+		}
+		m.syncOrLog(h.ctx)
+	})
+}
+
+// asleep reports whether the machine is not up, and is not about to be.
+func (v *view) asleep() bool {
+	return slices.Contains([]string{api.StateCreated, api.StateStopped, api.StateFailed}, v.rec.State)
+}
+
+// keepStandby starts the machine when one that it stands by for is lost with its node,
+// once for each, so that who stops it then is obeyed; and stops it again when all are
+// back, or others have taken their place.
+func (h *Host) keepStandby(m *machine) {
+	fallen := []string{}
+	for _, id := range m.now().rec.Config.Standbys {
+		if h.cfg.Fallen(id) {
+			fallen = append(fallen, id)
+		}
+	}
+	fresh := func() bool {
+		return slices.ContainsFunc(fallen, func(id string) bool { return !slices.Contains(m.now().rec.StandsFor, id) })
+	}
+	switch {
+	case fresh():
+		h.ifStill(m, func() bool { return fresh() && m.now().asleep() && m.admits("") == nil }, func() {
+			m.record(func(v *view) { v.rec.StandsFor = fallen })
+			h.relaunch(m)
+			m.syncOrLog(h.ctx)
+		})
+	case len(fallen) == 0 && len(m.now().rec.StandsFor) > 0:
+		h.ifStill(m, func() bool { return m.admits("") == nil }, func() { h.standDown(m) })
+	}
+}
+
+func (h *Host) standDown(m *machine) {
+	m.record(func(v *view) { v.rec.StandsFor = nil })
+	if m.now().rec.State == api.StateStarted {
+		hg := m.stopping(api.StopRequest{}, byNode)
+		hg.standing = "those that it stands by for are back"
+		if err := h.halt(h.ctx, m, hg); err != nil {
+			h.log.Error("cannot stop a standby machine", "machine", m.id, "error", err)
+		}
+	}
+	m.syncOrLog(h.ctx)
+}
+
+// ifStill does something with the machine's turn, if it is still so then.
+func (h *Host) ifStill(m *machine, so func() bool, do func()) {
+	if !so() || m.now().gone || m.take(h.ctx) != nil {
+		return
+	}
+	defer m.give()
+	if h.ctx.Err() == nil && !m.now().gone && so() {
+		do()
+	}
+}

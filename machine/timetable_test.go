@@ -1,0 +1,96 @@
+package machine
+
+import (
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/sandbox"
+)
+
+func TestNext(t *testing.T) {
+	at := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
+	for schedule, want := range map[string]string{"hourly": "2026-01-31T13:00:00Z", "daily": "2026-02-01T12:00:00Z",
+		"weekly": "2026-02-07T12:00:00Z", "monthly": "2026-03-03T12:00:00Z"} {
+		if got := next(schedule, at).Format(time.RFC3339); got != want {
+			t.Errorf("%s: %s, want %s", schedule, got, want)
+		}
+	}
+}
+
+// TestScheduledMachineRunsAgain moves the clock by hours.
+func TestScheduledMachineRunsAgain(t *testing.T) {
+	w := newWorld(t)
+	var hours atomic.Int64
+	d := w.run(func(c *Config) {
+		c.every, c.clock = time.Millisecond, func() time.Time { return time.Now().Add(time.Duration(hours.Load()) * time.Hour) }
+	})
+	c := config("sleep")
+	c.Schedule = "hourly"
+	id := d.create(t, c)
+	starts := func() (n int) {
+		events, err := d.Events(t.Context(), id)
+		ok(t, err)
+		for _, e := range events {
+			if e.Type == "start" {
+				n++
+			}
+		}
+		return n
+	}
+	for want := 2; want < 4; want++ {
+		w.sandbox.dies(id, sandbox.Exit{At: time.Now()})
+		d.reaches(t, id, api.StateStopped)
+		time.Sleep(20 * time.Millisecond)
+		if n := starts(); n != want-1 {
+			t.Fatalf("%d starts before it is due", n)
+		}
+		hours.Add(1)
+		until(t, "the machine runs again", func() bool { return starts() == want })
+		d.reaches(t, id, api.StateStarted)
+	}
+	hours.Add(1) // it runs: this turn is missed
+	time.Sleep(20 * time.Millisecond)
+	w.sandbox.dies(id, sandbox.Exit{At: time.Now()})
+	d.reaches(t, id, api.StateStopped)
+	time.Sleep(20 * time.Millisecond)
+	if n := starts(); n != 3 {
+		t.Errorf("%d starts after a turn that was missed", n)
+	}
+}
+
+// TestStandbyStartsAndStandsDown: the node of the one that it stands by for is lost,
+// and comes back.
+func TestStandbyStartsAndStandsDown(t *testing.T) {
+	w := newWorld(t)
+	var lost atomic.Bool
+	d := w.run(func(c *Config) {
+		c.every, c.Fallen = time.Millisecond, func(id string) bool { return id == "3d8d9014b32789" && lost.Load() }
+	})
+	c := config("sleep")
+	c.Standbys = []string{"3d8d9014b32789", "e2865641be9786"}
+	id := d.create(t, c)
+	if s := d.state(id); s != api.StateStopped {
+		t.Fatalf("a standby machine begins as %s", s)
+	}
+	time.Sleep(20 * time.Millisecond)
+	if s := d.state(id); s != api.StateStopped {
+		t.Fatalf("it is %s while nothing is lost", s)
+	}
+	lost.Store(true)
+	d.reaches(t, id, api.StateStarted)
+	lost.Store(false)
+	d.reaches(t, id, api.StateStopped)
+	lost.Store(true)
+	d.reaches(t, id, api.StateStarted)
+	ok(t, d.Stop(t.Context(), id, api.StopRequest{}, ""))
+	time.Sleep(20 * time.Millisecond)
+	if s := d.state(id); s != api.StateStopped {
+		t.Errorf("one that was stopped is %s again for the same loss", s)
+	}
+	if events, _ := d.Events(t.Context(), id); !slices.ContainsFunc(events, func(e api.Event) bool { return e.Type == "start" && e.Source == byNode }) {
+		t.Errorf("events %+v", events)
+	}
+}
