@@ -21,6 +21,7 @@ import (
 type sealer struct {
 	aead   cipher.AEAD
 	digest []byte // key of the digests
+	master []byte // what all keys come from
 }
 
 const keySize = 32
@@ -67,7 +68,13 @@ func newSealer(key []byte) (*sealer, error) {
 		return nil, err
 	}
 	aead, err := cipher.NewGCMWithRandomNonce(block)
-	return &sealer{aead: aead, digest: digest}, err
+	return &sealer{aead: aead, digest: digest, master: key}, err
+}
+
+// Derive is a key for another purpose, made from that of the secrets: the same on
+// all nodes, and it tells nothing about any other.
+func (s *Store) Derive(purpose string) ([]byte, error) {
+	return hkdf.Key(sha256.New, s.seal.master, nil, "perigee "+purpose, keySize)
 }
 
 func place(app, name string) []byte { return []byte(app + "\x00" + name) }

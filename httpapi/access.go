@@ -15,6 +15,7 @@ const (
 	shells   = token.Shells
 	owns     = token.Owns
 	operates = token.Operates
+	known    = token.Known
 	open     = token.Open
 )
 

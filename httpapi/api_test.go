@@ -103,6 +103,7 @@ func (s *schema) kind() string {
 // operation is the part of an operation that the walk needs.
 type operation struct {
 	OperationID string
+	Class       string `json:"x-perigee-class"`
 	Security    []any
 	RequestBody *struct{ Content map[string]media }
 	Responses   map[string]struct{ Content map[string]media }

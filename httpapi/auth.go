@@ -9,6 +9,7 @@ import (
 
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/token"
+	"github.com/perigee-run/perigee/token/caveat"
 )
 
 // Principal is who makes a call.
@@ -20,6 +21,11 @@ type Principal struct {
 	Node string
 	// Scope is what the caller may do; without one it may nothing.
 	Scope token.Scope
+	// Token and Kind are the token's id and kind, where the caller has one that is
+	// not the cloud's own.
+	Token, Kind string
+	// App and Machine are the machine that calls, where one does.
+	App, Machine string
 }
 
 // Authenticator finds out who makes a call. Its error is the answer.
@@ -39,9 +45,32 @@ func (t Token) Authenticate(r *http.Request) (Principal, error) {
 	case given == "":
 		return Principal{}, api.Errorf(api.CodeUnauthorized, "the call has no token").WithHint("send Authorization: Bearer <token>")
 	case t == "" || !equal(given, string(t)):
-		return Principal{}, api.Errorf(api.CodeUnauthorized, "the token is not this node's")
+		return Principal{}, api.Errorf(api.CodeUnauthorized, "the token is not this cloud's")
 	}
 	return Principal{Name: "token", Scope: token.Full{}}, nil
+}
+
+// Tokens lets in who has the cloud's own token, or one of the store's.
+type Tokens struct {
+	Root  Token
+	Store *token.Store
+}
+
+// Authenticate goes by what the token looks like.
+func (t Tokens) Authenticate(r *http.Request) (Principal, error) {
+	given := presented(r)
+	if t.Store == nil || !caveat.Is(given) {
+		return t.Root.Authenticate(r)
+	}
+	h, err := t.Store.Authenticate(given)
+	if err != nil {
+		return Principal{}, err
+	}
+	p := Principal{Name: h.Who(), Scope: h.Limits, Token: h.ID, Kind: h.Kind, Machine: h.Machine}
+	if p.Machine != "" {
+		p.App = h.App
+	}
+	return p, nil
 }
 
 // equal tells nothing by its time, not even the length.
@@ -55,10 +84,15 @@ func presented(r *http.Request) string {
 		return password
 	}
 	scheme, text, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if strings.EqualFold(scheme, "Bearer") || strings.EqualFold(scheme, "FlyV1") {
-		return strings.TrimSpace(text)
+	if !strings.EqualFold(scheme, "Bearer") && !strings.EqualFold(scheme, "FlyV1") {
+		return ""
 	}
-	return ""
+	for one := range strings.SplitSeq(text, ",") { // Fly's clients may send several
+		if one = strings.TrimSpace(one); caveat.Is(one) {
+			return one
+		}
+	}
+	return strings.TrimSpace(text)
 }
 
 // Trust lets everyone in under its name: for a unix socket that only root can

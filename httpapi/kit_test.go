@@ -27,6 +27,7 @@ import (
 	"github.com/perigee-run/perigee/machine"
 	"github.com/perigee-run/perigee/mesh"
 	"github.com/perigee-run/perigee/sandbox"
+	"github.com/perigee-run/perigee/token"
 	"go.uber.org/goleak"
 )
 
@@ -50,6 +51,7 @@ type kit struct {
 	deploys  *deploy.Deployer
 	box      *box
 	cluster  *cluster.Cluster
+	tokens   *token.Store
 	busy     atomic.Int64 // machines that every other node says it has; negative: it is down
 	stopped  chan bool
 }
@@ -92,7 +94,19 @@ func newKit(t testing.TB) *kit {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(Config{Cluster: k.cluster, Peers: laptops, Apps: k.apps, Deploys: deploys, Machines: k.machines, Images: shelf{}, Node: self{k}, Builder: builder{}, Logs: talk{},
+	key, err := k.apps.Derive("tokens")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.tokens, err = token.New(token.Config{Catalog: cat, Key: key, OrgOf: func(name string) string { a, _ := k.apps.Get(name); return a.Org }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer, err := token.NewIssuer("https://node.example", key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(Config{Tokens: k.tokens, Issuer: issuer, Cluster: k.cluster, Peers: laptops, Apps: k.apps, Deploys: deploys, Machines: k.machines, Images: shelf{}, Node: self{k}, Builder: builder{}, Logs: talk{},
 		Address: func(a string) (string, string) { return a + ".node.example", "http://" + a + ".node.example" }, Logger: quiet})
 	if err != nil {
 		t.Fatal(err)
@@ -110,7 +124,7 @@ func (k *kit) serve(t testing.TB, s *Server, deploys *deploy.Deployer, cat *cata
 	machinesDone := make(chan struct{})
 	go func() { defer close(machinesDone); _ = k.machines.Run(runMachines) }()
 	rooms.Go(func() { _ = deploys.Run(runDeploys) })
-	server := httptest.NewServer(s.Handler(Token(secret)))
+	server := httptest.NewServer(s.Handler(Tokens{Root: Token(secret), Store: k.tokens}))
 	k.url = server.URL
 	var err error
 	if k.Client, err = api.NewClient(api.ClientConfig{Addr: server.URL, Token: secret}); err != nil {

@@ -47,6 +47,8 @@ func (s *Server) routes() []route {
 		s.wireguardRoutes(),
 		s.clusterRoutes(),
 		s.nodeRoutes(),
+		s.tokenRoutes(),
+		s.orgRoutes(),
 	)
 }
 

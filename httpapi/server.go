@@ -15,6 +15,7 @@ import (
 	"github.com/perigee-run/perigee/image"
 	"github.com/perigee-run/perigee/machine"
 	"github.com/perigee-run/perigee/sandbox"
+	"github.com/perigee-run/perigee/token"
 )
 
 // Config joins the face with the rooms. Apps, Deploys, Machines, Images and
@@ -38,6 +39,10 @@ type Config struct {
 	Logs Logs
 	// Peers are the laptops in the private networks. Default: none can enter.
 	Peers Peers
+	// Tokens are those that reach less than everything. Default: there are none.
+	Tokens *token.Store
+	// Issuer signs words about machines. Default: none are signed.
+	Issuer *token.Issuer
 	// Address gives the name under which an app answers and the address to open
 	// in a browser, "" where it has none. Default: none.
 	Address func(app string) (hostname, url string)

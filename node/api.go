@@ -31,11 +31,12 @@ func (n *Node) openAPI(context.Context) (err error) {
 	server, err := httpapi.New(httpapi.Config{
 		Apps: n.apps, Deploys: n.deploys, Machines: n.fleet, Images: n.images, Node: n, Builder: builder{n}, Logs: n.lines, Peers: n.peerStore(),
 		Cluster: n.cluster, Regions: n, Placer: n, Address: n.address, ImagesInUse: n.imagesInUse, Logger: n.log,
+		Tokens: n.tokens, Issuer: n.issuer,
 	})
 	if err != nil {
 		return err
 	}
-	f := &faces{remote: n.face(server, httpapi.Token(n.token)), own: n.face(server, httpapi.Trust("root"))}
+	f := &faces{remote: n.face(server, httpapi.Tokens{Root: httpapi.Token(n.token), Store: n.tokens}), own: n.face(server, httpapi.Trust("root"))}
 	if f.tcp, err = n.listen(apiName, func() (net.Listener, error) { return net.Listen("tcp", n.cfg.Listen) }); err != nil {
 		return fmt.Errorf("cannot open the API: %w; choose another address with --listen", err)
 	}
@@ -66,8 +67,7 @@ func (n *Node) listen(name string, open func() (net.Listener, error)) (net.Liste
 func (n *Node) face(server *httpapi.Server, who httpapi.Authenticator) http.Handler {
 	rest := flycompat.Wrap(server.Handler(who))
 	registry := n.images.Registry(func(r *http.Request) error {
-		_, err := who.Authenticate(r)
-		return err
+		return n.mayRegistry(who, r)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/") {

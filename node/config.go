@@ -28,6 +28,10 @@ type Config struct {
 	// Domain: apps answer at <app>.<Domain>. It is kept in the data directory, and
 	// nodes that join get it. Default: the kept one, or "perigee.localhost".
 	Domain string
+	// OIDCIssuer is the address that machines' identity tokens are signed with and at
+	// which others find the keys: an https URL that leads to the API. Default: https://
+	// and Domain.
+	OIDCIssuer string
 	// Listen is the API's and the built-in registry's TCP address. Default
 	// "127.0.0.1:4280".
 	Listen string

@@ -35,6 +35,7 @@ import (
 	"github.com/perigee-run/perigee/router"
 	"github.com/perigee-run/perigee/router/distance"
 	"github.com/perigee-run/perigee/sandbox"
+	"github.com/perigee-run/perigee/token"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -96,6 +97,8 @@ type Node struct {
 	builds    *build.Engine
 	deploys   *deploy.Deployer
 	api       *faces
+	tokens    *token.Store
+	issuer    *token.Issuer
 }
 
 // New opens everything that the node keeps and joins the rooms. It fails
@@ -172,7 +175,10 @@ func (n *Node) openState(ctx context.Context) (err error) {
 		return err
 	}
 	n.apps, err = app.New(app.Config{Catalog: n.catalog, KeyFile: n.path("secrets.key"), Domain: n.cfg.Domain, Pools: pools, PrivateIP: n.privateIP})
-	return err
+	if err != nil {
+		return err
+	}
+	return n.openTokens()
 }
 
 // privateIP is the address at which an org's machines reach an app.
@@ -385,7 +391,7 @@ func (n *Node) work(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, run := range append([]func(context.Context) error{
 		n.machines.Run, n.keepTable, n.deploys.Run, n.resolver.Run, n.keepSandbox, n.api.Run, n.announce, n.awaitHeir, n.keepDrain, n.keepHealth,
-		n.keepMembership, n.keepCluster, n.keepStatus, n.keepSeen, n.keepSummaries, n.keepIndex, n.runHealer,
+		n.tokens.Run, n.keepMembership, n.keepCluster, n.keepStatus, n.keepSeen, n.keepSummaries, n.keepIndex, n.runHealer,
 	}, slices.Concat(n.meshWorks(), n.clientWorks())...) {
 		g.Go(func() error { return run(ctx) })
 	}

@@ -16,6 +16,7 @@ const (
 	Shells   Class = "shells"   // get certificates for SSH, and sessions by them
 	Owns     Class = "owns"     // make and destroy apps, tokens, addresses; see all of an org
 	Operates Class = "operates" // change nodes and the cloud itself
+	Known    Class = "known"    // what everyone may who has a token: ask about it
 	Open     Class = "open"     // what everyone may, without a token
 )
 

@@ -67,6 +67,7 @@ func command() *cobra.Command {
 	f.StringVar(&cfg.Name, "name", "", "name of the node; it must not change (default: the host's name)")
 	f.StringVar(&cfg.Region, "region", "", "city code of this server (default: the one it has or joined with, or local)")
 	f.StringVar(&cfg.Domain, "domain", "", "apps answer at <app>.<domain> (default: the one it has, or perigee.localhost)")
+	f.StringVar(&cfg.OIDCIssuer, "oidc-issuer", "", "https URL of the API that machines' identity tokens name (default: https:// and the domain)")
 	f.StringVar(&cfg.Listen, "listen", "127.0.0.1:4280", "address of the API and of the built-in registry")
 	f.StringVar(&cfg.Socket, "socket", "/run/perigee/api.sock", "unix socket of the API, for root, without a token")
 	f.StringVar(&cfg.HTTP, "http", "", "address that answers for public port 80, or off (default: port 80 on all addresses)")
