@@ -149,6 +149,7 @@ var elsewhere = map[string]func(t *testing.T, h *hostile, ask func(path string) 
 	"Images_import":       refusedAt("?app=shop"),
 	"Node_show":           nothingOf("shop", ""),
 	"Platform_regions":    refusedAt("?app_name=shop"),
+	"Platform_placements": nil, // room on nodes, which belong to no org
 	"Orgs_list":           nothingOf("personal", ""),
 	"Tokens_current":      nothingOf("personal", ""),
 	"Tokens_oidc":         refusedAt(""),
