@@ -49,6 +49,12 @@ type Config struct {
 	// Nameservers and Searches become /etc/resolv.conf of machines whose
 	// configuration names none. Empty: the image's own file stays.
 	Nameservers, Searches []string
+	// PublicIP is the address at which clients reach the node, for environments.
+	// Default: none is known.
+	PublicIP string
+	// Door is the path of the sandbox.Door that the machines' API sockets lead to.
+	// Each visit has the machine's id for a name. Default: machines have no socket.
+	Door string
 	// Pool is how many prepared sandboxes wait for a start. Default 2; -1 none.
 	Pool int
 	// PoolDelay is how long after the latest start the pool is filled up, so

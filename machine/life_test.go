@@ -582,9 +582,12 @@ func TestChanges(t *testing.T) {
 
 func TestEnvironment(t *testing.T) {
 	w := newWorld(t)
-	d := w.run(func(c *Config) { c.Nameservers, c.Searches = []string{"fdaa::3"}, []string{"internal"} })
+	d := w.run(func(c *Config) {
+		c.Nameservers, c.Searches = []string{"fdaa::3"}, []string{"internal"}
+		c.PublicIP, c.Door = "192.0.2.7", "/run/door"
+	})
 	c := config("sleep")
-	c.Env = map[string]string{"BOTH": "config", "MINE": "1", "FLY_APP_NAME": "forged"}
+	c.Env = map[string]string{"BOTH": "config", "MINE": "1", "FLY_APP_NAME": "forged", "PERIGEE_ORG": "forged"}
 	c.Metadata = map[string]string{"fly_process_group": "web"}
 	c.Files = []api.File{{GuestPath: "/etc/app.conf", RawValue: new("aGk="), Mode: 0o600}, {GuestPath: "/key", SecretName: new("PEM")}}
 	id := d.create(t, c)
@@ -592,10 +595,17 @@ func TestEnvironment(t *testing.T) {
 	env := strings.Join(spec.Env, "\n") + "\n"
 	for _, line := range []string{"FROM=image", "BOTH=secret", "KEY=s3cret", "MINE=1", "FLY_APP_NAME=shop", "PERIGEE_APP_NAME=shop", "FLY_MACHINE_ID=" + id,
 		"FLY_REGION=fra", "PRIMARY_REGION=fra", "FLY_PROCESS_GROUP=web", "FLY_VM_MEMORY_MB=256", "HOME=/home/node", "PATH=" + defaultPath,
-		"FLY_IMAGE_REF=local/app:1@sha256:aa"} {
+		"FLY_IMAGE_REF=local/app:1@sha256:aa", "FLY_PUBLIC_IP=192.0.2.7", "PERIGEE_PUBLIC_IP=192.0.2.7", "PERIGEE_NODE=n1", "PERIGEE_ORG=acme"} {
 		if !strings.Contains(env, line+"\n") {
 			t.Errorf("%q is not in the environment:\n%s", line, env)
 		}
+	}
+	want := []sandbox.Socket{{Path: "/.fly/api", Host: "/run/door", Name: id}, {Path: "/.perigee/api", Host: "/run/door", Name: id}}
+	if !slices.Equal(spec.Sockets, want) {
+		t.Errorf("sockets are %+v", spec.Sockets)
+	}
+	if strings.Contains(env, "forged") {
+		t.Errorf("the configuration says what the machine is:\n%s", env)
 	}
 	if spec.UID != 1000 || spec.GID != 1000 || !slices.Equal(spec.AdditionalGIDs, []uint32{5}) || spec.Cwd != "/srv" || spec.Hostname != id {
 		t.Errorf("spec is %+v", spec)

@@ -31,6 +31,8 @@ type plan struct {
 	groups []uint32
 	home   string
 	env    map[string]string // all but secrets and what changes with a start
+	node   string            // the node's name
+	public string            // and address for clients, "" if it is not known
 	stop   int               // signal that asks the process to end
 }
 
@@ -93,7 +95,7 @@ func (h *Host) newPlan(c *api.MachineConfig, img image.Image) (*plan, error) {
 	if err := p.user(h.cfg.Images, cmp.Or(in.User, img.Config.User), in.User != ""); err != nil {
 		return nil, err
 	}
-	p.env = baseEnv(c, img.Config.Env)
+	p.env, p.node, p.public = baseEnv(c, img.Config.Env), h.cfg.Node, h.cfg.PublicIP
 	var err error
 	p.stop, err = stopSignal(c, img.Config.StopSignal)
 	return p, err
@@ -159,9 +161,12 @@ func (p *plan) environ(r *Record, secrets map[string]string) []string {
 			env[e.EnvVar] = fact(r, e.FieldRef)
 		}
 	}
-	for k, v := range facts(r) {
-		env["FLY_"+k], env["PERIGEE_"+k] = v, v
+	known := facts(r)
+	known["PUBLIC_IP"] = p.public
+	for k, v := range known {
+		setFact(env, k, v)
 	}
+	env["PERIGEE_NODE"], env["PERIGEE_ORG"] = p.node, r.Org // Fly has no such words
 	out := make([]string, 0, len(env))
 	for k, v := range env {
 		out = append(out, k+"="+v)
@@ -180,6 +185,18 @@ func orKey(env map[string]string, key, def string) {
 func fact(r *Record, field string) string {
 	return map[string]string{"id": r.ID, "version": r.Version, "app_name": r.App, "private_ip": r.PrivateIP,
 		"region": r.Region, "image": imageName(r.Image)}[field]
+}
+
+// setFact tells the machine a fact under both names. What is not known is not
+// told, but nobody else tells it either.
+func setFact(env map[string]string, name, value string) {
+	for _, prefix := range []string{"FLY_", "PERIGEE_"} {
+		if value == "" {
+			delete(env, prefix+name)
+		} else {
+			env[prefix+name] = value
+		}
+	}
 }
 
 // facts is what a machine may know about itself.
@@ -226,9 +243,23 @@ func (h *Host) spec(ctx context.Context, m *machine, id string) (sandbox.Spec, e
 	return sandbox.Spec{
 		ID: id, Rootfs: p.image.Rootfs, Args: p.args, Env: p.environ(r, env), Cwd: p.cwd,
 		UID: p.uid, GID: p.gid, AdditionalGIDs: p.groups, Hostname: hostname(r), Terminal: process(&r.Config).TTY,
-		Console: h.consoleFile(m.id), Files: files, WritableDir: h.writableDir(r),
+		Console: h.consoleFile(m.id), Files: files, WritableDir: h.writableDir(r), Sockets: h.sockets(m.id),
 		Resources: sandbox.Resources{CPUs: float64(g.CPUs), MemoryMiB: g.MemoryMB, MaxMemoryMiB: g.MaxMemoryMB, PIDs: g.PIDs},
 	}, nil
+}
+
+// apiSockets are where a machine finds the API of its app: Fly's place, and ours.
+var apiSockets = []string{"/.fly/api", "/.perigee/api"}
+
+func (h *Host) sockets(id string) []sandbox.Socket {
+	if h.cfg.Door == "" {
+		return nil
+	}
+	out := make([]sandbox.Socket, len(apiSockets))
+	for i, path := range apiSockets {
+		out[i] = sandbox.Socket{Path: path, Host: h.cfg.Door, Name: id}
+	}
+	return out
 }
 
 // secrets are those that the machine was made with: a mere start must not bring

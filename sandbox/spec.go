@@ -50,6 +50,24 @@ type Spec struct {
 	// Mounts are directories and files of the host, through a file server
 	// process of the sandbox's own: volumes.
 	Mounts []Mount `json:"mounts,omitempty"`
+	// Sockets are unix sockets in the machine that lead to the host.
+	Sockets []Socket `json:"sockets,omitempty"`
+}
+
+// Socket is a unix stream socket inside the machine. Each connection to it is
+// handed to a Door on the host, whatever network the machine has. Of the
+// machine's users root and the main process's may connect. Connections are
+// closed when the machine is saved; the socket is there again when it is
+// restored, and after a restart of the supervisor or of who holds the Door, for
+// which connections wait half a minute.
+type Socket struct {
+	// Path is absolute, with a directory of its own: what the image has in that
+	// directory cannot be seen.
+	Path string `json:"path"`
+	// Host is the Door's path on the host. It may differ in a restored machine.
+	Host string `json:"host"`
+	// Name is the Visit's.
+	Name string `json:"name"`
 }
 
 // File is one small file put into the machine's root file system.

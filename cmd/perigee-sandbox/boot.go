@@ -112,7 +112,10 @@ func bootSandbox(f *flag.FlagSet, conf *config.Config) error {
 	if err != nil {
 		return err
 	}
-	return runLoader(l, fds[3])
+	if len(c.Sockets) > 0 {
+		toHost.use(fds[len(fds)-1])
+	}
+	return runLoader(l, c, fds[3])
 }
 
 // warmUp does the part of the loader's start that is the same for every
@@ -197,8 +200,9 @@ func newLoader(f *flag.FlagSet, conf *config.Config, c *claim, fds []int) (*boot
 
 // runLoader runs the machine to its end and leaves its status in the exit
 // file: nobody else may be there to see it.
-func runLoader(l *boot.Loader, exitFD int) error {
+func runLoader(l *boot.Loader, c *claim, exitFD int) error {
 	l.WaitForStartSignal()
+	makeSockets(l, c.Sockets)
 	if err := l.Run(); err != nil {
 		l.Destroy()
 		return fmt.Errorf("running the sandbox: %w", err)

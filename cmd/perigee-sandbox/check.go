@@ -63,5 +63,20 @@ func checkPaths(s *sandbox.Spec) error {
 			return invalid("mount of %q at %q: give two absolute paths", m.Source, m.Destination)
 		}
 	}
+	for _, x := range s.Sockets {
+		switch {
+		case !path.IsAbs(x.Path) || path.Clean(x.Path) != x.Path || path.Dir(x.Path) == "/" || len(x.Path) > maxSocketPath:
+			return invalid("socket %q: give an absolute path of at most %d bytes, in a directory of its own", x.Path, maxSocketPath)
+		case !path.IsAbs(x.Host) || len(x.Host) > maxSocketPath:
+			return invalid("socket %q leads to %q: give an absolute path of at most %d bytes", x.Path, x.Host, maxSocketPath)
+		case len(x.Name) > maxSocketName:
+			return invalid("socket %q: its name has %d bytes, the most is %d", x.Path, len(x.Name), maxSocketName)
+		}
+	}
 	return nil
 }
+
+const (
+	maxSocketPath = 107 // of a unix address
+	maxSocketName = 256
+)

@@ -30,8 +30,10 @@ type claim struct {
 	// GoferFDs and UpperTar say which descriptors follow standard input, output,
 	// error and the exit file: the root file system and the gofer's sockets, and
 	// the files of the writable layer.
-	GoferFDs    int
-	UpperTar    bool
+	GoferFDs int
+	UpperTar bool
+	// Sockets lead to the host, by the line that is the last descriptor then.
+	Sockets     []guestSocket
 	CPUs        int
 	CPUQuota    int64
 	CPUPeriod   int64
@@ -161,6 +163,9 @@ func receiveClaim(fd int) (*claim, []int, error) {
 	}
 	want := claimFixedFDs + c.GoferFDs
 	if c.UpperTar {
+		want++
+	}
+	if len(c.Sockets) > 0 {
 		want++
 	}
 	if len(fds) != want {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"slices"
+
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/perigee-run/perigee/sandbox"
@@ -37,7 +39,7 @@ func ociSpec(s *sandbox.Spec, rootPath string) *specs.Spec {
 			Capabilities: capabilities(s.UID),
 			Rlimits:      []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: openFilesSoft, Hard: openFilesHard}},
 		},
-		Mounts: append(systemMounts(), bindMounts(s.Mounts)...),
+		Mounts: slices.Concat(systemMounts(), socketMounts(s.Sockets), bindMounts(s.Mounts)),
 		Linux:  &specs.Linux{Namespaces: namespaces(s.Netns)},
 	}
 }

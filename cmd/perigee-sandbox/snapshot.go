@@ -87,6 +87,10 @@ func specID(spec *sandbox.Spec) string {
 	for i := range c.Mounts {
 		c.Mounts[i].Source = ""
 	}
+	c.Sockets = slices.Clone(spec.Sockets)
+	for i := range c.Sockets {
+		c.Sockets[i].Host = ""
+	}
 	b, _ := json.Marshal(c) // plain data
 	return hashOf(string(b))
 }
@@ -160,6 +164,11 @@ func (s *supervisor) save(b *box, tmp string) error {
 	}
 	if len(b.rec.Spec.Mounts) > 0 || b.rec.Spec.WritableDir != "" {
 		return fmt.Errorf("it has files of the host, which a snapshot cannot hold: %w", sandbox.ErrState)
+	}
+	if len(b.rec.Spec.Sockets) > 0 {
+		if err := b.callLine("HangUp", &struct{}{}); err != nil {
+			return err
+		}
 	}
 	if err := os.RemoveAll(tmp); err != nil {
 		return err

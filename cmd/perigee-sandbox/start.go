@@ -145,6 +145,13 @@ func (s *supervisor) claim(b *box, spec *sandbox.Spec, oci *specs.Spec, dir stri
 	if err := s.openRoot(&files, b, spec, c, dir); err != nil {
 		return err
 	}
+	if c.Sockets = guestSockets(spec); len(c.Sockets) > 0 && files.err == nil {
+		line, err := s.newLine(b, spec.Sockets)
+		if err != nil {
+			return err
+		}
+		files.add(line)
+	}
 	if files.err != nil {
 		return files.err
 	}
@@ -208,7 +215,7 @@ func mountPoints(spec *sandbox.Spec, oci *specs.Spec) []string {
 	if !spec.ReadOnly {
 		return nil
 	}
-	var places []string
+	places := []string{"/tmp"} // gVisor makes it for every machine
 	for _, m := range oci.Mounts {
 		if info, err := os.Stat(m.Source); m.Type != "bind" || err == nil && info.IsDir() {
 			places = append(places, m.Destination)

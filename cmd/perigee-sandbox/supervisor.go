@@ -123,6 +123,9 @@ func (s *supervisor) load(dir string) (*box, bool) {
 			_ = s.groups.limitCPU(rec.Container, rec.Spec.Resources) // an earlier supervisor may have died before it did
 		}
 		go s.follow(b)
+		if rec.Spec != nil && len(rec.Spec.Sockets) > 0 {
+			go s.relay(b)
+		}
 	}
 	return b, true
 }
