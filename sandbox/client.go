@@ -112,8 +112,13 @@ func (c *Client) Resume(ctx context.Context, id string) error {
 // the directory dir, which it makes or replaces in one step once all is on
 // disk. The machine is left paused, after an error too: Resume it if it is
 // wanted again, Destroy it if not. Programs of ours that Exec runs in it are
-// ended: a snapshot cannot hold them. Machines with Mounts or a WritableDir
-// cannot be saved (ErrState).
+// ended: a snapshot cannot hold them. Machines with a WritableDir cannot be saved
+// (ErrState).
+//
+// A machine with Mounts goes on from its snapshot once, as its files are on the
+// host by then: Resume and Restore make the snapshot useless. Nobody else may
+// change the files meanwhile; if they lack what the machine had open, Restore
+// says ErrSnapshot.
 func (c *Client) Checkpoint(ctx context.Context, id, dir string) error {
 	return c.call(ctx, "checkpoint", Call{ID: id, Dir: dir}, nil)
 }

@@ -52,7 +52,10 @@ type record struct {
 	GoferPid  int    `json:"gofer_pid,omitempty"`
 	GoferFrom uint64 `json:"gofer_from,omitempty"`
 	// Mounted are paths on the host to unmount in the end.
-	Mounted   []string      `json:"mounted,omitempty"`
+	Mounted []string `json:"mounted,omitempty"`
+	// Past is the directory of a snapshot that must not be used once the machine
+	// runs on.
+	Past      string        `json:"past,omitempty"`
 	StartedAt time.Time     `json:"started_at,omitzero"`
 	Exit      *sandbox.Exit `json:"exit,omitempty"`
 }

@@ -100,6 +100,9 @@ func (s *supervisor) endGuests(b *box) error {
 		return err
 	}
 	if b.state() == sandbox.StatePaused { // what does not run does not end
+		if err := b.spendPast(); err != nil {
+			return err
+		}
 		if err := b.handle().Resume(b.rec.Container); err != nil {
 			return err
 		}

@@ -23,6 +23,9 @@ func (s *supervisor) pause(_ context.Context, id string) error {
 // resume lets a paused machine run on.
 func (s *supervisor) resume(_ context.Context, id string) error {
 	return s.change(id, "resume", sandbox.StatePaused, sandbox.StateRunning, func(b *box) error {
+		if err := b.spendPast(); err != nil {
+			return err
+		}
 		return b.handle().Resume(b.rec.Container)
 	})
 }
@@ -147,6 +150,9 @@ func (s *supervisor) endGently(b *box) {
 	info := b.info()
 	if info.Spec == nil || info.Spec.WritableDir == "" && len(info.Spec.Mounts) == 0 {
 		return
+	}
+	if b.saved() {
+		return // what it held was written back then, and it must not run on
 	}
 	if info.State == sandbox.StatePaused {
 		_ = s.resume(context.Background(), info.ID)

@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/cpuid"
 	"gvisor.dev/gvisor/pkg/state/statefile"
 	gsandbox "gvisor.dev/gvisor/runsc/sandbox"
@@ -128,12 +129,98 @@ func (s *supervisor) checkpoint(_ context.Context, id, dir string) error {
 	}
 	tmp := dir + ".new"
 	defer os.RemoveAll(tmp)
-	if err := s.save(b, tmp); err != nil {
+	if err := s.save(b, tmp, dir); err != nil {
 		return fmt.Errorf("cannot save %q: %w", id, err)
 	}
 	// The disk may take its time: a request need not wait for it.
 	if err := s.seal(b.rec.Spec, tmp, dir); err != nil {
 		return fmt.Errorf("cannot save %q: %w", id, err)
+	}
+	if err := s.checkPast(b, dir); err != nil {
+		return fmt.Errorf("cannot save %q: %w", id, err)
+	}
+	return nil
+}
+
+// A machine that has files of the host has one future: from a snapshot it goes on
+// once, and not at all if it went on without. Its memory of the files would not be
+// as they are.
+
+// rememberPast notes, before it is there, where the snapshot of a machine with
+// files of the host will be. The caller holds opMu.
+func (s *supervisor) rememberPast(b *box, dir string) error {
+	if len(b.rec.Spec.Mounts) == 0 {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.rec.Past = dir
+	return b.rec.save(s.boxDir(b.rec.ID))
+}
+
+// checkPast spends a snapshot that was being written while its machine went on.
+func (s *supervisor) checkPast(b *box, dir string) error {
+	b.opMu.Lock()
+	defer b.opMu.Unlock()
+	if len(b.rec.Spec.Mounts) == 0 || b.rec.Past == dir {
+		return nil
+	}
+	return errors.Join(spend(dir), fmt.Errorf("it runs on: %w", sandbox.ErrState))
+}
+
+// spendPast makes the snapshot of a machine that goes on without it useless. The
+// caller holds opMu.
+func (b *box) spendPast() error {
+	if b.rec.Past == "" {
+		return nil
+	}
+	if err := spend(b.rec.Past); err != nil {
+		return err
+	}
+	b.forgetPast()
+	return nil
+}
+
+// forgetPast leaves the record on the disk as it is: at worst a snapshot is spent
+// twice.
+func (b *box) forgetPast() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.rec.Past = ""
+}
+
+// saved says that the machine has a snapshot that it did not go on after.
+func (b *box) saved() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.rec.Past != ""
+}
+
+// spend makes a snapshot useless, for good. One that is gone is no error.
+func spend(dir string) error {
+	if err := os.Remove(filepath.Join(dir, manifestFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := syncDir(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// syncMounts forces what the machine has written to its files to disk: a snapshot
+// must not know of more than they do after a power cut.
+func syncMounts(mounts []sandbox.Mount) error {
+	for _, m := range mounts {
+		if m.ReadOnly {
+			continue
+		}
+		f, err := os.Open(m.Source)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(unix.Syncfs(int(f.Fd())), f.Close()); err != nil {
+			return fmt.Errorf("cannot flush %q: %w", m.Source, err)
+		}
 	}
 	return nil
 }
@@ -152,8 +239,8 @@ func (s *supervisor) pauseForSave(b *box) error {
 	}
 }
 
-// save pauses the machine and writes its memory.
-func (s *supervisor) save(b *box, tmp string) error {
+// save pauses the machine and writes its memory to tmp, which will be dir.
+func (s *supervisor) save(b *box, tmp, dir string) error {
 	b.opMu.Lock()
 	defer b.opMu.Unlock()
 	if err := s.endGuests(b); err != nil {
@@ -162,8 +249,8 @@ func (s *supervisor) save(b *box, tmp string) error {
 	if err := s.pauseForSave(b); err != nil {
 		return err
 	}
-	if len(b.rec.Spec.Mounts) > 0 || b.rec.Spec.WritableDir != "" {
-		return fmt.Errorf("it has files of the host, which a snapshot cannot hold: %w", sandbox.ErrState)
+	if b.rec.Spec.WritableDir != "" {
+		return fmt.Errorf("its writable layer is on the host, which a snapshot cannot hold: %w", sandbox.ErrState)
 	}
 	if len(b.rec.Spec.Sockets) > 0 {
 		if err := b.callLine("HangUp", &struct{}{}); err != nil {
@@ -176,14 +263,24 @@ func (s *supervisor) save(b *box, tmp string) error {
 	if err := os.MkdirAll(tmp, 0o700); err != nil {
 		return err
 	}
+	if err := s.rememberPast(b, dir); err != nil {
+		return err
+	}
 	opts := gsandbox.CheckpointOpts{Compression: statefile.CompressionLevelNone, Resume: true}
-	return b.handle().Checkpoint(s.confFor(b.rec.Netns), b.rec.Container, tmp, opts)
+	err := b.handle().Checkpoint(s.confFor(b.rec.Netns), b.rec.Container, tmp, opts)
+	if err != nil {
+		b.forgetPast()
+	}
+	return err
 }
 
 // seal makes the files in tmp a snapshot and puts it at dir in one step.
 func (s *supervisor) seal(spec *sandbox.Spec, tmp, dir string) error {
 	m, err := s.manifestFor(spec)
 	if err != nil {
+		return err
+	}
+	if err := syncMounts(spec.Mounts); err != nil {
 		return err
 	}
 	if m.Files, err = sealFiles(tmp); err != nil {
@@ -274,6 +371,11 @@ func (s *supervisor) restore(ctx context.Context, spec *sandbox.Spec, from, dir 
 	}
 	check := func() error { return snapshotError(s.sums.check(dir, m.Files)) }
 	run := func(b *box, oci *specs.Spec) error {
+		if len(spec.Mounts) > 0 {
+			if err := spend(dir); err != nil {
+				return err
+			}
+		}
 		return snapshotError(b.rec.Sandbox.Restore(s.confFor(b.rec.Netns), oci, b.rec.Container, dir, false, false, nil))
 	}
 	restored := *spec
