@@ -14,6 +14,7 @@ import (
 	"github.com/perigee-run/perigee/cluster"
 	"github.com/perigee-run/perigee/flycompat"
 	"github.com/perigee-run/perigee/httpapi"
+	"github.com/perigee-run/perigee/sandbox"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -21,6 +22,9 @@ import (
 type faces struct {
 	tcp, unix   net.Listener
 	remote, own http.Handler // with a token, and for root of this server
+	door        net.Listener // of this node's machines
+	inside      http.Handler // for them
+	guests      *guests
 	peer        net.Listener // nil for a node alone
 	nodes       *cluster.Server
 }
@@ -44,6 +48,12 @@ func (n *Node) openAPI(context.Context) (err error) {
 		f.tcp.Close()
 		return err
 	}
+	if f.door, err = n.listen(doorName, func() (net.Listener, error) { return sandbox.ListenDoor(n.path("door.sock")) }); err != nil {
+		f.close()
+		return err
+	}
+	f.guests = &guests{n: n}
+	f.inside = f.guests.face(server)
 	f.nodes = n.cluster.Server(n.peerFace(server))
 	if f.peer, err = n.listenPeers(); err != nil {
 		f.close()
@@ -104,9 +114,10 @@ func (f *faces) Run(ctx context.Context) error {
 	for _, face := range []struct {
 		on      net.Listener
 		handler http.Handler
-	}{{f.tcp, f.remote}, {f.unix, f.own}} {
+		enter   func(context.Context, net.Conn) context.Context
+	}{{f.tcp, f.remote, nil}, {f.unix, f.own, nil}, {newLobby(f.door), f.inside, f.guests.enter}} {
 		server := &http.Server{Handler: face.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-			BaseContext: func(net.Listener) context.Context { return ctx }}
+			BaseContext: func(net.Listener) context.Context { return ctx }, ConnContext: face.enter}
 		g.Go(func() error {
 			if err := server.Serve(face.on); !errors.Is(err, http.ErrServerClosed) {
 				return err
@@ -126,12 +137,16 @@ func (f *faces) Run(ctx context.Context) error {
 	if f.peer != nil {
 		g.Go(func() error { return f.nodes.Run(ctx, f.peer) })
 	}
+	defer f.guests.sleep.Wait()
 	return g.Wait()
 }
 
 func (f *faces) close() {
 	f.tcp.Close()
 	f.unix.Close()
+	if f.door != nil {
+		f.door.Close()
+	}
 	if f.peer != nil {
 		f.peer.Close()
 	}

@@ -20,6 +20,7 @@ const (
 	tunName    = "tun"
 	apiName    = "api"
 	socketName = "socket"
+	doorName   = "door"
 	peerName   = "peer"
 	routerName = "router/"
 	udpSuffix  = "/udp"

@@ -274,7 +274,7 @@ func (n *Node) openMachines(context.Context) error {
 		Fallen:      n.fallen,
 		MaySleep:    n.maySleep,
 		Named:       n.named,
-		Nameservers: n.resolvers(), Pool: n.cfg.Pool, SinkAfter: n.cfg.SinkAfter, Logger: n.log,
+		Nameservers: n.resolvers(), PublicIP: n.publicIP(), Door: n.path("door.sock"), Pool: n.cfg.Pool, SinkAfter: n.cfg.SinkAfter, Logger: n.log,
 	})
 	return err
 }

@@ -36,6 +36,9 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "get" {
 		os.Exit(show(os.Args[2]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == "api" {
+		os.Exit(callAPI(os.Args[2:]))
+	}
 	log.SetFlags(0)
 	log.Printf("testapp %s starts", os.Getenv("RELEASE"))
 	mux := http.NewServeMux()
@@ -45,6 +48,8 @@ func main() {
 	mux.HandleFunc("/env", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, os.Getenv(r.URL.Query().Get("name"))) })
 	mux.HandleFunc("/file", func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, r.URL.Query().Get("path")) })
 	mux.HandleFunc("/slow", slow)
+	mux.HandleFunc("/suspend-me", suspendMe)
+	mux.HandleFunc("/suspended", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, suspended.Load().(string)) })
 	mux.HandleFunc("/ws", echo)
 	mux.HandleFunc("/crash", func(http.ResponseWriter, *http.Request) { log.Print("crashing, as asked"); os.Exit(3) })
 	mux.HandleFunc("/eat", eat)
