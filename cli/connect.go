@@ -51,7 +51,7 @@ func readLogin() (login, error) {
 		return l, fmt.Errorf("cannot read the login: %w", err)
 	}
 	if err := json.Unmarshal(b, &l); err != nil {
-		return l, hint(fmt.Errorf("cannot read the login %s: %w", path, err), "remove the file, then run perigee token login again")
+		return l, hint(fmt.Errorf("cannot read the login %s: %w", path, err), "remove the file, then run perigee login again")
 	}
 	return l, nil
 }
@@ -128,7 +128,7 @@ func (e *env) explain(err error) error {
 		return err
 	case errors.Is(err, syscall.EACCES):
 		addr, _, _ := e.target()
-		return hint(unreachable{fmt.Errorf("cannot open %s: permission denied", addr)}, "run the command with sudo, or log in with a token: perigee token login http://host:4280")
+		return hint(unreachable{fmt.Errorf("cannot open %s: permission denied", addr)}, "run the command with sudo, or log in with a token: perigee login http://host:4280")
 	case errors.As(err, &op):
 		addr, _, _ := e.target()
 		return hint(unreachable{fmt.Errorf("no node answers at %s: %w", addr, op.Err)}, "start one here with: sudo perigee up; or point to another with --addr or PERIGEE_ADDR")
@@ -138,7 +138,7 @@ func (e *env) explain(err error) error {
 		return a.WithHint("perigee apps list shows what there is") // the API's own way of saying it
 	}
 	if errors.As(err, &a) && a.Code == api.CodeUnauthorized && a.Hint == "" {
-		return hint(err, "log in with: perigee token login ADDRESS (the token is in the node's data directory, file token)")
+		return hint(err, "log in with: perigee login ADDRESS (the token is in the node's data directory, file token)")
 	}
 	return err
 }

@@ -40,14 +40,10 @@ func (e *env) nodeCA(ctx context.Context) error {
 	return err
 }
 
-func tokenCmd(e *env) *cobra.Command {
-	return parent("token", "Log in to a node", nil, loginCmd(e), showTokenCmd(e))
-}
-
 func loginCmd(e *env) *cobra.Command {
 	return &cobra.Command{
 		Use: "login ADDRESS", Short: "Remember a node and its token, read from standard input or PERIGEE_TOKEN", Args: exactArgs("ADDRESS"),
-		Example: "  perigee token login http://203.0.113.7:4280 < token",
+		Example: "  perigee login http://203.0.113.7:4280 < token",
 		RunE: func(c *cobra.Command, args []string) error {
 			token := e.token
 			if token == "" {
@@ -64,7 +60,7 @@ func loginCmd(e *env) *cobra.Command {
 				return usageError{err}
 			}
 			e.addr = args[0]
-			if _, err := client.Node(c.Context()); err != nil {
+			if _, err := client.CurrentTokens(c.Context()); err != nil {
 				return e.explain(err)
 			}
 			if err := writeLogin(login{Addr: args[0], Token: strings.TrimSpace(token)}); err != nil {
@@ -85,7 +81,7 @@ func showTokenCmd(e *env) *cobra.Command {
 				return err
 			}
 			if token == "" {
-				return hint(fmt.Errorf("no token is known here"), "log in first: perigee token login ADDRESS")
+				return hint(fmt.Errorf("no token is known here"), "log in first: perigee login ADDRESS")
 			}
 			_, err = fmt.Fprintln(e.Out, token)
 			return err

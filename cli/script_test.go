@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/perigee-run/perigee/token/caveat"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -25,7 +26,11 @@ func TestScripts(t *testing.T) {
 			e.Setenv("PERIGEE_ADDR", "unix://"+filepath.Join(e.WorkDir, "no.sock"))
 			e.Setenv("PERIGEE_LOGIN", filepath.Join(e.WorkDir, "login.json"))
 			e.Setenv("NO_COLOR", "1")
-			return nil
+			t, err := caveat.New([]byte("a key of some node"), "t1", caveat.Caveat{Name: caveat.Org, Words: []string{"acme"}})
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(filepath.Join(e.WorkDir, "token"), []byte(t.String()+"\n"), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
 	})

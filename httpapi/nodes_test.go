@@ -3,6 +3,7 @@ package httpapi
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -166,4 +167,52 @@ func TestNodeCommands(t *testing.T) {
 	run(0, "nodes", "down, draining")
 	run(0, "node remove n2", "removed n2")
 	run(3, "node remove n2", "there is no node")
+}
+
+// TestTokensOnTheCommandLine: made, used, narrowed, revoked.
+func TestTokensOnTheCommandLine(t *testing.T) {
+	k := newKit(t)
+	k.app(t, "shop")
+	t.Setenv("PERIGEE_LOGIN", t.TempDir()+"/login.json")
+	as := func(token string, want int, line string, input ...string) string {
+		t.Helper()
+		var out, errs strings.Builder
+		args := append([]string{"--addr", k.url, "--token", token, "--no-color"}, strings.Fields(line)...)
+		if code := cli.Main(args, cli.IO{In: strings.NewReader(strings.Join(input, "\n")), Out: &out, Err: &errs}); code != want {
+			t.Fatalf("perigee %s: exit code %d, want %d: %s%s", line, code, want, &out, &errs)
+		}
+		return out.String() + errs.String()
+	}
+	as(secret, 0, "orgs create acme")
+	as(secret, 5, "orgs create acme")
+	if out := as(secret, 0, "orgs list"); !strings.Contains(out, "acme") || !strings.Contains(out, "personal") {
+		t.Error(out)
+	}
+	made := as(secret, 0, "tokens create org --org personal --name ops --expiry 1h --json")
+	var r api.CreateTokenResponse
+	if err := json.Unmarshal([]byte(made), &r); err != nil {
+		t.Fatal(err)
+	}
+	if out := as(r.Token, 0, "apps list"); !strings.Contains(out, "shop") {
+		t.Error(out)
+	}
+	if out := as(r.Token, 0, "orgs list"); strings.Contains(out, "acme") {
+		t.Error(out)
+	}
+	as(r.Token, 4, "nodes")
+	as(r.Token, 4, "tokens list --org acme")
+	as(r.Token, 0, "secrets set KEY=v --app shop --stage")
+	look := strings.TrimSpace(as(r.Token, 0, "tokens attenuate --read-only --app shop"))
+	as(look, 0, "secrets list --app shop")
+	as(look, 4, "secrets set KEY=w --app shop --stage")
+	as(look, 0, "login "+k.url)
+	as(r.Token, 0, "tokens create machine-exec --app shop -- date ...")
+	if out := as(secret, 0, "tokens list"); !strings.Contains(out, "ops") || !strings.Contains(out, "machine-exec") || strings.Contains(out, "perigee_") {
+		t.Error(out)
+	}
+	as(secret, 0, "tokens revoke "+r.ID)
+	as(secret, 3, "tokens revoke none")
+	if out := as(look, 4, "apps list"); !strings.Contains(out, "revoked") {
+		t.Error(out)
+	}
 }
