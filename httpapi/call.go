@@ -22,6 +22,7 @@ type call struct {
 	w      http.ResponseWriter
 	r      *http.Request
 	warned map[string]bool
+	code   string // of the error that the call ended with
 }
 
 // bodyTimeout is how long a JSON body may take to arrive.
@@ -138,6 +139,7 @@ func (c *call) answer(status int, v any) {
 // fail answers with an error. Nobody hears it when the client is gone.
 func (c *call) fail(err error) {
 	e := asError(err)
+	c.code = e.Code
 	if e.Code == api.CodeInternal && c.r.Context().Err() == nil {
 		c.server.cfg.Logger.Error("request failed", "request", c.w.Header().Get(api.RequestIDHeader), "operation", c.route.id, "error", err)
 	}

@@ -104,6 +104,7 @@ func (s stream[I, L]) run(c *call, in I) error {
 	if !out.begun {
 		return err
 	}
+	c.code = asError(err).Code
 	if _, ok := any(*new(L)).(api.Progress); !ok {
 		panic(http.ErrAbortHandler) // the client sees that the stream broke off
 	}

@@ -36,6 +36,9 @@ func (s *Server) execStream(c *call) error {
 	defer cancel()
 	x := &execution{may: c.mayRun, ctx: ctx, cancel: cancel, conn: conn, sizes: make(chan sandbox.Size, 1)}
 	exit := x.run(s.cfg.Machines, id)
+	if exit.Error != nil {
+		c.code = exit.Error.Code
+	}
 	b, err := json.Marshal(exit)
 	if err == nil {
 		_ = x.frame(api.FrameExit, b) // the client may be gone

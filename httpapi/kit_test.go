@@ -52,6 +52,7 @@ type kit struct {
 	box      *box
 	cluster  *cluster.Cluster
 	tokens   *token.Store
+	audit    *audited
 	busy     atomic.Int64 // machines that every other node says it has; negative: it is down
 	stopped  chan bool
 }
@@ -94,6 +95,7 @@ func newKit(t testing.TB) *kit {
 	if err != nil {
 		t.Fatal(err)
 	}
+	k.audit = &audited{}
 	key, err := k.apps.Derive("tokens")
 	if err != nil {
 		t.Fatal(err)
@@ -106,7 +108,7 @@ func newKit(t testing.TB) *kit {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(Config{Tokens: k.tokens, Issuer: issuer, Cluster: k.cluster, Peers: laptops, Apps: k.apps, Deploys: deploys, Machines: k.machines, Images: shelf{}, Node: self{k}, Builder: builder{}, Logs: talk{},
+	s, err := New(Config{Audit: k.audit, Tokens: k.tokens, Issuer: issuer, Cluster: k.cluster, Peers: laptops, Apps: k.apps, Deploys: deploys, Machines: k.machines, Images: shelf{}, Node: self{k}, Builder: builder{}, Logs: talk{},
 		Address: func(a string) (string, string) { return a + ".node.example", "http://" + a + ".node.example" }, Logger: quiet})
 	if err != nil {
 		t.Fatal(err)

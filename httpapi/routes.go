@@ -49,6 +49,7 @@ func (s *Server) routes() []route {
 		s.nodeRoutes(),
 		s.tokenRoutes(),
 		s.orgRoutes(),
+		s.auditRoutes(),
 	)
 }
 

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/perigee-run/perigee/api"
@@ -39,6 +40,8 @@ type Config struct {
 	Logs Logs
 	// Peers are the laptops in the private networks. Default: none can enter.
 	Peers Peers
+	// Audit keeps who did what. Default: nobody does.
+	Audit Audit
 	// Tokens are those that reach less than everything. Default: there are none.
 	Tokens *token.Store
 	// Issuer signs words about machines. Default: none are signed.
@@ -205,6 +208,7 @@ func (s *Server) Handler(auth Authenticator) http.Handler {
 func (s *Server) serve(r route, auth Authenticator) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		c := &call{server: s, route: &r, w: w, r: req, warned: map[string]bool{}}
+		defer c.audit(time.Now())
 		if r.access != open {
 			var err error
 			if c.who, err = auth.Authenticate(req); err != nil {

@@ -35,7 +35,7 @@ func (n *Node) openAPI(context.Context) (err error) {
 	server, err := httpapi.New(httpapi.Config{
 		Apps: n.apps, Deploys: n.deploys, Machines: n.fleet, Images: n.images, Node: n, Builder: builder{n}, Logs: n.lines, Peers: n.peerStore(),
 		Cluster: n.cluster, Regions: n, Placer: n, Address: n.address, ImagesInUse: n.imagesInUse, Logger: n.log,
-		Tokens: n.tokens, Issuer: n.issuer,
+		Tokens: n.tokens, Issuer: n.issuer, Audit: auditor{n},
 	})
 	if err != nil {
 		return err
@@ -81,7 +81,9 @@ func (n *Node) face(server *httpapi.Server, who httpapi.Authenticator) http.Hand
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/") {
-			registry.ServeHTTP(w, r)
+			kept := &statusKeeper{ResponseWriter: w}
+			registry.ServeHTTP(kept, r)
+			n.auditPush(r, who, kept.status)
 			return
 		}
 		rest.ServeHTTP(w, r)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/perigee-run/perigee/anycast"
 	"github.com/perigee-run/perigee/app"
+	"github.com/perigee-run/perigee/audit"
 	"github.com/perigee-run/perigee/build"
 	"github.com/perigee-run/perigee/catalog"
 	"github.com/perigee-run/perigee/cluster"
@@ -99,6 +100,7 @@ type Node struct {
 	api       *faces
 	tokens    *token.Store
 	issuer    *token.Issuer
+	audit     *audit.Log
 }
 
 // New opens everything that the node keeps and joins the rooms. It fails
@@ -176,6 +178,9 @@ func (n *Node) openState(ctx context.Context) (err error) {
 	}
 	n.apps, err = app.New(app.Config{Catalog: n.catalog, KeyFile: n.path("secrets.key"), Domain: n.cfg.Domain, Pools: pools, PrivateIP: n.privateIP})
 	if err != nil {
+		return err
+	}
+	if err := n.openAudit(ctx); err != nil {
 		return err
 	}
 	return n.openTokens()

@@ -1,0 +1,246 @@
+// Package audit keeps who did what: one entry for each call that changes something,
+// runs a command or opens a session, and for each that was refused.
+//
+// Entries are in a JetStream stream of the node that answered the call, synced to
+// disk before the call's connection is free again, and kept for [Config.MaxAge]. To
+// read those of all nodes, ask each; node does. An entry never holds what a call
+// carried. It is not for metrics and not for what machines say (that is logs).
+//
+// Refused calls come from anybody, so only some at once are written down; the next
+// entry says how many were not.
+//
+// The place for the next thing to know of a call is [api.AuditEntry].
+package audit
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/perigee-run/perigee/api"
+)
+
+const (
+	streamName = "AUDIT"
+	nobody     = "_" // in a subject, where there is no org or app
+	patience   = 5 * time.Second
+	// burst of refused calls, and how many a second after it, are written down.
+	burst, perSecond = 100, 10
+	defaultLimit     = 100
+	// MaxLimit is the most entries of one reading.
+	MaxLimit = 10_000
+)
+
+// Config says how much is kept. JetStream and Node are required.
+type Config struct {
+	JetStream jetstream.JetStream
+	Node      string
+	// MaxBytes on this node. Default 256 MiB.
+	MaxBytes int64
+	// MaxAge of an entry. Default 90 days.
+	MaxAge time.Duration
+	// Room returns an error while the disk is almost full. Default: there is room.
+	Room func() error
+	// Logger receives what could not be written. Default: slog.Default().
+	Logger *slog.Logger
+}
+
+// Log is this node's entries. Its methods may be called from any goroutine.
+type Log struct {
+	cfg Config
+
+	mu      sync.Mutex // guards what follows
+	stream  jetstream.Stream
+	tokens  float64 // refused calls that may still be written down
+	filled  time.Time
+	skipped int
+}
+
+// New opens the stream, or makes it. When that fails each use tries again: a full
+// disk must not keep a node from starting.
+func New(ctx context.Context, cfg Config) (*Log, error) {
+	if cfg.JetStream == nil || cfg.Node == "" {
+		return nil, errors.New("cannot open the audit log: JetStream and the node's name are both needed")
+	}
+	if cfg.MaxBytes == 0 {
+		cfg.MaxBytes = 256 << 20
+	}
+	if cfg.MaxAge == 0 {
+		cfg.MaxAge = 90 * 24 * time.Hour
+	}
+	if cfg.Room == nil {
+		cfg.Room = func() error { return nil }
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	l := &Log{cfg: cfg, tokens: burst, filled: time.Now()}
+	if _, err := l.open(ctx); err != nil {
+		cfg.Logger.Error("the audit log is off for now", "error", err)
+	}
+	return l, nil
+}
+
+func (l *Log) open(ctx context.Context) (jetstream.Stream, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stream != nil {
+		return l.stream, nil
+	}
+	if err := l.cfg.Room(); err != nil {
+		return nil, err
+	}
+	s, err := l.cfg.JetStream.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name: streamName, Description: "who did what", Subjects: []string{"audit.*.*"}, Storage: jetstream.FileStorage,
+		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, MaxBytes: l.cfg.MaxBytes, MaxAge: l.cfg.MaxAge, AllowDirect: true,
+	})
+	if err == nil {
+		l.stream = s
+	}
+	return s, err
+}
+
+// Record writes an entry down and returns when it is on disk. What cannot be
+// written is in the daemon's own log instead.
+func (l *Log) Record(e api.AuditEntry) {
+	e.Node = l.cfg.Node
+	if e.Time.IsZero() {
+		e.Time = time.Now().UTC()
+	}
+	if (e.Status == 401 || e.Status == 403) && !l.admit() {
+		return
+	}
+	e.Skipped = l.takeSkipped()
+	e.Org, e.App, e.Machine = clip(e.Org), clip(e.App), clip(e.Machine)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := l.write(ctx, e); err != nil {
+		l.cfg.Logger.Error("cannot write the audit log", "error", err, "operation", e.Operation, "who", e.Who, "app", e.App, "status", e.Status, "request", e.Request)
+	}
+}
+
+func (l *Log) write(ctx context.Context, e api.AuditEntry) error {
+	if _, err := l.open(ctx); err != nil {
+		return err
+	}
+	if err := l.cfg.Room(); err != nil {
+		return err
+	}
+	b, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	_, err = l.cfg.JetStream.PublishMsg(ctx, &nats.Msg{Subject: "audit." + part(e.Org) + "." + part(e.App), Data: b})
+	return err
+}
+
+// admit reports whether one more refused call is written down.
+func (l *Log) admit() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	l.tokens = min(burst, l.tokens+now.Sub(l.filled).Seconds()*perSecond)
+	l.filled = now
+	if l.tokens < 1 {
+		l.skipped++
+		return false
+	}
+	l.tokens--
+	return true
+}
+
+func (l *Log) takeSkipped() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.skipped
+	l.skipped = 0
+	return n
+}
+
+var name = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+
+// part is a name as a token of a subject; what is no name is nobody's.
+func part(s string) string {
+	if name.MatchString(s) {
+		return s
+	}
+	return nobody
+}
+
+// clip bounds what a caller sent.
+func clip(s string) string {
+	const most = 80
+	if len(s) <= most {
+		return s
+	}
+	return s[:most]
+}
+
+// Read returns this node's entries of an org, "" being all, newest first.
+func (l *Log) Read(ctx context.Context, org string, q api.AuditQuery) ([]api.AuditEntry, error) {
+	entries, err := l.read(ctx, org, q)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the audit log: %w", err)
+	}
+	slices.SortStableFunc(entries, func(a, b api.AuditEntry) int { return b.Time.Compare(a.Time) })
+	return entries[:min(len(entries), Limit(q))], nil
+}
+
+// Limit is how many entries a query asks for.
+func Limit(q api.AuditQuery) int {
+	if q.Limit <= 0 {
+		return defaultLimit
+	}
+	return min(q.Limit, MaxLimit)
+}
+
+func (l *Log) read(ctx context.Context, org string, q api.AuditQuery) ([]api.AuditEntry, error) {
+	stream, err := l.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: []string{"audit." + or(org) + "." + or(q.App)}, DeliverPolicy: jetstream.DeliverAllPolicy}
+	if !q.Since.IsZero() {
+		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &q.Since
+	}
+	cons, err := stream.OrderedConsumer(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	it, err := cons.Messages()
+	if err != nil {
+		return nil, err
+	}
+	defer it.Stop()
+	entries := []api.AuditEntry{}
+	for left := cons.CachedInfo().NumPending; left > 0; left-- {
+		msg, err := it.Next(jetstream.NextMaxWait(patience))
+		if err != nil {
+			return nil, err
+		}
+		var e api.AuditEntry
+		if json.Unmarshal(msg.Data(), &e) == nil && !e.Time.Before(q.Since) {
+			entries = append(entries, e)
+		}
+		if most := Limit(q); len(entries) >= 2*most { // only the newest are wanted
+			entries = append(entries[:0], entries[len(entries)-most:]...)
+		}
+	}
+	return entries, nil
+}
+
+// or is a name as a token of a filter: all where none is named.
+func or(s string) string {
+	if s == "" {
+		return "*"
+	}
+	return part(s)
+}
