@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"strconv"
+	"strings"
 )
 
 // RecordReleaseRequest writes down a release that the caller carries out itself,
@@ -45,4 +46,14 @@ func (c *Client) UpdateRelease(ctx context.Context, app string, version int, req
 // if it cannot be had.
 func (c *Client) ResolveImage(ctx context.Context, app, ref string) (i ImageInfo, err error) {
 	return i, c.call(ctx, http.MethodPost, pathf("/apps/%s/image", app), nil, ResolveImageRequest{Image: ref}, &i)
+}
+
+// TagOf is the tag in a reference, "" if it has none; a digest may follow it.
+func TagOf(ref string) string {
+	ref, _, _ = strings.Cut(ref, "@")
+	i := strings.LastIndexByte(ref, ':')
+	if i < 0 || i < strings.LastIndexByte(ref, '/') {
+		return ""
+	}
+	return ref[i+1:]
 }

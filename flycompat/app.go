@@ -220,8 +220,9 @@ func (x *app) Image(ctx context.Context, args struct{ Ref string }) (*image, err
 	if err != nil {
 		return nil, faulty(err)
 	}
-	// The reference by digest is what machines get, whatever the tag means later.
-	return &image{ID: graphql.ID(i.Digest), Ref: i.Ref, Digest: i.Digest, CompressedSizeFull: BigInt(i.Size)}, nil
+	// The reference by digest is what machines get, whatever the tag means later. Were
+	// the digest named beside it, flyctl would write it behind the reference once more.
+	return &image{ID: graphql.ID(i.Digest), Ref: i.Ref, CompressedSizeFull: BigInt(i.Size)}, nil
 }
 
 // ImageDetails is the image of the release that runs.

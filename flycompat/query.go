@@ -112,13 +112,13 @@ func (*root) LatestImageTag(struct {
 	return nil
 }
 
-// LatestImageDetails says that no image is newer than the one that is asked about:
-// versions are for Fly's own images.
+// LatestImageDetails are of Fly's own images. Of any other Fly says that it does not
+// know it, in words that flyctl looks for.
 func (*root) LatestImageDetails(args struct {
 	Image      string
 	FlyVersion *string
-}) *imageVersion {
-	return versionOf(args.Image)
+}) (*imageVersion, error) {
+	return nil, faulty(api.Errorf(api.CodeNotFound, "Unknown repository %q: nobody says which of its images is the newest", args.Image))
 }
 
 // AddOns are none.

@@ -52,5 +52,9 @@ func (s *Server) resolveImage(c *call, in api.ResolveImageRequest) (api.ImageInf
 	if err != nil {
 		return api.ImageInfo{}, imageFault(err)
 	}
-	return api.ImageInfo{Ref: deploy.Pinned(i), Digest: i.Digest, Size: i.Size, Created: i.Created, LastUsed: i.LastUsed, InUse: s.cfg.ImagesInUse()[i.Digest]}, nil
+	ref := deploy.Pinned(i)
+	if tag := api.TagOf(in.Image); tag != "" {
+		ref = strings.Replace(ref, "@", ":"+tag+"@", 1)
+	}
+	return api.ImageInfo{Ref: ref, Digest: i.Digest, Size: i.Size, Created: i.Created, LastUsed: i.LastUsed, InUse: s.cfg.ImagesInUse()[i.Digest]}, nil
 }

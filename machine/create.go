@@ -200,7 +200,7 @@ func (h *Host) newRecord(app, org string, o order) Record {
 	now := time.Now().UTC()
 	r := Record{
 		App: app, Org: org, Name: o.Name, Node: h.cfg.Node, Region: h.cfg.Region, CreatedAt: now, UpdatedAt: now,
-		Version: newVersion(), Config: *o.config, Image: imageRef(o.image), Release: o.Release,
+		Version: newVersion(), Config: *o.config, Image: imageRef(o.image, o.config.Image), Release: o.Release,
 		Desired: api.StateCreated, State: api.StateCreated, Cordoned: o.SkipServiceRegistration,
 		NoSecrets: o.SkipSecrets, SecretsVersion: &o.secrets, CreateKey: o.IdempotencyKey, Home: o.HomeRegion, Replaces: o.Replaces,
 	}

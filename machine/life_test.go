@@ -523,6 +523,7 @@ func TestLeases(t *testing.T) {
 	want(t, d.Cordon(ctx, id, l.Nonce), api.CodeConflict)
 	_, err = d.AcquireLease(ctx, id, "x", api.LeaseRequest{TTL: -1}, "")
 	want(t, err, api.CodeInvalid)
+	ok(t, d.Destroy(ctx, id, true, l.Nonce)) // clients release their lease before they destroy
 }
 
 func TestLeaseOfOne(t *testing.T) {

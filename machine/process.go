@@ -220,8 +220,14 @@ func imageName(i api.ImageRef) string {
 	return name + "@" + i.Digest
 }
 
-func imageRef(img image.Image) api.ImageRef {
-	return api.ImageRef{Registry: img.Registry, Repository: img.Repository, Tag: img.Tag, Digest: img.Digest, Labels: img.Labels}
+// imageRef is the image in the API's words. A tag that was asked for together with
+// a digest decides nothing, and is shown.
+func imageRef(img image.Image, asked string) api.ImageRef {
+	tag := img.Tag
+	if tag == "" {
+		tag = api.TagOf(asked)
+	}
+	return api.ImageRef{Registry: img.Registry, Repository: img.Repository, Tag: tag, Digest: img.Digest, Labels: img.Labels}
 }
 
 // spec is what the sandbox is told to run in the life id.

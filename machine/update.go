@@ -67,7 +67,7 @@ func (h *Host) replace(ctx context.Context, m *machine, o order) error {
 // renew is the view with a new version.
 func (v *view) renew(o order) {
 	r, now := &v.rec, time.Now().UTC()
-	r.Version, r.Config, r.Image = newVersion(), *o.config, imageRef(o.image)
+	r.Version, r.Config, r.Image = newVersion(), *o.config, imageRef(o.image, o.config.Image)
 	r.NoSecrets, r.SecretsVersion = o.SkipSecrets, &o.secrets
 	if o.Release != 0 {
 		r.Release = o.Release
