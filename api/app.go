@@ -163,7 +163,7 @@ type ProcessStat struct {
 	RSS       uint64         `json:"rss" doc:"Always 0: the sandbox counts memory for the whole machine, see …/memory"`
 	STime     uint64         `json:"stime" doc:"Always 0"`
 	RTime     uint64         `json:"rtime" doc:"Milliseconds since it began, as far as the sandbox tells"`
-	Sockets   []ListenSocket `json:"listen_sockets" doc:"Always empty: they are inside the sandbox"`
+	Sockets   []ListenSocket `json:"listen_sockets" doc:"With the first process: the internal ports of the machine's services that take connections; others are inside the sandbox"`
 }
 
 // ListenSocket is where a process takes connections.

@@ -37,7 +37,8 @@ func (s *Server) createApp(c *call, in api.CreateAppRequest) (api.CreateAppRespo
 		InternalNumericID: v.InternalNumericID, Organization: v.Organization}, nil
 }
 
-// numeric is a number that stands for the app, for clients that want one.
+// numeric is a number that stands for the app or the org, for clients that want one:
+// fly-go has 31 bits for it.
 func numeric(id string) int64 {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(id)) // it never fails
@@ -56,7 +57,7 @@ func (s *Server) showApp(c *call) (api.App, error) {
 func (s *Server) view(a app.App, hosts []string) api.App {
 	v := api.App{
 		ID: a.ID, Name: a.Name, Status: "pending", Network: a.Network, CreatedAt: a.CreatedAt,
-		Organization:      api.Organization{Name: a.Org, Slug: a.Org, InternalNumericID: int64(s.cfg.Apps.OrgNumber(a.Org))},
+		Organization:      api.Organization{Name: a.Org, Slug: a.Org, InternalNumericID: numeric(a.Org)},
 		InternalNumericID: numeric(a.ID),
 		MachineCount:      len(s.cfg.Machines.List(a.Name)), Hosts: hosts,
 	}

@@ -9,8 +9,13 @@ import (
 	"github.com/perigee-run/perigee/sandbox"
 )
 
-// Processes lists what runs in a started machine.
+// Processes lists what runs in a started machine. The ports on which it takes
+// connections stand with the first process.
 func (h *Host) Processes(ctx context.Context, id string) ([]api.ProcessStat, error) {
+	m, err := h.find(ctx, id)
+	if err != nil {
+		return nil, err
+	}
 	sandboxID, err := h.living(ctx, id, api.StateStarted)
 	if err != nil {
 		return nil, err
@@ -22,6 +27,9 @@ func (h *Host) Processes(ctx context.Context, id string) ([]api.ProcessStat, err
 	out := make([]api.ProcessStat, 0, len(all))
 	for _, p := range all {
 		out = append(out, api.ProcessStat{PID: p.PID, Command: p.Command, User: fmt.Sprint(p.UID), CPU: cpuMillis(p.CPU), Sockets: []api.ListenSocket{}})
+	}
+	if len(out) > 0 {
+		out[0].Sockets = h.listening(ctx, m)
 	}
 	return out, nil
 }

@@ -131,6 +131,9 @@ func (h *Host) ReleaseLease(ctx context.Context, id, nonce string) error {
 	if err != nil {
 		return err
 	}
+	if m.now().rec.State == api.StateDestroyed {
+		return nil // the lease went with the machine
+	}
 	m.changeLease(func(r *Record) {
 		switch l := r.held(time.Now()); {
 		case l != nil && l.Nonce != nonce:

@@ -524,6 +524,11 @@ func TestLeases(t *testing.T) {
 	_, err = d.AcquireLease(ctx, id, "x", api.LeaseRequest{TTL: -1}, "")
 	want(t, err, api.CodeInvalid)
 	ok(t, d.Destroy(ctx, id, true, l.Nonce)) // clients release their lease before they destroy
+	id = d.create(t, config("sleep"))
+	l, err = d.AcquireLease(ctx, id, "deployer", api.LeaseRequest{}, "")
+	ok(t, err)
+	ok(t, d.Destroy(ctx, id, true, l.Nonce))
+	ok(t, d.ReleaseLease(ctx, id, l.Nonce)) // and after they have destroyed
 }
 
 func TestLeaseOfOne(t *testing.T) {
