@@ -437,6 +437,15 @@ func TestWait(t *testing.T) {
 			t.Errorf("error is %q", err)
 		}
 	})
+	t.Run("never started is as good as stopped", func(t *testing.T) {
+		m, err := d.Create(t.Context(), "shop", api.CreateMachineRequest{Config: config("sleep"), SkipLaunch: true})
+		ok(t, err)
+		a, err := d.Wait(t.Context(), m.ID, WaitQuery{States: []string{api.StateStopped}, Timeout: time.Millisecond})
+		ok(t, err)
+		if a.State != api.StateCreated {
+			t.Errorf("answer %+v", a)
+		}
+	})
 	t.Run("no such state", func(t *testing.T) {
 		_, err := d.Wait(t.Context(), id, WaitQuery{States: []string{"sleepy"}})
 		want(t, err, api.CodeInvalid)

@@ -92,7 +92,9 @@ func (q *WaitQuery) met(v *view) (done bool, answer api.WaitResponse, err error)
 		answer.State, answer.Version = api.StateReplaced, q.Version
 		return true, answer, nil
 	}
-	if q.wants(r.State) {
+	// A machine that was never started is as good as stopped: Fly's clients create
+	// one without launching it, and wait until it could be started.
+	if q.wants(r.State) || r.State == api.StateCreated && q.wants(api.StateStopped) {
 		return true, answer, nil
 	}
 	for _, e := range slices.Backward(r.Events) { // oldest first; ids sort by time
