@@ -500,12 +500,11 @@ func TestLeases(t *testing.T) {
 			_, err := d.Update(ctx, id, api.CreateMachineRequest{Config: config("sleep")}, n)
 			return err
 		},
-		"destroy":  func(n string) error { return d.Destroy(ctx, id, true, n) },
-		"cordon":   func(n string) error { return d.Cordon(ctx, id, n) },
-		"metadata": func(n string) error { return d.SetMetadata(ctx, id, nil, n) },
-		"signal":   func(n string) error { return d.Signal(ctx, id, api.SignalRequest{Signal: "TERM"}, n) },
-		"lease":    func(n string) error { _, err := d.AcquireLease(ctx, id, "other", api.LeaseRequest{}, n); return err },
-		"release":  func(n string) error { return d.ReleaseLease(ctx, id, n) },
+		"destroy": func(n string) error { return d.Destroy(ctx, id, true, n) },
+		"cordon":  func(n string) error { return d.Cordon(ctx, id, n) },
+		"signal":  func(n string) error { return d.Signal(ctx, id, api.SignalRequest{Signal: "TERM"}, n) },
+		"lease":   func(n string) error { _, err := d.AcquireLease(ctx, id, "other", api.LeaseRequest{}, n); return err },
+		"release": func(n string) error { return d.ReleaseLease(ctx, id, n) },
 	} {
 		for _, nonce := range []string{"", "wrong"} {
 			err := op(nonce)
@@ -515,6 +514,8 @@ func TestLeases(t *testing.T) {
 			}
 		}
 	}
+	want(t, d.SetMetadata(ctx, id, nil, "wrong"), api.CodeConflict)
+	ok(t, d.SetMetadata(ctx, id, nil, "")) // a note disturbs nobody
 	want(t, d.Sleep(ctx, id, api.StatePaused), api.CodeConflict)
 	_, err = d.Wake(ctx, id)
 	ok(t, err)

@@ -3,6 +3,7 @@ package machine
 import (
 	"context"
 	"maps"
+	"time"
 
 	"github.com/perigee-run/perigee/machine/rules"
 )
@@ -47,7 +48,15 @@ func (h *Host) DeleteMetadata(ctx context.Context, id, key, nonce string) error 
 	return h.editMetadata(ctx, id, nonce, func(m map[string]string) { delete(m, key) })
 }
 
+// editMetadata asks for no lease: who has one is not disturbed by a note, and Fly's
+// clients leave notes on machines that they have leased themselves. A nonce that is
+// given must be right all the same.
 func (h *Host) editMetadata(ctx context.Context, id, nonce string, edit func(map[string]string)) error {
+	if m, err := h.find(ctx, id); err == nil && nonce == "" {
+		if l := m.now().rec.held(time.Now()); l != nil {
+			nonce = l.Nonce
+		}
+	}
 	return h.act(ctx, id, nonce, func(ctx context.Context, m *machine) error {
 		c := withMetadata(m.now().rec.Config, edit)
 		if err := rules.Metadata(c.Metadata); err != nil {
