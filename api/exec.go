@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"sync"
 
 	"github.com/coder/websocket"
@@ -73,7 +72,7 @@ const maxFrame = 1 << 20
 func (c *Client) ExecStream(ctx context.Context, app, id string, req ExecStreamRequest, streams ExecIO) (ExecExit, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	conn, err := c.dialExec(ctx, app, id)
+	conn, err := c.socket(ctx, machinePath(app, id, "/exec/stream"))
 	if err != nil {
 		return ExecExit{}, err
 	}
@@ -90,19 +89,6 @@ func (c *Client) ExecStream(ctx context.Context, app, id string, req ExecStreamR
 	go out.pump(streams.Stdin)
 	go out.resize(streams.Resize)
 	return readExec(ctx, conn, streams)
-}
-
-func (c *Client) dialExec(ctx context.Context, app, id string) (*websocket.Conn, error) {
-	if err := checkPath(machinePath(app, id, "")); err != nil {
-		return nil, err
-	}
-	h := http.Header{}
-	c.header(h)
-	conn, resp, err := websocket.Dial(ctx, c.base+machinePath(app, id, "/exec/stream"), &websocket.DialOptions{HTTPClient: c.sockets, HTTPHeader: h})
-	if err != nil && resp != nil && resp.StatusCode >= 400 {
-		return nil, refusal(resp)
-	}
-	return conn, err
 }
 
 func readExec(ctx context.Context, conn *websocket.Conn, s ExecIO) (ExecExit, error) {

@@ -72,22 +72,6 @@ func machineExecCmd(e *env) *cobra.Command {
 	return c
 }
 
-func consoleCmd(e *env) *cobra.Command {
-	var f execFlags
-	c := &cobra.Command{
-		Use: "console", SuggestFor: []string{"ssh"}, Short: "Open a shell in a machine", Args: noArgs, Example: "  perigee console --app shop",
-		RunE: func(c *cobra.Command, _ []string) error {
-			command := []string{"/bin/sh", "-c", "if command -v bash >/dev/null; then exec bash; else exec sh; fi"}
-			if cfg, _, err := e.loadConfig("."); err == nil && cfg.ConsoleCommand != "" {
-				command = []string{"/bin/sh", "-c", cfg.ConsoleCommand}
-			}
-			return e.exec(c.Context(), f, command)
-		},
-	}
-	f.register(c)
-	return c
-}
-
 // What a shell ends with for a program that is not there, or is none.
 const (
 	exitNoProgram  = 127

@@ -29,7 +29,8 @@ func proxyCmd(e *env) *cobra.Command {
 	c := &cobra.Command{Use: "proxy LOCAL[:REMOTE]", Short: "Forward a local port to an app in the private network", Args: exactArgs("LOCAL[:REMOTE]"),
 		Long: `Forward a local TCP port to a port of an app's machines, which need not be public.
 It goes through WireGuard in this process, as a peer of the app's org that is
-removed at the end, or after a day.`,
+removed at the end, or after a day. It needs no root, and wakes a machine where
+all sleep.`,
 		Example: "  perigee proxy 5432 -a db\n  perigee proxy 8080:80 -a web",
 		RunE: func(c *cobra.Command, args []string) error {
 			local, remote, err := parsePorts(args[0])
@@ -93,11 +94,63 @@ func (e *env) proxy(ctx context.Context, client *api.Client, f forward) error {
 		return err
 	}
 	defer leave()
-	if _, err := mesh.LookupHost(ctx, strings.TrimSuffix(f.target(), ":"+f.port)); err != nil {
-		fmt.Fprintln(e.Err, e.paint(yellow, "Warning:"), err, "(machines that sleep have no name in .internal: a request to the app, or perigee machine start, wakes one)")
+	way := tunnel{mesh, client, f}
+	if err := way.rouse(ctx); err != nil {
+		fmt.Fprintln(e.Err, e.paint(yellow, "Warning:"), err)
 	}
 	fmt.Fprintf(e.Err, "Forwarding %s to %s. Press Ctrl-C to end.\n", l.Addr(), f.target())
-	return e.serveProxy(ctx, l, mesh, f.target())
+	return e.serveProxy(ctx, l, way)
+}
+
+// tunnel leads to the app through the private network, and wakes it.
+type tunnel struct {
+	mesh   *dial.Net
+	client *api.Client
+	forward
+}
+
+// dial connects. Machines that sleep have no name in .internal: one is woken, and
+// its name comes a moment later.
+func (t tunnel) dial(ctx context.Context) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, enterTimeout)
+	defer cancel()
+	host := strings.TrimSuffix(t.target(), ":"+t.port)
+	for {
+		if _, err := t.mesh.LookupHost(ctx, host); err == nil {
+			return t.mesh.DialContext(ctx, "tcp", t.target())
+		}
+		if err := t.rouse(ctx); err != nil {
+			return nil, err
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("cannot find %s: a machine runs, but has no name yet", host)
+		}
+	}
+}
+
+// rouse wakes a machine if none runs, and says what to do where none sleeps
+// either.
+func (t tunnel) rouse(ctx context.Context) error {
+	machines, err := t.client.ListMachines(ctx, t.app)
+	if err != nil {
+		return err
+	}
+	sleeper := ""
+	for _, m := range machines {
+		switch {
+		case t.machine != "" && m.ID != t.machine:
+		case m.State == api.StateStarted:
+			return nil
+		case m.State == api.StatePaused || m.State == api.StateSuspended:
+			sleeper = m.ID
+		}
+	}
+	if sleeper == "" {
+		return fmt.Errorf("no machine of app %s runs or sleeps: perigee machine start ID --app %s starts one", t.app, t.app)
+	}
+	return t.client.StartMachine(ctx, t.app, sleeper)
 }
 
 // enter makes a peer for this command and enters the org's network with it;
@@ -144,7 +197,7 @@ func connectPeer(ctx context.Context, p api.WireGuardPeer, key wire.PrivateKey) 
 }
 
 // serveProxy forwards connections until ctx ends, and waits for them to end.
-func (e *env) serveProxy(ctx context.Context, l net.Listener, mesh *dial.Net, target string) error {
+func (e *env) serveProxy(ctx context.Context, l net.Listener, way tunnel) error {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
 	var conns sync.WaitGroup
@@ -158,18 +211,16 @@ func (e *env) serveProxy(ctx context.Context, l net.Listener, mesh *dial.Net, ta
 			return fmt.Errorf("cannot accept connections: %w", err)
 		}
 		conns.Go(func() {
-			if err := forwardConn(ctx, c, mesh, target); err != nil {
+			if err := forwardConn(ctx, c, way); err != nil {
 				fmt.Fprintln(e.Err, e.paint(yellow, "Warning:"), err)
 			}
 		})
 	}
 }
 
-func forwardConn(ctx context.Context, near net.Conn, mesh *dial.Net, target string) error {
+func forwardConn(ctx context.Context, near net.Conn, way tunnel) error {
 	defer near.Close()
-	dialing, cancel := context.WithTimeout(ctx, enterTimeout)
-	defer cancel()
-	far, err := mesh.DialContext(dialing, "tcp", target)
+	far, err := way.dial(ctx)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +33,8 @@ type gateway struct {
 	key   wire.PrivateKey
 	dev   *device.Device
 	port  string
+	awake atomic.Bool // the machine: asleep it has no name
+	woken atomic.Int32
 	mu    sync.Mutex
 	peers map[string]bool
 }
@@ -71,7 +74,7 @@ func (g *gateway) serve(t *testing.T, stack *netstack.Net) {
 	}
 	s := &dns.Server{PacketConn: u, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		m := new(dns.Msg).SetReply(q)
-		if q.Question[0].Name != "db.internal." {
+		if q.Question[0].Name != "db.internal." || !g.awake.Load() {
 			m.Rcode = dns.RcodeNameError
 		} else if q.Question[0].Qtype == dns.TypeAAAA {
 			m.Answer = []dns.RR{&dns.AAAA{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeAAAA, Class: dns.ClassINET, Ttl: 5}, AAAA: net.ParseIP(dbAddr)}}
@@ -107,6 +110,12 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path == "/v1/apps/db":
 		json.NewEncoder(w).Encode(api.App{Name: "db", Organization: api.Organization{Slug: "acme"}})
+	case r.URL.Path == "/v1/apps/db/machines":
+		json.NewEncoder(w).Encode([]api.Machine{{ID: "m1", State: map[bool]string{true: api.StateStarted, false: api.StateSuspended}[g.awake.Load()]}})
+	case r.URL.Path == "/v1/apps/db/machines/m1/start":
+		g.woken.Add(1)
+		g.awake.Store(true)
+		fmt.Fprintln(w, `{"previous_state":"suspended"}`)
 	case r.Method == http.MethodPost && r.URL.Path == "/v1/orgs/acme/wireguard_peers":
 		var in api.CreateWireGuardPeerRequest
 		json.NewDecoder(r.Body).Decode(&in)
@@ -160,6 +169,7 @@ func TestProxy(t *testing.T) {
 		}
 	}
 	for range 3 {
+		g.awake.Store(false)
 		c, err := net.DialTimeout("tcp", string(m[1]), 5*time.Second)
 		if err != nil {
 			t.Fatal(err)
@@ -171,6 +181,9 @@ func TestProxy(t *testing.T) {
 			t.Errorf("%q, %v", b, err)
 		}
 		c.Close()
+	}
+	if n := g.woken.Load(); n != 4 {
+		t.Errorf("the machine was woken %d times: once at the beginning and for each connection is 4", n)
 	}
 	cancel()
 	if err := <-done; err != nil {

@@ -29,6 +29,9 @@ type Config struct {
 	// Forget drops what this node keeps of an app that was destroyed, such as
 	// its logs. Default: nothing.
 	Forget func(ctx context.Context, app string) error
+	// SSH asks for a place at the SSH server of one of this node's machines.
+	// Default: there is none.
+	SSH func(ctx context.Context, id string) (Visit, error)
 	// Patience is how long a node that says nothing is waited for. Default 2.5 s.
 	Patience time.Duration
 	// Logger defaults to slog.Default().
@@ -144,6 +147,11 @@ func (c Config) check() (Config, error) {
 	}
 	if c.Forget == nil {
 		c.Forget = func(context.Context, string) error { return nil }
+	}
+	if c.SSH == nil {
+		c.SSH = func(_ context.Context, id string) (Visit, error) {
+			return nil, api.Errorf(api.CodeUnsupported, "machine %q is on a node without an SSH server", id)
+		}
 	}
 	if c.Patience <= 0 {
 		c.Patience = 2500 * time.Millisecond

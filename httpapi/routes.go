@@ -45,6 +45,7 @@ func (s *Server) routes() []route {
 		s.releaseRoutes(),
 		s.recordRoutes(),
 		s.wireguardRoutes(),
+		s.sshRoutes(),
 		s.clusterRoutes(),
 		s.nodeRoutes(),
 		s.tokenRoutes(),

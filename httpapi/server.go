@@ -46,6 +46,10 @@ type Config struct {
 	Tokens *token.Store
 	// Issuer signs words about machines. Default: none are signed.
 	Issuer *token.Issuer
+	// SSH leads to the machines' SSH servers, SSHAuthority signs for those who may
+	// come in. Default: SSH is refused in words.
+	SSH          SSH
+	SSHAuthority SSHAuthority
 	// Address gives the name under which an app answers and the address to open
 	// in a browser, "" where it has none. Default: none.
 	Address func(app string) (hostname, url string)

@@ -36,6 +36,7 @@ func (n *Node) openAPI(context.Context) (err error) {
 		Apps: n.apps, Deploys: n.deploys, Machines: n.fleet, Images: n.images, Node: n, Builder: builder{n}, Logs: n.lines, Peers: n.peerStore(),
 		Cluster: n.cluster, Regions: n, Placer: n, Address: n.address, ImagesInUse: n.imagesInUse, Logger: n.log,
 		Tokens: n.tokens, Issuer: n.issuer, Audit: auditor{n},
+		SSH: n.fleet, SSHAuthority: n.shells.Authority(),
 	})
 	if err != nil {
 		return err

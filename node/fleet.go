@@ -16,7 +16,7 @@ import (
 func (n *Node) openFleet(context.Context) (err error) {
 	n.fleet, err = fleet.New(fleet.Config{
 		Self: n.cfg.Name, Local: n.machines, Peers: fleet.Over(n.cluster), Summaries: n.index, Nodes: neighbours{n},
-		Place: n.place, Router: drains{n}, Forget: n.store.Forget, Logger: n.log,
+		Place: n.place, Router: drains{n}, Forget: n.store.Forget, SSH: n.visit, Logger: n.log,
 	})
 	if err != nil {
 		return err

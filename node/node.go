@@ -36,6 +36,7 @@ import (
 	"github.com/perigee-run/perigee/router"
 	"github.com/perigee-run/perigee/router/distance"
 	"github.com/perigee-run/perigee/sandbox"
+	"github.com/perigee-run/perigee/ssh"
 	"github.com/perigee-run/perigee/token"
 	"golang.org/x/sync/errgroup"
 )
@@ -78,6 +79,7 @@ type Node struct {
 	sandbox   *sandbox.Client
 	apps      *app.Store
 	machines  *machine.Host
+	shells    *ssh.Server
 	fleet     *fleet.Fleet
 	lines     *fleet.Lines
 	moves     *placement.MoveTable
@@ -118,7 +120,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, err
 	}
 	for _, step := range []func(context.Context) error{
-		n.openState, n.openImages, n.openNetwork, n.openSandbox, n.openMachines, n.openFleet, n.openHealer, n.openEdge, n.openClients, n.openDeploys, n.openAPI,
+		n.openState, n.openImages, n.openNetwork, n.openSandbox, n.openMachines, n.openShells, n.openFleet, n.openHealer, n.openEdge, n.openClients, n.openDeploys, n.openAPI,
 	} {
 		if err := step(ctx); err != nil {
 			if errors.Is(err, ErrRemoved) {

@@ -11,7 +11,7 @@ say() { printf '\033[2m· %s\033[0m\n' "$*" >&2; }
 
 packages="ca-certificates curl git busybox-static iproute2"
 case $want in
-test)  packages="$packages erofs-utils mmdebstrap skopeo buildah runc nftables wireguard-tools chromium bird2 bind9-dnsutils knot-dnsutils" ;;
+test)  packages="$packages erofs-utils mmdebstrap skopeo buildah runc nftables wireguard-tools chromium bird2 bind9-dnsutils knot-dnsutils openssh-client" ;;
 bench) packages="$packages erofs-utils mmdebstrap skopeo runc docker.io nginx-light wrk"
        command -v npm >/dev/null || packages="$packages npm" ;; # it may have come with another Node.js
 esac

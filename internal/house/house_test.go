@@ -24,7 +24,7 @@ var floors = map[string]int{
 	"image": 1, "sandbox": 1, "catalog": 1, "mesh": 1, "dns": 1, "anycast": 1, "handover": 1,
 	"machine": 2, "router": 2, "logs": 2, "app": 2, "placement": 2, "cluster": 2, "peers": 2, "token": 2, "audit": 2,
 	"deploy": 3, "build": 3, "fleet": 3,
-	"httpapi": 4, "flycompat": 4,
+	"httpapi": 4, "flycompat": 4, "ssh": 4,
 	// lab is a tool beside the node: it starts the programs, and knows only words.
 	"lab":  4,
 	"node": 5, "cli": 5,
