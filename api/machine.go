@@ -247,6 +247,9 @@ type Mount struct {
 	ExtendThresholdPercent int    `json:"extend_threshold_percent,omitempty"`
 	AddSizeGB              int    `json:"add_size_gb,omitempty"`
 	SizeGBLimit            int    `json:"size_gb_limit,omitempty"`
+
+	SnapshotRetention  *int  `json:"snapshot_retention,omitempty" doc:"Of a volume that a deploy makes: days (Perigee)"`
+	ScheduledSnapshots *bool `json:"scheduled_snapshots,omitempty" doc:"Of a volume that a deploy makes: one each day; default true (Perigee)"`
 }
 
 // Restart says what happens when the machine's process ends by itself.

@@ -166,7 +166,7 @@ and lets idle machines sleep until the next request.`,
 	f.BoolVar(&e.noColor, "no-color", os.Getenv("NO_COLOR") != "", "plain text")
 
 	root.AddGroup(&cobra.Group{ID: "app", Title: "Apps:"}, &cobra.Group{ID: "machine", Title: "Machines:"}, &cobra.Group{ID: "node", Title: "Nodes:"})
-	add(root, "app", launchCmd(e), deployCmd(e), statusCmd(e), appsCmd(e), logsCmd(e), scaleCmd(e), secretsCmd(e), releasesCmd(e), rollbackCmd(e), configCmd(e), openCmd(e), hostsCmd(e), ipsCmd(e), regionsCmd(e))
+	add(root, "app", launchCmd(e), deployCmd(e), statusCmd(e), appsCmd(e), logsCmd(e), scaleCmd(e), secretsCmd(e), releasesCmd(e), rollbackCmd(e), configCmd(e), openCmd(e), hostsCmd(e), ipsCmd(e), volumesCmd(e), regionsCmd(e))
 	add(root, "machine", machineCmd(e), execCmd(e), sshCmd(e), sshConsoleCmd(e, "console"), imagesCmd(e), proxyCmd(e), wireguardCmd(e))
 	add(root, "node", upCmd(e), joinCmd(e), downCmd(e), nodesCmd(e), nodeCmd(e), doctorCmd(e), tokenCmd(e), loginCmd(e), orgsCmd(e), auditCmd(e), labCmd(e))
 	root.AddCommand(docsCmd(e))

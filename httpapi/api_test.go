@@ -20,7 +20,7 @@ import (
 // fill puts real names into a path of the document.
 func fill(path, machine string) string {
 	return strings.NewReplacer("{app_name}", "shop", "{machine_id}", machine, "{secret_name}", "KEY", "{host}", "shop.example.com",
-		"{node_name}", "n1", "{token_id}", "abcd2345", "{version}", "1", "{digest}", "sha256:a", "{key}", "tier", "{org_slug}", "personal").Replace(path)
+		"{node_name}", "n1", "{token_id}", "abcd2345", "{version}", "1", "{digest}", "sha256:a", "{key}", "tier", "{org_slug}", "personal", "{volume_id}", "vol_1").Replace(path)
 }
 
 // TestConformance walks every operation of the document against a running

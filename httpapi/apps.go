@@ -61,6 +61,10 @@ func (s *Server) view(a app.App, hosts []string) api.App {
 		InternalNumericID: numeric(a.ID),
 		MachineCount:      len(s.cfg.Machines.List(a.Name)), Hosts: hosts,
 	}
+	if s.cfg.Volumes != nil {
+		all, _ := s.cfg.Volumes.List(a.Name) // an app that has just gone has none
+		v.VolumeCount = len(all)
+	}
 	if r, ok := s.cfg.Apps.CompleteRelease(a.Name, 0); ok {
 		v.Release = r.Version
 	}

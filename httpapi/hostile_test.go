@@ -97,7 +97,7 @@ func newHostile(t *testing.T, k *kit) *hostile {
 		"expired": "Bearer " + late, "limit removed": "Bearer " + cut(t, good.Token), "forged": "Bearer " + forged.String(), "short": "Bearer " + good.Token[:len(good.Token)-4],
 	}
 	h.fill = strings.NewReplacer("{app_name}", "shop", "{machine_id}", m.ID, "{org_slug}", "personal", "{secret_name}", "KEY", "{version}", "1", "{node_name}", "n1",
-		"{token_id}", good.ID, "{digest}", "sha256:a", "{host}", "www.example.com", "{ip}", "2001:db8:f::1", "{key}", "k", "{peer_name}", "laptop")
+		"{token_id}", good.ID, "{digest}", "sha256:a", "{host}", "www.example.com", "{ip}", "2001:db8:f::1", "{key}", "k", "{peer_name}", "laptop", "{volume_id}", "vol_1")
 	return h
 }
 

@@ -108,7 +108,7 @@ func newKit(t testing.TB) *kit {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(Config{Audit: k.audit, Tokens: k.tokens, Issuer: issuer, Cluster: k.cluster, Peers: laptops, Apps: k.apps, Deploys: deploys, Machines: k.machines, Images: shelf{}, Node: self{k}, Builder: builder{}, Logs: talk{},
+	s, err := New(Config{Audit: k.audit, Tokens: k.tokens, Issuer: issuer, Cluster: k.cluster, Peers: laptops, Apps: k.apps, Deploys: deploys, Machines: k.machines, Images: shelf{}, Node: self{k}, Builder: builder{}, Logs: talk{}, Volumes: shelves{},
 		Address: func(a string) (string, string) { return a + ".node.example", "http://" + a + ".node.example" }, Logger: quiet})
 	if err != nil {
 		t.Fatal(err)

@@ -43,6 +43,7 @@ func (s *Server) routes() []route {
 		s.memoryRoutes(),
 		s.placementRoutes(),
 		s.releaseRoutes(),
+		s.volumeRoutes(),
 		s.recordRoutes(),
 		s.wireguardRoutes(),
 		s.sshRoutes(),

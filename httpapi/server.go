@@ -50,6 +50,8 @@ type Config struct {
 	// come in. Default: SSH is refused in words.
 	SSH          SSH
 	SSHAuthority SSHAuthority
+	// Volumes is the volumes of all nodes. Default: calls about them are refused.
+	Volumes Volumes
 	// Address gives the name under which an app answers and the address to open
 	// in a browser, "" where it has none. Default: none.
 	Address func(app string) (hostname, url string)

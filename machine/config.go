@@ -17,7 +17,7 @@ import (
 )
 
 // Config joins a Host with its neighbours. The interfaces are required but for
-// Secrets and Console; everything else has a default.
+// Secrets, Console and Volumes; everything else has a default.
 type Config struct {
 	// Dir is the folder that holds one folder per machine.
 	Dir string
@@ -31,6 +31,7 @@ type Config struct {
 	Apps     Apps
 	Secrets  Secrets // default: no app has any
 	Console  Console // default: nobody listens
+	Volumes  Volumes // default: the node has none
 
 	// Named finds a machine of the app on another node by its name; "" if there
 	// is none. It must not block and not call the host. Default: there are no
@@ -199,6 +200,9 @@ func (c *Config) defaults() {
 	}
 	if c.Console == nil {
 		c.Console = noConsole{}
+	}
+	if c.Volumes == nil {
+		c.Volumes = noVolumes{}
 	}
 	if c.MayRun == nil {
 		c.MayRun = func(context.Context, string) bool { return true }

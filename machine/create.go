@@ -21,7 +21,7 @@ func (h *Host) Create(ctx context.Context, app string, req api.CreateMachineRequ
 	if err := h.awaitReady(ctx); err != nil {
 		return api.Machine{}, err
 	}
-	o, err := h.intake(ctx, app, req)
+	o, err := h.intake(ctx, app, "", req)
 	if err != nil {
 		return api.Machine{}, err
 	}
@@ -115,8 +115,8 @@ type order struct {
 // skips reports whether the machine is not to be started now.
 func (o *order) skips() bool { return o.SkipLaunch || len(o.config.Standbys) > 0 }
 
-// intake validates a request and gets its image.
-func (h *Host) intake(ctx context.Context, app string, req api.CreateMachineRequest) (o order, err error) {
+// intake validates a request, of the machine id or of a new one, and gets its image.
+func (h *Host) intake(ctx context.Context, app, id string, req api.CreateMachineRequest) (o order, err error) {
 	o.CreateMachineRequest = req
 	if o.config, err = clone(req.Config); err != nil {
 		return o, err
@@ -131,6 +131,9 @@ func (h *Host) intake(ctx context.Context, app string, req api.CreateMachineRequ
 		return o, err
 	}
 	if o.secrets, err = h.secretsVersion(ctx, app, req.MinSecretsVersion); err != nil {
+		return o, err
+	}
+	if o.config.Mounts, err = h.cfg.Volumes.Resolve(app, id, o.config.Mounts); err != nil {
 		return o, err
 	}
 	ok := false
@@ -295,6 +298,9 @@ func (h *Host) addressTaken(ip string) bool {
 // any more, nothing stays.
 func (h *Host) found(ctx, caller context.Context, m *machine, skipLaunch bool) error {
 	err := h.makeDirs(&m.now().rec)
+	if err == nil {
+		err = h.cfg.Volumes.Attach(ctx, m.now().rec.App, m.id, m.now().rec.Config.Mounts)
+	}
 	if err == nil && !skipLaunch {
 		err = h.launch(ctx, m, byUser)
 	} else if err == nil {
@@ -322,6 +328,7 @@ func (h *Host) unmake(m *machine) {
 	if err := m.forget(ctx); err != nil {
 		h.log.Error("cannot forget a machine that was not made", "machine", m.id, "error", err)
 	}
+	h.cfg.Volumes.Detach(ctx, m.id, nil)
 	m.awaitRead()
 	h.remove(h.dir(m.id))
 	m.show(func(v *view) { v.rec.State, v.gone = api.StateDestroyed, true })

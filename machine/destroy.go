@@ -48,6 +48,7 @@ func (h *Host) raze(ctx context.Context, m *machine) error {
 	if err := m.forget(ctx); err != nil {
 		return internal(err, "cannot forget machine %q", m.id)
 	}
+	h.cfg.Volumes.Detach(ctx, m.id, nil)
 	m.awaitRead()
 	h.remove(h.dir(m.id))
 	m.show(func(v *view) {

@@ -162,6 +162,7 @@ func (h *Host) bury(m *machine, l *life) {
 	if err != nil {
 		h.log.Error("cannot remove what a machine left", "machine", m.id, "sandbox", l.id, "error", err)
 	}
+	h.closeVolumes(&m.now().rec)
 	m.unlisten(l)
 	m.life = nil
 }

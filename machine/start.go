@@ -95,16 +95,21 @@ func (h *Host) launch(ctx context.Context, m *machine, source string) error {
 
 // begin makes a life: a slot, a sandbox, a running process. With a snapshot's
 // folder it is restored from there. What cannot be finished is undone.
-func (h *Host) begin(ctx context.Context, m *machine, snapshot string) (*life, timings, error) {
+func (h *Host) begin(ctx context.Context, m *machine, snapshot string) (l *life, t timings, err error) {
 	h.starting.Add(1)
 	defer h.startEnded()
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	began, t := time.Now(), timings{}
+	began := time.Now()
 	spec, err := h.describe(ctx, m)
 	if err != nil {
 		return nil, t, err
 	}
+	defer func() {
+		if err != nil {
+			h.closeVolumes(&m.now().rec)
+		}
+	}()
 	p, err := h.pool.take(ctx)
 	if err != nil {
 		return nil, t, internal(err, "cannot start machine %q", m.id)
@@ -126,7 +131,12 @@ func (h *Host) describe(ctx context.Context, m *machine) (sandbox.Spec, error) {
 	if err := h.makeDirs(&m.now().rec); err != nil {
 		return sandbox.Spec{}, err
 	}
-	return h.spec(ctx, m, newLife(m.id))
+	spec, err := h.spec(ctx, m, newLife(m.id))
+	if err != nil {
+		return spec, err
+	}
+	spec.Mounts, err = h.openVolumes(ctx, &m.now().rec, m.plan)
+	return spec, err
 }
 
 func (h *Host) run(ctx context.Context, m *machine, spec *sandbox.Spec, p pair, snapshot string, t *timings) error {

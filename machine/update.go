@@ -20,7 +20,7 @@ func (h *Host) Update(ctx context.Context, id string, req api.CreateMachineReque
 	if err := m.admits(nonce); err != nil {
 		return api.Machine{}, err
 	}
-	o, err := h.intake(ctx, m.now().rec.App, req)
+	o, err := h.intake(ctx, m.now().rec.App, id, req)
 	if err != nil {
 		return api.Machine{}, err
 	}
@@ -43,17 +43,23 @@ func (h *Host) replace(ctx context.Context, m *machine, o order) error {
 			WithField("current_version").WithHint("read the machine again")
 	}
 	orElse(&o.Name, r.Name)
-	if err := h.rename(m, r.Name, o.Name); err != nil {
+	if err := h.cfg.Volumes.Attach(ctx, r.App, m.id, o.config.Mounts); err != nil {
 		return err
+	}
+	if err := h.rename(m, r.Name, o.Name); err != nil {
+		return h.giveBack(m, err)
 	}
 	hg := m.stopping(api.StopRequest{}, byUser)
 	hg.event, hg.during, hg.after, hg.desired = "", api.StateReplacing, api.StateReplacing, r.Desired
 	if err := h.halt(ctx, m, hg); err != nil {
-		return errors.Join(err, h.rename(m, o.Name, r.Name))
+		return h.giveBack(m, errors.Join(err, h.rename(m, o.Name, r.Name)))
 	}
 	m.plan = o.plan
 	m.record(func(v *view) { v.renew(o) })
 	err := m.sync(ctx)
+	if err == nil {
+		h.cfg.Volumes.Detach(ctx, m.id, o.config.Mounts)
+	}
 	if err == nil && !o.skips() {
 		err = h.launch(ctx, m, byUser)
 	}

@@ -33,7 +33,7 @@ type faces struct {
 // runs.
 func (n *Node) openAPI(context.Context) (err error) {
 	server, err := httpapi.New(httpapi.Config{
-		Apps: n.apps, Deploys: n.deploys, Machines: n.fleet, Images: n.images, Node: n, Builder: builder{n}, Logs: n.lines, Peers: n.peerStore(),
+		Apps: n.apps, Deploys: n.deploys, Machines: n.fleet, Images: n.images, Node: n, Builder: builder{n}, Volumes: n.allVolumes, Logs: n.lines, Peers: n.peerStore(),
 		Cluster: n.cluster, Regions: n, Placer: n, Address: n.address, ImagesInUse: n.imagesInUse, Logger: n.log,
 		Tokens: n.tokens, Issuer: n.issuer, Audit: auditor{n},
 		SSH: n.fleet, SSHAuthority: n.shells.Authority(),

@@ -54,7 +54,7 @@ func (n *Node) self() cluster.Node { return n.cluster.Self() }
 // the catalog keeps sealed, the local CA, and what the API lets in.
 func (n *Node) bundle([]string) (map[string][]byte, error) {
 	files := map[string][]byte{}
-	for _, name := range []string{"token", "domain", "secrets.key", "certificates.key", "sticky.key"} {
+	for _, name := range []string{"token", "domain", "secrets.key", "certificates.key", "sticky.key", "snapshots.key"} {
 		b, err := os.ReadFile(n.path(name))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err

@@ -96,6 +96,9 @@ type Config struct {
 	// its TTL and a little; 5 s after the routes are withdrawn where there is BGP
 	// alone. Before those are withdrawn they are marked for as long, 10 s by default.
 	DrainWait time.Duration
+	// Snapshots says where the volumes' snapshots are kept. Default: in the data
+	// directory.
+	Snapshots Snapshots
 	// PlainHTTP lists registries that are spoken to without TLS.
 	PlainHTTP []string
 	// NetworkPrefix names devices and tables; two nodes on one server need two.

@@ -21,6 +21,9 @@ func (n *Node) openFleet(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := n.openFleetVolumes(); err != nil {
+		return err
+	}
 	n.lines, err = fleet.NewLines(fleet.LinesConfig{
 		Self: n.cfg.Name, Local: lines{n.store}, Peers: fleet.Over(n.cluster), Nodes: neighbours{n}, Logger: n.log,
 	})

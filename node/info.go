@@ -139,6 +139,9 @@ func (n *Node) leave(ctx context.Context) {
 		}
 	}
 	removeCgroups(n.cfg.NetworkPrefix)
+	if n.volumes != nil {
+		n.volumes.Leave(ctx)
+	}
 	if err := n.network.Teardown(ctx); err != nil {
 		n.log.Warn("cannot remove the machines' networks", "err", err)
 	}

@@ -38,6 +38,7 @@ import (
 	"github.com/perigee-run/perigee/sandbox"
 	"github.com/perigee-run/perigee/ssh"
 	"github.com/perigee-run/perigee/token"
+	"github.com/perigee-run/perigee/volume"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -80,6 +81,11 @@ type Node struct {
 	apps      *app.Store
 	machines  *machine.Host
 	shells    *ssh.Server
+
+	volumes     *volume.Store
+	saidVolumes *catalog.Published[volume.Summary]
+	allVolumes  *fleet.Volumes
+
 	fleet     *fleet.Fleet
 	lines     *fleet.Lines
 	moves     *placement.MoveTable
@@ -120,7 +126,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, err
 	}
 	for _, step := range []func(context.Context) error{
-		n.openState, n.openImages, n.openNetwork, n.openSandbox, n.openMachines, n.openShells, n.openFleet, n.openHealer, n.openEdge, n.openClients, n.openDeploys, n.openAPI,
+		n.openState, n.openImages, n.openNetwork, n.openSandbox, n.openVolumes, n.openMachines, n.openShells, n.openFleet, n.openHealer, n.openEdge, n.openClients, n.openDeploys, n.openAPI,
 	} {
 		if err := step(ctx); err != nil {
 			if errors.Is(err, ErrRemoved) {
@@ -276,6 +282,7 @@ func (n *Node) openMachines(context.Context) error {
 	n.machines, err = machine.New(machine.Config{
 		Dir: n.path("machines"), Node: n.cfg.Name, Region: n.cfg.Region,
 		Sandbox: n.sandbox, Images: n.images, Networks: machineNetworks{n.network}, Records: records, Apps: owners{n.apps}, Secrets: n.apps,
+		Volumes:     n.volumes,
 		Console:     console{n.collector, n.store, n.cfg.Region, n.log},
 		MayRun:      n.mayRun,
 		Fallen:      n.fallen,
@@ -398,7 +405,7 @@ func (n *Node) work(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, run := range append([]func(context.Context) error{
 		n.machines.Run, n.keepTable, n.deploys.Run, n.resolver.Run, n.keepSandbox, n.api.Run, n.announce, n.awaitHeir, n.keepDrain, n.keepHealth,
-		n.tokens.Run, n.keepMembership, n.keepCluster, n.keepStatus, n.keepSeen, n.keepSummaries, n.keepIndex, n.runHealer,
+		n.tokens.Run, n.keepMembership, n.keepCluster, n.keepStatus, n.keepSeen, n.keepSummaries, n.keepIndex, n.runHealer, n.keepVolumes,
 	}, slices.Concat(n.meshWorks(), n.clientWorks())...) {
 		g.Go(func() error { return run(ctx) })
 	}

@@ -167,6 +167,12 @@ func (n *Node) place(ctx context.Context, app string, req api.CreateMachineReque
 	if req.Region != "" {
 		want.Regions = []string{req.Region}
 	}
+	if req.Config != nil {
+		var err error
+		if want.Node, err = n.allVolumes.NodeFor(app, req.Region, req.Config.Mounts); err != nil {
+			return "", err
+		}
+	}
 	return n.choose(ctx, want)
 }
 

@@ -9,7 +9,7 @@ sudo=""
 
 say() { printf '\033[2m· %s\033[0m\n' "$*" >&2; }
 
-packages="ca-certificates curl git busybox-static iproute2"
+packages="ca-certificates curl git busybox-static iproute2 e2fsprogs"
 case $want in
 test)  packages="$packages erofs-utils mmdebstrap skopeo buildah runc nftables wireguard-tools chromium bird2 bind9-dnsutils knot-dnsutils openssh-client" ;;
 bench) packages="$packages erofs-utils mmdebstrap skopeo runc docker.io nginx-light wrk"
@@ -43,4 +43,10 @@ if [ -z "$have" ] || [ "$(printf '%s\n' "go$GO_VERSION" "$have" | sort -V | head
   $sudo rm -rf /usr/local/go
   $sudo tar -C /usr/local -xzf "$tmp/go.tgz"
   rm -rf "$tmp"
+fi
+
+# An S3 server for the tests of snapshots: a program beside ours, not a part of them.
+if [ "$want" = test ] && [ ! -x bin/versitygw ]; then
+  say "building versitygw, an S3 server"
+  PATH="/usr/local/go/bin:$PATH" GOBIN="$PWD/bin" CGO_ENABLED=0 go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 fi

@@ -22,7 +22,7 @@ var floors = map[string]int{
 	// api is the ground: words that every room and program may use.
 	"api": -1, "region": -1, "appconfig": 0,
 	"image": 1, "sandbox": 1, "catalog": 1, "mesh": 1, "dns": 1, "anycast": 1, "handover": 1,
-	"machine": 2, "router": 2, "logs": 2, "app": 2, "placement": 2, "cluster": 2, "peers": 2, "token": 2, "audit": 2,
+	"machine": 2, "volume": 2, "router": 2, "logs": 2, "app": 2, "placement": 2, "cluster": 2, "peers": 2, "token": 2, "audit": 2,
 	"deploy": 3, "build": 3, "fleet": 3,
 	"httpapi": 4, "flycompat": 4, "ssh": 4,
 	// lab is a tool beside the node: it starts the programs, and knows only words.

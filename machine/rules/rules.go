@@ -73,7 +73,7 @@ func Check(c *api.MachineConfig, b Node) error {
 	}
 	for _, test := range []func(*api.MachineConfig, Node) error{
 		checkSupported, checkContainers, checkImageRef, checkGuest, checkTimetable, checkInit, checkEnv, checkMetadata, checkFiles, checkServices,
-		checkNamedChecks, checkRestart, checkStop, checkRootfs, checkDNS,
+		checkNamedChecks, checkRestart, checkStop, checkRootfs, checkMounts, checkDNS,
 	} {
 		if err := test(c, b); err != nil {
 			return err

@@ -17,9 +17,6 @@ func checkSupported(c *api.MachineConfig, _ Node) error {
 		return unsupported("config.guest.gpus", "the sandbox has no GPU").WithHint("leave gpus and gpu_kind out")
 	case len(g.KernelArgs) > 0:
 		return unsupported("config.guest.kernel_args", "the sandbox's kernel takes no arguments")
-	case len(c.Mounts) > 0:
-		return unsupported("config.mounts", "volumes are not available on this node yet").
-			WithHint("leave mounts out; rootfs.persist keeps what a machine writes")
 	case len(c.Volumes) > 0:
 		return unsupported("config.volumes", "a machine holds one image, which shares nothing with others")
 	case c.Init != nil && c.Init.SwapSizeMB != 0:

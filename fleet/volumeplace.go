@@ -1,0 +1,252 @@
+package fleet
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/volume"
+)
+
+// Create makes a volume of the app: on the node of what it is made from, else on the
+// one that Place chooses.
+func (v *Volumes) Create(ctx context.Context, app string, req api.CreateVolumeRequest) (api.Volume, error) {
+	if forwarded(ctx) {
+		return v.cfg.Local.Create(ctx, app, req)
+	}
+	if err := volume.Check(req); err != nil {
+		return api.Volume{}, err
+	}
+	node, err := v.nodeForNew(ctx, app, req)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	return v.createOn(ctx, node, app, req)
+}
+
+// createOn makes a volume on a node. A call whose answer is lost is not repeated.
+func (v *Volumes) createOn(ctx context.Context, node, app string, req api.CreateVolumeRequest) (made api.Volume, err error) {
+	if node == v.fleet.cfg.Self {
+		return v.cfg.Local.Create(ctx, app, req)
+	}
+	o, err := v.cfg.Apps.Owner(app)
+	if err != nil {
+		return made, err
+	}
+	err = v.fleet.ask(ctx, node, "the place for a new volume of app \""+app+"\"", func(ctx context.Context, c *api.Client) (err error) {
+		made, err = c.CreateVolume(ctx, app, req)
+		return err
+	})
+	if err == nil {
+		v.remember(made, o.ID)
+	}
+	return made, err
+}
+
+func (v *Volumes) nodeForNew(ctx context.Context, app string, req api.CreateVolumeRequest) (string, error) {
+	all, err := v.of(app)
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case req.SourceVolumeID != "":
+		return v.nodeOf(all, req)
+	case req.SnapshotID != "" && !v.cfg.Local.Shared():
+		return v.nodeOfSnapshot(all, app, req)
+	}
+	return v.cfg.Place(ctx, app, req, crowded(all, req))
+}
+
+// nodeOf is where the volume that is to be copied is.
+func (v *Volumes) nodeOf(all []volume.Summary, req api.CreateVolumeRequest) (string, error) {
+	i := slices.IndexFunc(all, func(s volume.Summary) bool { return s.Volume.ID == req.SourceVolumeID })
+	if i < 0 {
+		return v.fleet.cfg.Self, nil // which says that there is none
+	}
+	return stays(all[i].Volume, req, "volume "+req.SourceVolumeID, "a copy is made on the same node; to bring it elsewhere restore a snapshot, with snapshots kept in a bucket")
+}
+
+// nodeOfSnapshot is where a snapshot is that only one node has.
+func (v *Volumes) nodeOfSnapshot(all []volume.Summary, app string, req api.CreateVolumeRequest) (string, error) {
+	for _, s := range all {
+		if slices.ContainsFunc(s.Snapshots, func(o api.VolumeSnapshot) bool { return o.ID == req.SnapshotID }) {
+			return stays(s.Volume, req, "snapshot "+req.SnapshotID, "snapshots are on the disks of their nodes; keep them in a bucket to restore them anywhere")
+		}
+	}
+	return v.fleet.cfg.Self, nil
+}
+
+// stays refuses another region than that of what a volume is made from.
+func stays(from api.Volume, req api.CreateVolumeRequest, what, hint string) (string, error) {
+	if req.Region != "" && req.Region != from.Region {
+		return "", api.Errorf(api.CodeInvalid, "region is %q; %s is in %q", req.Region, what, from.Region).WithField("region").WithHint(hint)
+	}
+	return from.Node, nil
+}
+
+// crowded are the nodes that have a volume which the new one is not to be beside.
+func crowded(all []volume.Summary, req api.CreateVolumeRequest) (nodes []string) {
+	everywhere := req.UniqueZoneAppWide != nil && *req.UniqueZoneAppWide
+	if !everywhere && (req.RequireUniqueZone == nil || !*req.RequireUniqueZone) {
+		return nil
+	}
+	for _, s := range all {
+		if s.Volume.State == api.VolumeCreated && (everywhere || s.Volume.Name == cmp.Or(req.Name, "data")) {
+			nodes = append(nodes, s.Volume.Node)
+		}
+	}
+	return nodes
+}
+
+// NodeFor returns the node that has the volumes of a new machine's mounts; "" if it
+// has none.
+func (v *Volumes) NodeFor(app, region string, mounts []api.Mount) (string, error) {
+	if len(mounts) == 0 {
+		return "", nil
+	}
+	all, err := v.of(app)
+	if err != nil {
+		return "", err
+	}
+	var nodes []string
+	for i, m := range mounts {
+		fit := slices.DeleteFunc(slices.Clone(all), func(s volume.Summary) bool { return !fits(s.Volume, m, region) })
+		here := func(s volume.Summary) string { return s.Volume.Node }
+		if i == 0 {
+			nodes = each(fit, here)
+		} else {
+			there := each(fit, here)
+			nodes = slices.DeleteFunc(nodes, func(n string) bool { return !slices.Contains(there, n) })
+		}
+		if len(nodes) == 0 {
+			return "", v.nowhere(app, region, m, all, i)
+		}
+	}
+	if i := slices.IndexFunc(nodes, v.fleet.cfg.Nodes.Up); i >= 0 {
+		return nodes[i], nil
+	}
+	return nodes[0], nil
+}
+
+func each[T, U any](in []T, f func(T) U) (out []U) {
+	for _, x := range in {
+		out = append(out, f(x))
+	}
+	return out
+}
+
+// fits reports whether a mount may mean the volume. Whose it is, its node decides.
+func fits(v api.Volume, m api.Mount, region string) bool {
+	switch {
+	case region != "" && v.Region != region, v.State == api.VolumeDestroyed:
+		return false
+	case m.Volume != "":
+		return v.ID == m.Volume
+	}
+	return v.Name == m.Name && v.State == api.VolumeCreated && v.AttachedMachineID == nil
+}
+
+// nowhere says why no node has the volumes of a machine.
+func (v *Volumes) nowhere(app, region string, m api.Mount, all []volume.Summary, i int) error {
+	field := "config.mounts"
+	if m.Volume == "" {
+		where := ""
+		if region != "" {
+			where = " in region " + region
+		}
+		return api.Errorf(api.CodePrecondition, "app %q has no free volume named %q%s", app, m.Name, where).WithField(field).
+			WithHint("make one with perigee volumes create")
+	}
+	for _, s := range all {
+		if s.Volume.ID != m.Volume || s.Volume.State == api.VolumeDestroyed {
+			continue
+		}
+		if region != "" && s.Volume.Region != region {
+			return api.Errorf(api.CodeInvalid, "volume %q is in region %q, the machine is to be in %q", m.Volume, s.Volume.Region, region).WithField("region")
+		}
+		return api.Errorf(api.CodePrecondition, "volume %q is on another node than the machine's other volumes", m.Volume).WithField(field)
+	}
+	return api.Errorf(api.CodeNotFound, "app %q has no volume %q", app, m.Volume).WithField(field).WithHint("perigee volumes list shows those that it has")
+}
+
+// promiseFor is how long a volume that Provide gave away is nobody else's, though its
+// machine is not made yet.
+const promiseFor = 2 * time.Minute
+
+// Provide names a volume for each of a machine's mounts: one that no machine has, in
+// the region, else a new one. With a node the volumes are there. It says in words what
+// it has made. For one app it must be called by one deploy at a time, of this node.
+func (v *Volumes) Provide(ctx context.Context, app, region, node string, mounts []api.Mount) (out []api.Mount, words []string, err error) {
+	v.placing.Lock()
+	defer v.placing.Unlock()
+	out = slices.Clone(mounts)
+	all, err := v.of(app)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i := range out {
+		m := &out[i]
+		if m.Volume == "" {
+			m.Volume = v.spare(all, *m, region, node)
+		}
+		if m.Volume == "" {
+			made, err := v.provideNew(ctx, app, region, node, *m, all)
+			if err != nil {
+				return nil, words, err
+			}
+			words = append(words, made.Name+": volume "+made.ID+" made in "+made.Region+" on "+made.Node)
+			all = append(all, volume.Summary{Volume: made})
+			m.Volume = made.ID
+		}
+		v.promise(m.Volume)
+		if j := slices.IndexFunc(all, func(s volume.Summary) bool { return s.Volume.ID == m.Volume }); j >= 0 {
+			node = all[j].Volume.Node // the others of the machine are beside it
+		}
+	}
+	return out, words, nil
+}
+
+// spare finds a volume that no machine has nor is to have, the oldest first.
+func (v *Volumes) spare(all []volume.Summary, m api.Mount, region, node string) string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, s := range all {
+		if fits(s.Volume, m, region) && (node == "" || s.Volume.Node == node) && s.Volume.HostStatus == "ok" && time.Now().After(v.promised[s.Volume.ID]) {
+			return s.Volume.ID
+		}
+	}
+	return ""
+}
+
+func (v *Volumes) promise(id string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for other, until := range v.promised {
+		if time.Now().After(until) {
+			delete(v.promised, other)
+		}
+	}
+	v.promised[id] = time.Now().Add(promiseFor)
+}
+
+// provideNew makes a volume for a mount, on a node without one of the name if there
+// is such a node.
+func (v *Volumes) provideNew(ctx context.Context, app, region, node string, m api.Mount, all []volume.Summary) (api.Volume, error) {
+	yes := true
+	req := api.CreateVolumeRequest{Name: m.Name, Region: region, RequireUniqueZone: &yes, AutoBackupEnabled: m.ScheduledSnapshots, SnapshotRetention: m.SnapshotRetention}
+	if m.SizeGB > 0 {
+		req.SizeGB = &m.SizeGB
+	}
+	if err := volume.Check(req); err != nil {
+		return api.Volume{}, err
+	}
+	if node == "" {
+		var err error
+		if node, err = v.cfg.Place(ctx, app, req, crowded(all, req)); err != nil {
+			return api.Volume{}, err
+		}
+	}
+	return v.createOn(ctx, node, app, req)
+}

@@ -1,0 +1,184 @@
+package node
+
+import (
+	"context"
+	"errors"
+
+	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/app"
+	"github.com/perigee-run/perigee/catalog"
+	"github.com/perigee-run/perigee/cluster"
+	"github.com/perigee-run/perigee/fleet"
+	"github.com/perigee-run/perigee/httpapi"
+	"github.com/perigee-run/perigee/machine"
+	"github.com/perigee-run/perigee/placement"
+	"github.com/perigee-run/perigee/volume"
+	"github.com/perigee-run/perigee/volume/objects"
+	"github.com/perigee-run/perigee/volume/snapshot"
+)
+
+// Snapshots says where the volumes' snapshots are kept.
+type Snapshots struct {
+	// Dir is a folder of the node. Default: snapshots in the data directory.
+	Dir string
+	// S3 is a bucket, in place of the folder. Default: none.
+	S3 objects.S3Config
+	// Credentials is a file of mode 0600 with the keys for S3. Default: the
+	// environment's AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
+	Credentials string
+}
+
+// store opens the place; dir is the default's.
+func (s Snapshots) store(dir string) (objects.Store, error) {
+	if s.S3.Endpoint == "" && s.S3.Bucket == "" {
+		return objects.NewDir(or(s.Dir, dir)), nil
+	}
+	if s.Dir != "" {
+		return nil, errors.New("cannot keep snapshots in a folder and in a bucket: leave out --snapshot-dir or --snapshot-s3-bucket")
+	}
+	var err error
+	if s.S3.AccessKey, s.S3.SecretKey, err = objects.Credentials(s.Credentials); err != nil {
+		return nil, err
+	}
+	return objects.NewS3(s.S3)
+}
+
+// openVolumes reads this node's volumes and what all say of theirs.
+func (n *Node) openVolumes(ctx context.Context) error {
+	place, err := n.cfg.Snapshots.store(n.path("snapshots"))
+	if err != nil {
+		return err
+	}
+	shared, err := secretFile(n.path("snapshots.key"), 32, false)
+	if err != nil {
+		return err
+	}
+	repo, err := snapshot.New(place, shared)
+	if err != nil {
+		return err
+	}
+	own, err := secretFile(n.path("volumes.key"), 32, false)
+	if err != nil {
+		return err
+	}
+	records, err := catalog.NewLocal[volume.Record](n.catalog, "volumes")
+	if err != nil {
+		return err
+	}
+	if n.saidVolumes, err = catalog.NewPublished[volume.Summary](n.catalog, "volumes"); err != nil {
+		return err
+	}
+	n.volumes, err = volume.New(ctx, volume.Config{
+		Dir: n.path("volumes"), Node: n.cfg.Name, Region: n.cfg.Region, Key: own, Records: records, Apps: owners{n.apps}, Snapshots: repo,
+		Holder: n.mounting, Changed: n.sayVolume, Synced: n.synced, Logger: n.log,
+	})
+	return err
+}
+
+// Owner implements volume.Apps.
+func (o owners) Owner(name string) (volume.Owner, error) {
+	a, err := o.apps.Get(name)
+	return volume.Owner{ID: a.ID, Org: a.Org, Deleting: a.Deleting}, err
+}
+
+// mounting is the machine of this node that has a volume. The volumes come before
+// the machines.
+func (n *Node) mounting(id string) (machine string, runs bool) {
+	if n.machines == nil {
+		return "", false
+	}
+	return n.machines.Mounting(id)
+}
+
+// sayVolume tells all nodes what has become of a volume.
+func (n *Node) sayVolume(id string) {
+	if n.volumes == nil {
+		return // all of them are said once the machines are known
+	}
+	if s, ok := n.volumes.Summary(id); ok {
+		n.saidVolumes.Set(id, s)
+	} else {
+		n.saidVolumes.Unset(id)
+	}
+}
+
+// keepVolumes puts the volumes right once the machines are known, and does what is
+// due by itself from then on.
+func (n *Node) keepVolumes(ctx context.Context) error {
+	done := make(chan error, 1)
+	go func() { done <- n.volumes.Run(ctx) }()
+	select {
+	case <-n.machines.Ready():
+		n.volumes.Settle(ctx)
+		n.saidVolumes.Replace(n.volumes.Summaries())
+	case <-ctx.Done():
+	}
+	return <-done
+}
+
+// openFleetVolumes makes the volumes of all nodes look like one node's.
+func (n *Node) openFleetVolumes() (err error) {
+	n.allVolumes, err = n.fleet.NewVolumes(fleet.VolumesConfig{Local: n.volumes, Said: n.saidVolumes, Apps: owners{n.apps}, Place: n.placeVolume})
+	return err
+}
+
+// placeVolume chooses the node of a new volume, where there is room for its machine
+// too. It is not one of those in not; in a region with a single node for machines
+// these are all that there is, and will do.
+func (n *Node) placeVolume(ctx context.Context, name string, req api.CreateVolumeRequest, not []string) (string, error) {
+	want := placement.Want{App: name, Near: n.cfg.Region}
+	if req.Region != "" {
+		want.Regions = []string{req.Region}
+	}
+	if req.Compute != nil {
+		want.MemoryMB = req.Compute.MemoryMB
+	}
+	if len(not) > 0 && n.hostsIn(or(req.Region, n.cfg.Region)) > 1 {
+		want.Not = not
+	}
+	return n.choose(ctx, want)
+}
+
+// hostsIn is how many nodes of a region take machines.
+func (n *Node) hostsIn(region string) (count int) {
+	for _, o := range n.cluster.Nodes() {
+		if o.Region == region && o.Has(cluster.RoleHost) {
+			count++
+		}
+	}
+	return count
+}
+
+// appVolumes are the volumes as deploys see them.
+type appVolumes struct{ n *Node }
+
+// Provide implements deploy.Volumes.
+func (v appVolumes) Provide(ctx context.Context, name, region, node string, mounts []api.Mount) ([]api.Mount, []string, error) {
+	return v.n.allVolumes.Provide(ctx, name, region, node, mounts)
+}
+
+// DestroyAll implements deploy.Volumes.
+func (v appVolumes) DestroyAll(ctx context.Context, name string) error {
+	return v.n.allVolumes.DestroyAll(ctx, name)
+}
+
+// forgetVolumes drops what a removed node said of its volumes. Snapshots of them that
+// are in a bucket can still be restored, by their ids.
+func (n *Node) forgetVolumes(ctx context.Context, name string) error {
+	for _, e := range n.saidVolumes.List() {
+		if e.Node != name {
+			continue
+		}
+		if err := n.saidVolumes.Forget(ctx, name); err != nil {
+			return err
+		}
+		return nil
+	}
+	return nil
+}
+
+var (
+	_ httpapi.Volumes = (*fleet.Volumes)(nil)
+	_ machine.Volumes = (*volume.Store)(nil)
+	_ volume.Apps     = owners{(*app.Store)(nil)}
+)

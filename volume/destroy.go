@@ -1,0 +1,116 @@
+package volume
+
+import (
+	"context"
+	"time"
+
+	"github.com/perigee-run/perigee/api"
+)
+
+// Destroy marks a volume that no machine has: a day later it is gone, with now at
+// once. Its snapshots stay for as long as they are kept. One that is marked already
+// stays so.
+func (s *Store) Destroy(ctx context.Context, app, id string, now bool) (out api.Volume, err error) {
+	v, err := s.there(app, id)
+	if err != nil {
+		return out, err
+	}
+	err = s.onTurn(ctx, v, func(ctx context.Context) error {
+		r := v.now()
+		if r.Machine != "" {
+			return api.Errorf(api.CodePrecondition, "volume %q is attached to machine %s", id, r.Machine).WithHint("destroy the machine first")
+		}
+		if now && len(s.unsent(v)) > 0 {
+			return api.Errorf(api.CodeConflict, "volume %q cannot be destroyed at once: a snapshot of it is not complete yet", id).
+				WithHint("wait until it is; perigee volumes snapshots list shows that")
+		}
+		if err := s.mark(ctx, v); err != nil {
+			return err
+		}
+		out = s.look(v)
+		if !now {
+			return nil
+		}
+		out.State = api.VolumeDestroyed
+		return s.end(ctx, v)
+	})
+	return out, err
+}
+
+// mark lets a volume end in a day.
+func (s *Store) mark(ctx context.Context, v *volume) error {
+	if v.now().State != api.VolumeCreated {
+		return nil
+	}
+	at := time.Now().UTC().Add(s.cfg.Day)
+	return s.save(ctx, v, func(r *Record) { r.State, r.DestroyAt = api.VolumePendingDestroy, &at })
+}
+
+// DestroyAll marks all of the app's volumes, also those that a machine had: the app
+// is being destroyed, its machines are gone.
+func (s *Store) DestroyAll(ctx context.Context, app string) error {
+	for _, v := range s.all() {
+		if v.now().App != app {
+			continue
+		}
+		err := s.onTurn(ctx, v, func(ctx context.Context) error {
+			if err := s.release(ctx, v); err != nil {
+				return err
+			}
+			return s.mark(ctx, v)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Keep takes Destroy back, while the volume is there.
+func (s *Store) Keep(ctx context.Context, app, id string) (out api.Volume, err error) {
+	v, err := s.there(app, id)
+	if err != nil {
+		return out, err
+	}
+	err = s.onTurn(ctx, v, func(ctx context.Context) error {
+		switch r := v.now(); r.State {
+		case api.VolumeCreated:
+		case api.VolumePendingDestroy:
+			if err := s.save(ctx, v, func(r *Record) { r.State, r.DestroyAt = api.VolumeCreated, nil }); err != nil {
+				return err
+			}
+		default:
+			return api.Errorf(api.CodePrecondition, "volume %q cannot be kept: it is %s", id, r.State).WithHint("make a new one from a snapshot")
+		}
+		out = s.look(v)
+		return nil
+	})
+	return out, err
+}
+
+// destroyNow is end for a volume whose turn is free.
+func (s *Store) destroyNow(ctx context.Context, v *volume) error {
+	if err := v.take(ctx); err != nil {
+		return err
+	}
+	defer v.give()
+	return s.end(ctx, v)
+}
+
+// end removes the volume's files, then its record, or what only they needed of it:
+// as long as there are snapshots it says which. The turn is held. Once the wish is
+// on disk, a crash only delays it.
+func (s *Store) end(ctx context.Context, v *volume) error {
+	if err := s.save(ctx, v, func(r *Record) { r.State, r.DestroyAt = api.VolumeDestroying, nil }); err != nil {
+		return err
+	}
+	if err := v.disk.Remove(); err != nil {
+		return err
+	}
+	if len(v.now().Snapshots) == 0 {
+		return s.forget(ctx, v)
+	}
+	return s.save(ctx, v, func(r *Record) {
+		r.State, r.Key, r.Growing, r.Problem, r.AutoBackup = api.VolumeDestroyed, nil, false, "", false
+	})
+}

@@ -1,0 +1,112 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrMounted says that the kernel does not let the disk grow while it is mounted.
+// Its image is larger already; the next Grow after Unmount does the rest.
+var ErrMounted = errors.New("the kernel does not let this volume grow while it is in use")
+
+// resizeFS is EXT4_IOC_RESIZE_FS: to so many blocks.
+const resizeFS = 0x40086610
+
+// Grow makes the disk size bytes large; one that is as large already stays as it
+// is, and none ever shrinks. It may be repeated after a crash. ErrMounted says
+// that it has to be unmounted first.
+func (d *Disk) Grow(ctx context.Context, size int64) error {
+	if !d.Mounted() {
+		return d.growOffline(ctx, size)
+	}
+	if err := d.stretch(size); err != nil {
+		return err
+	}
+	loop, err := loopOf(d.Image())
+	if err != nil || loop == nil {
+		return errors.Join(ErrMounted, err)
+	}
+	defer loop.Close()
+	if err := unix.IoctlSetInt(int(loop.Fd()), unix.LOOP_SET_CAPACITY, 0); err != nil {
+		return errors.Join(ErrMounted, err)
+	}
+	f, err := os.Open(d.mnt())
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	blocks := uint64(size / 4096)
+	if err := ioctl(f, resizeFS, unsafe.Pointer(&blocks)); err != nil {
+		return errors.Join(ErrMounted, err)
+	}
+	return unix.Syncfs(int(f.Fd()))
+}
+
+// growOffline grows a file system that is not mounted. The kernel's own growing
+// needs a right that not every host gives; these tools need none.
+func (d *Disk) growOffline(ctx context.Context, size int64) error {
+	fi, err := os.Stat(d.Image())
+	if err != nil {
+		return err
+	}
+	if blocks, err := d.blocks(); err != nil || fi.Size() >= size && blocks*4096 >= size {
+		return err
+	}
+	if err := d.stretch(size); err != nil {
+		return err
+	}
+	if err := d.check(ctx); err != nil {
+		return err
+	}
+	return run(ctx, d.Image(), "resize2fs", d.Image())
+}
+
+// check has the journal read, and repairs what it can. An image that was cut off
+// in the middle of a write is whole after that.
+func (d *Disk) check(ctx context.Context) error {
+	err := run(ctx, d.Image(), "e2fsck", "-f", "-p", d.Image())
+	var e *toolError
+	if errors.As(err, &e) && e.code == 1 { // errors were corrected
+		return nil
+	}
+	return err
+}
+
+// stretch makes the image longer, never shorter.
+func (d *Disk) stretch(size int64) error {
+	f, err := os.OpenFile(d.Image(), os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil || fi.Size() >= size {
+		return err
+	}
+	return errors.Join(f.Truncate(size), f.Sync())
+}
+
+// blocks reads from the superblock how many the file system has.
+func (d *Disk) blocks() (int64, error) {
+	f, err := os.Open(d.Image())
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	var sb [1024]byte
+	if _, err := f.ReadAt(sb[:], 1024); err != nil {
+		return 0, fmt.Errorf("cannot read the superblock of a volume: %w", err)
+	}
+	if sb[0x38] != 0x53 || sb[0x39] != 0xef {
+		return 0, errors.New("a volume's image holds no ext4 file system")
+	}
+	word := func(at int) int64 {
+		return int64(sb[at]) | int64(sb[at+1])<<8 | int64(sb[at+2])<<16 | int64(sb[at+3])<<24
+	}
+	return word(0x04) | word(0x150)<<32, nil
+}

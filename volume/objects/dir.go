@@ -1,0 +1,96 @@
+package objects
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/perigee-run/perigee/internal/durable"
+)
+
+// Dir is a Store in a folder of the node. It is lost with the node's disk.
+type Dir struct{ path string }
+
+var _ Store = (*Dir)(nil)
+
+// NewDir keeps objects in the folder path, which is made when it is needed.
+func NewDir(path string) *Dir { return &Dir{path} }
+
+// Shared is false: other nodes have folders of their own.
+func (d *Dir) Shared() bool { return false }
+
+func (d *Dir) file(name string) (string, error) {
+	if !fs.ValidPath(name) || name == "." {
+		return "", fmt.Errorf("cannot use %q as name of an object", name)
+	}
+	return filepath.Join(d.path, filepath.FromSlash(name)), nil
+}
+
+// Put implements Store.
+func (d *Dir) Put(_ context.Context, name string, data []byte) error {
+	path, err := d.file(name)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return durable.WriteFile(path, 0o600, data)
+}
+
+// Get implements Store.
+func (d *Dir) Get(_ context.Context, name string) ([]byte, error) {
+	path, err := d.file(name)
+	if err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", name, ErrNotFound)
+	}
+	return b, err
+}
+
+// List implements Store.
+func (d *Dir) List(ctx context.Context, prefix string) ([]string, error) {
+	from := d.path
+	if i := strings.LastIndexByte(prefix, '/'); i > 0 {
+		from = filepath.Join(d.path, filepath.FromSlash(prefix[:i]))
+	}
+	var out []string
+	err := filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || strings.HasSuffix(path, ".new") {
+			return errors.Join(err, ctx.Err())
+		}
+		rel, err := filepath.Rel(d.path, path)
+		if name := filepath.ToSlash(rel); err == nil && strings.HasPrefix(name, prefix) {
+			out = append(out, name)
+		}
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	slices.Sort(out)
+	return out, err
+}
+
+// Delete implements Store.
+func (d *Dir) Delete(_ context.Context, name string) error {
+	path, err := d.file(name)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for dir := filepath.Dir(path); dir != d.path && os.Remove(dir) == nil; dir = filepath.Dir(dir) {
+		continue // folders that are empty now go too
+	}
+	return nil
+}
