@@ -180,11 +180,20 @@ type Secret struct {
 	Version   uint64    `json:"version,omitempty"`
 	CreatedAt time.Time `json:"created_at,omitempty"`
 	UpdatedAt time.Time `json:"updated_at,omitempty"`
+	Status    string    `json:"status,omitempty" enum:"staged,partial,deployed" doc:"Whether no machine, some or all have this value"`
 }
+
+// What has become of a secret.
+const (
+	SecretStaged   = "staged"
+	SecretPartial  = "partial"
+	SecretDeployed = "deployed"
+)
 
 // ListSecretsResponse is the answer of GET /v1/apps/{app}/secrets.
 type ListSecretsResponse struct {
 	Secrets []Secret `json:"secrets"`
+	Version uint64   `json:"version,omitempty" doc:"Of the whole set: that of the latest change"`
 }
 
 // SetSecretsRequest sets (text) and removes (null) secrets.

@@ -29,28 +29,30 @@ const (
 
 // Machine is one isolated instance of an image, as the API shows it.
 type Machine struct {
-	ID         string         `json:"id" doc:"Identifier, 14 hexadecimal digits"`
-	Name       string         `json:"name"`
-	State      string         `json:"state" doc:"created, started, paused, suspended, stopped, failed, a transient state, or destroyed"`
-	Region     string         `json:"region"`
-	ImageRef   ImageRef       `json:"image_ref"`
-	InstanceID string         `json:"instance_id" doc:"Version of the machine, a ULID; every update makes a new one"`
-	Version    string         `json:"version,omitempty"`
-	PrivateIP  string         `json:"private_ip" doc:"Private IPv6 address, the same for the machine's whole life"`
-	CreatedAt  time.Time      `json:"created_at"`
-	UpdatedAt  time.Time      `json:"updated_at"`
-	Config     *MachineConfig `json:"config"`
-	Events     []Event        `json:"events,omitempty" doc:"Newest first"`
-	Checks     []CheckStatus  `json:"checks,omitempty"`
-	HostStatus string         `json:"host_status,omitempty" enum:"ok,unknown,unreachable"`
-	Cordoned   bool           `json:"cordoned,omitempty"`
-	Nonce      string         `json:"nonce,omitempty" doc:"Nonce of the lease that was asked for at creation"`
-	Lease      *Lease         `json:"lease,omitempty" doc:"With include_leases: who has it and until when, without its nonce (Perigee)"`
-	App        string         `json:"app,omitempty" doc:"Name of the app (Perigee)"`
-	Node       string         `json:"node,omitempty" doc:"Name of the node that owns the machine (Perigee)"`
-	Release    int            `json:"release,omitempty" doc:"Version of the release that the machine runs (Perigee)"`
-	Standing   string         `json:"standing,omitempty" doc:"Why the machine is in its state, in words (Perigee)"`
-	HomeRegion string         `json:"home_region,omitempty" doc:"Region that the machine stands in for, where it could not be placed (Perigee)"`
+	ID         string   `json:"id" doc:"Identifier, 14 hexadecimal digits"`
+	Name       string   `json:"name"`
+	State      string   `json:"state" doc:"created, started, paused, suspended, stopped, failed, a transient state, or destroyed"`
+	Region     string   `json:"region"`
+	ImageRef   ImageRef `json:"image_ref"`
+	InstanceID string   `json:"instance_id" doc:"Version of the machine, a ULID; every update makes a new one"`
+	Version    string   `json:"version,omitempty"`
+	// SecretsVersion is that of the app's secrets which the machine has.
+	SecretsVersion *uint64        `json:"secrets_version,omitempty" doc:"Version of the app's secrets that the machine has; missing: it has none"`
+	PrivateIP      string         `json:"private_ip" doc:"Private IPv6 address, the same for the machine's whole life"`
+	CreatedAt      time.Time      `json:"created_at"`
+	UpdatedAt      time.Time      `json:"updated_at"`
+	Config         *MachineConfig `json:"config"`
+	Events         []Event        `json:"events,omitempty" doc:"Newest first"`
+	Checks         []CheckStatus  `json:"checks,omitempty"`
+	HostStatus     string         `json:"host_status,omitempty" enum:"ok,unknown,unreachable"`
+	Cordoned       bool           `json:"cordoned,omitempty"`
+	Nonce          string         `json:"nonce,omitempty" doc:"Nonce of the lease that was asked for at creation"`
+	Lease          *Lease         `json:"lease,omitempty" doc:"With include_leases: who has it and until when, without its nonce (Perigee)"`
+	App            string         `json:"app,omitempty" doc:"Name of the app (Perigee)"`
+	Node           string         `json:"node,omitempty" doc:"Name of the node that owns the machine (Perigee)"`
+	Release        int            `json:"release,omitempty" doc:"Version of the release that the machine runs (Perigee)"`
+	Standing       string         `json:"standing,omitempty" doc:"Why the machine is in its state, in words (Perigee)"`
+	HomeRegion     string         `json:"home_region,omitempty" doc:"Region that the machine stands in for, where it could not be placed (Perigee)"`
 }
 
 // Home is the region that the machine counts for.

@@ -1,20 +1,21 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"sort"
 	"strings"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/appconfig/dotenv"
 	"github.com/spf13/cobra"
 )
 
 func secretsCmd(e *env) *cobra.Command {
 	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List secrets by name and digest", Args: noArgs, Example: "  perigee secrets list",
 		RunE: func(c *cobra.Command, _ []string) error { return e.secretsList(c.Context()) }}
-	return parent("secrets", "Values that the app gets in its environment and nobody else sees", []string{"secret"}, list, secretsSetCmd(e), secretsImportCmd(e), secretsUnsetCmd(e))
+	return parent("secrets", "Values that the app gets in its environment and nobody else sees", []string{"secret"}, list, secretsSetCmd(e), secretsImportCmd(e), secretsUnsetCmd(e), secretsDeployCmd(e))
 }
 
 func (e *env) secretsList(ctx context.Context) error {
@@ -31,9 +32,9 @@ func (e *env) secretsList(ctx context.Context) error {
 	}
 	rows := make([][]string, len(secrets))
 	for i, s := range secrets {
-		rows[i] = []string{s.Name, s.Digest, ago(s.UpdatedAt)}
+		rows[i] = []string{s.Name, s.Digest, first(s.Status, "-"), ago(s.UpdatedAt)}
 	}
-	return e.table([]string{"NAME", "DIGEST", "UPDATED"}, rows)
+	return e.table([]string{"NAME", "DIGEST", "STATUS", "UPDATED"}, rows)
 }
 
 func secretsSetCmd(e *env) *cobra.Command {
@@ -49,22 +50,20 @@ func secretsSetCmd(e *env) *cobra.Command {
 
 func secretsImportCmd(e *env) *cobra.Command {
 	return e.changesSecrets(&cobra.Command{
-		Use: "import", Short: "Set secrets from lines of NAME=VALUE on standard input", Args: noArgs, Example: "  perigee secrets import < .env",
+		Use: "import", Short: "Set secrets from standard input: lines of NAME=VALUE, as in a .env file", Args: noArgs, Example: "  perigee secrets import < .env",
 	}, func([]string) (map[string]*string, error) {
-		var lines []string
-		in := bufio.NewScanner(e.In)
-		for in.Scan() {
-			if l := strings.TrimSpace(in.Text()); l != "" && !strings.HasPrefix(l, "#") {
-				lines = append(lines, l)
-			}
-		}
-		if err := in.Err(); err != nil {
+		b, err := io.ReadAll(io.LimitReader(e.In, dotenv.Most+1))
+		if err != nil {
 			return nil, fmt.Errorf("cannot read the secrets from standard input: %w", err)
 		}
-		if len(lines) == 0 {
+		values, err := dotenv.Parse(string(b))
+		if err != nil {
+			return nil, usageError{err}
+		}
+		if len(values) == 0 {
 			return nil, usagef("standard input has no line of NAME=VALUE")
 		}
-		return parsePairs(lines)
+		return values, nil
 	})
 }
 
@@ -130,10 +129,55 @@ func (e *env) setSecrets(ctx context.Context, values map[string]*string, stage b
 		if e.json {
 			return e.printJSON(r)
 		}
-		return e.did("staged %s; the next deploy brings the change to the machines", strings.Join(names, ", "))
+		return e.did("staged %s; perigee secrets deploy, or the next deploy, brings the change to the machines", strings.Join(names, ", "))
 	}
 	if !e.json {
 		fmt.Fprintf(e.Err, "%s changed %s\n", e.paint(green, "✓"), strings.Join(names, ", "))
 	}
-	return e.stream(ctx, client, app, client.Deploy(ctx, app, api.DeployRequest{Description: "secrets changed"}))
+	return e.rollSecrets(ctx, client, app, machines, "secrets changed")
+}
+
+func secretsDeployCmd(e *env) *cobra.Command {
+	return &cobra.Command{Use: "deploy", Short: "Bring staged secrets to the machines", Args: noArgs, Example: "  perigee secrets deploy",
+		RunE: func(c *cobra.Command, _ []string) error { return e.deploySecrets(c.Context()) }}
+}
+
+func (e *env) deploySecrets(ctx context.Context) error {
+	client, app, err := e.forApp()
+	if err != nil {
+		return err
+	}
+	machines, err := client.ListMachines(ctx, app)
+	if err != nil {
+		return e.explain(err)
+	}
+	if len(machines) == 0 {
+		return hint(usagef("app %q has no machine that could get its secrets", app), "the first deploy brings them along: perigee deploy")
+	}
+	return e.rollSecrets(ctx, client, app, machines, "secrets deployed")
+}
+
+// rollSecrets brings the secrets to the machines: by a release, where the app has
+// one, else machine by machine.
+func (e *env) rollSecrets(ctx context.Context, client *api.Client, app string, machines []api.Machine, why string) error {
+	a, err := client.GetApp(ctx, app)
+	if err != nil {
+		return e.explain(err)
+	}
+	if a.Release > 0 {
+		return e.stream(ctx, client, app, client.Deploy(ctx, app, api.DeployRequest{Description: why}))
+	}
+	for _, m := range machines {
+		asleep := m.State != api.StateStarted && m.State != api.StateStarting
+		if _, err := client.UpdateMachine(ctx, app, m.ID, api.CreateMachineRequest{Config: m.Config, SkipLaunch: asleep}); err != nil {
+			return e.explain(err)
+		}
+		if !e.json {
+			fmt.Fprintf(e.Err, "%s machine %s has them\n", e.paint(green, "✓"), m.ID)
+		}
+	}
+	if e.json {
+		return e.printJSON(map[string]int{"machines": len(machines)})
+	}
+	return nil
 }

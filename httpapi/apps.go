@@ -86,22 +86,17 @@ func (s *Server) app(c *call) (string, error) {
 	return a.Name, err
 }
 
-func (s *Server) listSecrets(c *call) (api.ListSecretsResponse, error) {
-	secrets, _, err := s.cfg.Apps.ListSecrets(c.path("app_name"))
-	return api.ListSecretsResponse{Secrets: secrets}, err
-}
-
 func (s *Server) setSecrets(c *call, in api.SetSecretsRequest) (api.SetSecretsResponse, error) {
 	secrets, version, err := s.cfg.Apps.SetSecrets(c.r.Context(), c.path("app_name"), in.Values)
-	return api.SetSecretsResponse{Secrets: secrets, Version: version}, err
+	return api.SetSecretsResponse{Secrets: s.spread(c.path("app_name"), secrets), Version: version}, err
 }
 
 func (s *Server) showSecret(c *call) (api.Secret, error) {
-	secrets, _, err := s.cfg.Apps.ListSecrets(c.path("app_name"))
+	list, err := s.listSecrets(c)
 	if err != nil {
 		return api.Secret{}, err
 	}
-	for _, sec := range secrets {
+	for _, sec := range list.Secrets {
 		if sec.Name == c.path("secret_name") {
 			return sec, nil
 		}
@@ -109,11 +104,17 @@ func (s *Server) showSecret(c *call) (api.Secret, error) {
 	return api.Secret{}, api.Errorf(api.CodeNotFound, "app %q has no secret %q", c.path("app_name"), clip(c.path("secret_name")))
 }
 
-func (s *Server) setSecret(c *call, in api.SetSecretRequest) (api.SetSecretsResponse, error) {
+func (s *Server) setSecret(c *call, in api.SetSecretRequest) (api.Secret, error) {
 	if in.Value == nil {
-		return api.SetSecretsResponse{}, invalid("value", "the secret has no value")
+		return api.Secret{}, invalid("value", "the secret has no value")
 	}
-	return s.setSecrets(c, api.SetSecretsRequest{Values: map[string]*string{c.path("secret_name"): in.Value}})
+	all, err := s.setSecrets(c, api.SetSecretsRequest{Values: map[string]*string{c.path("secret_name"): in.Value}})
+	for _, sec := range all.Secrets {
+		if sec.Name == c.path("secret_name") {
+			return sec, err
+		}
+	}
+	return api.Secret{}, err
 }
 
 func (s *Server) deleteSecret(c *call) (api.SetSecretsResponse, error) {

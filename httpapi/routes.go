@@ -63,9 +63,9 @@ func (s *Server) appRoutes() []route {
 		{rGet, pApp, reads, "Apps_show", "Show an app", nil, get(s.showApp)},
 		{rDelete, pApp, owns, "Apps_delete", "Destroy an app with its machines, secrets and releases", []param{{"force", "boolean", "Taken for Fly's clients and not looked at"}}, act(s.deleteApp).with(http.StatusAccepted)},
 
-		{rGet, pApp + "/secrets", reads, "Secrets_list", "List secrets, without their values", nil, get(s.listSecrets)},
+		{rGet, pApp + "/secrets", reads, "Secrets_list", "List secrets, without their values", secretQuery, get(s.listSecrets)},
 		{rPost, pApp + "/secrets", changes, "Secrets_update", "Set secrets, and remove those that are null", nil, take(s.setSecrets)},
-		{rGet, pApp + "/secrets/{secret_name}", reads, "Secret_get", "Show a secret, without its value", nil, get(s.showSecret)},
+		{rGet, pApp + "/secrets/{secret_name}", reads, "Secret_get", "Show a secret, without its value", secretQuery, get(s.showSecret)},
 		{rPost, pApp + "/secrets/{secret_name}", changes, "Secret_create", "Set a secret", nil, take(s.setSecret)},
 		{rDelete, pApp + "/secrets/{secret_name}", changes, "Secret_delete", "Remove a secret", nil, get(s.deleteSecret)},
 

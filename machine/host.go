@@ -272,7 +272,7 @@ func (v *view) shown() api.Machine {
 	r := &v.rec
 	return api.Machine{
 		ID: r.ID, Name: r.Name, State: r.State, Region: r.Region, ImageRef: r.Image,
-		InstanceID: r.Version, Version: r.Version, PrivateIP: r.PrivateIP,
+		InstanceID: r.Version, Version: r.Version, PrivateIP: r.PrivateIP, SecretsVersion: secretsShown(r.SecretsVersion, r.NoSecrets),
 		CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt, Config: &r.Config,
 		Events: r.Events, Checks: v.checks, HostStatus: "ok", Cordoned: r.Cordoned,
 		App: r.App, Node: r.Node, Release: r.Release, Standing: r.Standing, HomeRegion: r.Home,

@@ -94,6 +94,14 @@ func (h *Host) SummariesOf(app string) (out []Summary) {
 	return out
 }
 
+// secretsShown is the version of the secrets in a machine, nil if it has none.
+func secretsShown(version *uint64, none bool) *uint64 {
+	if none {
+		return nil
+	}
+	return version
+}
+
 func (v *view) public() bool { return !v.gone && v.rec.State != api.StateCreating }
 
 func (v *view) summary() Summary {
@@ -143,7 +151,7 @@ func sameVersion(a, b *uint64) bool {
 func (s Summary) Machine() api.Machine {
 	m := api.Machine{
 		ID: s.ID, Name: s.Name, State: s.State, Region: s.Region, ImageRef: s.Image, InstanceID: s.Version, Version: s.Version,
-		PrivateIP: s.PrivateIP, CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt, Config: s.Config, HostStatus: "ok",
+		PrivateIP: s.PrivateIP, SecretsVersion: secretsShown(s.SecretsVersion, s.NoSecrets), CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt, Config: s.Config, HostStatus: "ok",
 		Cordoned: s.Cordoned, App: s.App, Node: s.Node, Release: s.Release, Standing: s.Standing, HomeRegion: s.Home,
 	}
 	for _, c := range s.Checks {
