@@ -248,6 +248,7 @@ func TestWritableDirLasts(t *testing.T) {
 	for i, want := range []string{"x\n", "x\nx\n"} {
 		s := k.spec("sh", "-c", "echo x >> /home/app/list; cat /home/app/list; cat /etc/conf >&2; rm -f /www/index.html; ls /www; stat -c %a:%u / >&2")
 		s.WritableDir = dir
+		s.Sockets = []sandbox.Socket{{Path: "/.fly/api", Host: filepath.Join(k.dir, "door")}}
 		s.Files = []sandbox.File{{Path: "/etc/conf", Data: []byte{'0' + byte(i), '\n'}}}
 		says, exit := k.run(s)
 		if says != want+string(rune('0'+i))+"\n755:0\n" || exit.Code != 0 {

@@ -32,7 +32,22 @@ const (
 	// takeTimeout is how long a connection waits for the daemon.
 	takeTimeout = 30 * time.Second
 	takeRetry   = 50 * time.Millisecond
+	// A machine gets so many connections at once, and one each lineEvery: they cost
+	// the host processor time that is nobody's.
+	lineBurst = 256
+	lineEvery = 5 * time.Millisecond
 )
+
+// pace spaces what comes too quickly.
+type pace struct{ due time.Time }
+
+func (p *pace) delay(now time.Time) time.Duration {
+	if early := now.Add(-lineBurst * lineEvery); p.due.Before(early) {
+		p.due = early
+	}
+	p.due = p.due.Add(lineEvery)
+	return p.due.Sub(now)
+}
 
 // newLine makes a line for b and serves our end until the sandbox ends. The
 // other is for the sandbox.
@@ -49,11 +64,12 @@ func (s *supervisor) serveLine(b *box, sockets []sandbox.Socket, line *net.UnixC
 	defer line.Close()
 	untaken := make(chan struct{}, maxUntaken)
 	buf := make([]byte, 4+maxSocketPath)
-	for {
+	for p := (pace{}); ; {
 		n, err := line.Read(buf)
 		if err != nil {
 			return
 		}
+		time.Sleep(p.delay(time.Now())) // the machine waits
 		if err := s.answerLine(b, sockets, line, buf[:n], untaken); err != nil {
 			s.log.Warn("connection of a machine refused", "id", b.info().ID, "error", err)
 		}
