@@ -1,6 +1,7 @@
 package fleet_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -37,6 +38,7 @@ import (
 	"github.com/perigee-run/perigee/machine"
 	"github.com/perigee-run/perigee/mesh"
 	"github.com/perigee-run/perigee/sandbox"
+	"github.com/perigee-run/perigee/ssh"
 	"go.uber.org/goleak"
 )
 
@@ -80,6 +82,7 @@ type node struct {
 	name        string
 	fleet       *fleet.Fleet
 	host        *machine.Host
+	shells      *ssh.Server
 	index       *fleet.Index
 	lines       *fleet.Lines
 	log         *logs.Store
@@ -144,9 +147,10 @@ func (c *cloud) add(t testing.TB, name string) {
 		Apps: c.apps, Secrets: c.apps, Pool: -1, Logger: quiet, CPUs: 8, MemoryMB: 8192,
 		Named: func(app, name string) string { return n.fleet.Named(app, name) },
 	}))
+	n.shells = must[*ssh.Server](t)(ssh.New(ssh.Config{Authority: must[*ssh.Authority](t)(ssh.NewAuthority(bytes.Repeat([]byte{1}, 32))), Machines: n.host, Logger: quiet}))
 	n.fleet = must[*fleet.Fleet](t)(fleet.New(fleet.Config{
 		Self: name, Local: n.host, Peers: fleet.Over(n), Summaries: n.index, Nodes: n, Place: c.choose, Router: n.router,
-		Forget: n.log.Forget, Patience: patience, Logger: quiet,
+		Forget: n.log.Forget, Patience: patience, Logger: quiet, SSH: n.visit,
 	}))
 	n.lines = must[*fleet.Lines](t)(fleet.NewLines(fleet.LinesConfig{Self: name, Local: tail{n.log}, Peers: fleet.Over(n), Nodes: n, Patience: patience, Retry: 50 * time.Millisecond, Logger: quiet}))
 	c.nodes = append(c.nodes, n)
@@ -155,7 +159,7 @@ func (c *cloud) add(t testing.TB, name string) {
 
 func (n *node) serve(t testing.TB, cat *catalog.Catalog) {
 	deploys := must[*deploy.Deployer](t)(deploy.New(deploy.Config{Apps: n.cloud.apps, Machines: n.fleet, Images: shelf{n.images}, Logs: n.lines, Settle: time.Millisecond, Forget: n.fleet.Forget, Logger: quiet}))
-	server := must[*httpapi.Server](t)(httpapi.New(httpapi.Config{Apps: n.cloud.apps, Deploys: deploys, Machines: n.fleet, Images: n.images, Node: self{}, Logs: n.lines, Logger: quiet}))
+	server := must[*httpapi.Server](t)(httpapi.New(httpapi.Config{Apps: n.cloud.apps, Deploys: deploys, Machines: n.fleet, Images: n.images, Node: self{}, Logs: n.lines, SSH: n.fleet, SSHAuthority: n.shells.Authority(), Logger: quiet}))
 	ctx, cancel := context.WithCancel(context.Background())
 	var rooms sync.WaitGroup
 	rooms.Go(func() { _ = n.host.Run(ctx) })

@@ -86,6 +86,11 @@ func (h *Host) ExecStream(ctx context.Context, id string, spec ExecSpec, streams
 	if err := checkProgram(&spec); err != nil {
 		return -1, err
 	}
+	return h.execStream(ctx, id, spec, streams)
+}
+
+// execStream is ExecStream for a spec that is right.
+func (h *Host) execStream(ctx context.Context, id string, spec ExecSpec, streams sandbox.Streams) (int, error) {
 	if err := rules.Env("env", spec.Env); err != nil {
 		return -1, err
 	}
@@ -119,15 +124,18 @@ func (h *Host) ExecStream(ctx context.Context, id string, spec ExecSpec, streams
 	return code, nil
 }
 
+// programs are those of ours that callers may name.
+var programs = []sandbox.Program{sandbox.ProgramSFTP}
+
 // checkProgram wants a command or a program of ours.
 func checkProgram(s *ExecSpec) error {
-	switch known := slices.Contains(sandbox.Programs, sandbox.Program(s.Program)); {
+	switch known := slices.Contains(programs, sandbox.Program(s.Program)); {
 	case s.Program == "" && len(s.Command) == 0:
 		return invalid("command", "is missing")
 	case s.Program != "" && len(s.Command) > 0:
 		return invalid("program", "is %q, and there is a command: give one of both", s.Program)
 	case s.Program != "" && !known:
-		return invalid("program", "is %q; it can be one of %q", s.Program, sandbox.Programs)
+		return invalid("program", "is %q; it can be one of %q", s.Program, programs)
 	case s.Program != "" && s.Terminal:
 		return invalid("tty", "is not for program %q", s.Program)
 	}

@@ -2,7 +2,9 @@ package node
 
 import (
 	"context"
+	"net/http"
 
+	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/fleet"
 	"github.com/perigee-run/perigee/ssh"
 )
@@ -19,7 +21,7 @@ func (n *Node) openShells(context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.shells, err = ssh.New(ssh.Config{Authority: authority, Machines: n.machines, Permit: n.permit, Logger: n.log})
+	n.shells, err = ssh.New(ssh.Config{Authority: authority, Machines: n.machines, Permit: n.permit, Noted: n.noteSession, Logger: n.log})
 	return err
 }
 
@@ -39,4 +41,10 @@ func (n *Node) permit(_ context.Context, g ssh.Grant) error {
 		return nil
 	}
 	return n.tokens.Stands(g.Token)
+}
+
+// noteSession writes a session into the audit log: the certificate may have been
+// asked for days ago.
+func (n *Node) noteSession(m ssh.Machine, g ssh.Grant) {
+	n.audit.Record(api.AuditEntry{Who: g.Who, Token: g.Token, Operation: "SSH_session", Org: m.Org, App: m.App, Machine: m.ID, Status: http.StatusOK})
 }

@@ -12,5 +12,10 @@ type Program string
 // arguments, and ends with its standard input.
 const ProgramSFTP Program = "sftp"
 
+// ProgramDial joins standard input and output with a TCP port of the machine's
+// loopback, where the host cannot reach it. Its argument is the port. It writes one
+// zero byte when it is connected, or ends with a word on standard error.
+const ProgramDial Program = "dial"
+
 // Programs are all of them.
-var Programs = []Program{ProgramSFTP}
+var Programs = []Program{ProgramSFTP, ProgramDial}

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/perigee-run/perigee/machine"
 	gossh "golang.org/x/crypto/ssh"
 )
 
@@ -127,4 +128,11 @@ func (c *connection) open(ctx context.Context, ch gossh.NewChannel) {
 		}
 		serve(ctx, ch)
 	})
+}
+
+// note writes down that somebody does something, and with what it returns how that
+// ended.
+func (c *connection) note(ctx context.Context, did string) (ended func(exitCode int)) {
+	c.server.cfg.Noted(c.machine, c.grant)
+	return c.server.cfg.Machines.NoteSession(ctx, c.machine.ID, machine.Session{Who: c.grant.Who, User: c.conn.User(), Did: did})
 }

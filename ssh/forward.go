@@ -4,12 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"strings"
 	"sync"
 
-	"github.com/perigee-run/perigee/machine"
 	gossh "golang.org/x/crypto/ssh"
 )
 
@@ -41,8 +39,7 @@ func (c *connection) forward(ctx context.Context, offer gossh.NewChannel) {
 		return
 	}
 	go gossh.DiscardRequests(requests)
-	ended := c.server.cfg.Machines.NoteSession(ctx, c.machine.ID, machine.Session{Who: c.grant.Who, User: c.conn.User(), Did: fmt.Sprintf("forward to port %d", to.Port)})
-	defer ended(0)
+	defer c.note(ctx, fmt.Sprintf("forward to port %d", to.Port))(0)
 	stop := context.AfterFunc(ctx, func() { far.Close(); near.Close() })
 	defer stop()
 	join(near, far)
@@ -59,7 +56,7 @@ func (c *connection) own(host string) bool {
 }
 
 // reach connects to a port of the machine.
-func (c *connection) reach(ctx context.Context, port int) (net.Conn, error) {
+func (c *connection) reach(ctx context.Context, port int) (io.ReadWriteCloser, error) {
 	if err := c.server.cfg.Machines.Enter(ctx, c.machine.ID); err != nil {
 		return nil, err
 	}
@@ -67,7 +64,7 @@ func (c *connection) reach(ctx context.Context, port int) (net.Conn, error) {
 }
 
 // join copies both ways until both have ended, and passes each end on.
-func join(near gossh.Channel, far net.Conn) {
+func join(near gossh.Channel, far io.ReadWriteCloser) {
 	var up sync.WaitGroup
 	up.Go(func() {
 		_, _ = io.Copy(far, near)

@@ -98,7 +98,9 @@ func (f *fake) ExecStream(ctx context.Context, id string, spec machine.ExecSpec,
 	}
 }
 
-func (f *fake) Dial(_ context.Context, _ string, port int) (net.Conn, error) { return f.dial(port) }
+func (f *fake) Dial(_ context.Context, _ string, port int) (io.ReadWriteCloser, error) {
+	return f.dial(port)
+}
 
 func (f *fake) NoteSession(_ context.Context, _ string, s machine.Session) func(int) {
 	f.mu.Lock()

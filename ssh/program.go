@@ -37,7 +37,7 @@ func (s *session) run(ctx context.Context, p program) int {
 	if err := s.server.cfg.Machines.Enter(ctx, s.machine.ID); err != nil {
 		return s.failed(err)
 	}
-	ended := s.server.cfg.Machines.NoteSession(ctx, s.machine.ID, machine.Session{Who: s.grant.Who, User: s.conn.User(), Did: p.did()})
+	ended := s.note(ctx, p.did())
 	code, err := p.run(ctx, s)
 	if err != nil {
 		code = s.failed(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -25,7 +26,7 @@ type Machines interface {
 	Enter(ctx context.Context, id string) error
 	ExecStream(ctx context.Context, id string, spec machine.ExecSpec, streams sandbox.Streams) (int, error)
 	// Dial reaches a port of a machine that runs and keeps it awake meanwhile.
-	Dial(ctx context.Context, id string, port int) (net.Conn, error)
+	Dial(ctx context.Context, id string, port int) (io.ReadWriteCloser, error)
 	// NoteSession writes down that somebody came in; the function it returns,
 	// how it ended.
 	NoteSession(ctx context.Context, id string, s machine.Session) (ended func(exitCode int))
@@ -37,6 +38,8 @@ type Config struct {
 	Machines  Machines
 	// Permit refuses a grant whose token is not good any more. Default: all are.
 	Permit func(ctx context.Context, g Grant) error
+	// Noted hears of every session and forward that begins. Default: nobody does.
+	Noted func(m Machine, g Grant)
 	// Connections is how many a machine takes at a time, Channels how many
 	// sessions and forwards one connection holds. Default 64 and 64.
 	Connections, Channels int
@@ -65,6 +68,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.Permit == nil {
 		cfg.Permit = func(context.Context, Grant) error { return nil }
+	}
+	if cfg.Noted == nil {
+		cfg.Noted = func(Machine, Grant) {}
 	}
 	orElse(&cfg.Connections, 64)
 	orElse(&cfg.Channels, 64)

@@ -24,6 +24,7 @@ type session struct {
 	terminal bool
 	size     sandbox.Size
 	begun    bool
+	start    func() // the program, once its request is answered
 
 	sizes chan sandbox.Size
 }
@@ -43,6 +44,10 @@ func (c *connection) session(ctx context.Context, offer gossh.NewChannel) {
 		ok = ok && do(r.Payload)
 		if r.WantReply {
 			_ = r.Reply(ok, nil)
+		}
+		if start := s.start; start != nil {
+			s.start = nil
+			start()
 		}
 	}
 }
@@ -66,18 +71,21 @@ func (s *session) requests(ctx context.Context) map[string]func([]byte) bool {
 	}
 }
 
-// begin runs what is asked for, once.
+// begin has the program run once its request is answered: one that ends at once
+// must not close the channel before the answer.
 func (s *session) begin(ctx context.Context, p program) bool {
 	if s.begun {
 		return false
 	}
 	s.begun = true
-	s.work.Go(func() {
-		code := s.run(ctx, p)
-		_, _ = s.ch.SendRequest("exit-status", false, gossh.Marshal(struct{ Code uint32 }{uint32(code)}))
-		_ = s.ch.CloseWrite()
-		s.ch.Close() // what waits for input ends
-	})
+	s.start = func() {
+		s.work.Go(func() {
+			code := s.run(ctx, p)
+			_, _ = s.ch.SendRequest("exit-status", false, gossh.Marshal(struct{ Code uint32 }{uint32(code)}))
+			_ = s.ch.CloseWrite()
+			s.ch.Close() // what waits for input ends
+		})
+	}
 	return true
 }
 

@@ -52,7 +52,7 @@ func userland() debian.Recipe {
 		Packages: []string{"bash", "dash", "coreutils", "busybox-static"},
 		Users:    map[string]int{"www-data": 33},
 		Files:    map[string][]byte{"/www/index.html": []byte("hello from within\n")},
-		Config:   v1.Config{Cmd: []string{"/bin/busybox", "httpd", "-f", "-p", "80", "-h", "/www"}, WorkingDir: "/"},
+		Config:   v1.Config{Cmd: []string{"/bin/sh", "-c", "/bin/busybox httpd -p 127.0.0.1:5432 -h /www; exec /bin/busybox httpd -f -p 80 -h /www"}, WorkingDir: "/"},
 	}
 }
 
@@ -300,7 +300,7 @@ func (s *shells) perigeeSFTP(t *testing.T) {
 // forward reaches a machine's port through ssh -L, and nothing else.
 func (s *shells) forward(t *testing.T) {
 	for _, c := range []struct{ to, want string }{
-		{"localhost:80", "hello from within"}, {"127.0.0.1:80", "hello from within"}, {"localhost:81", ""}, {"192.0.2.1:80", ""}, {s.bare + ".vm.bare.internal:8080", ""},
+		{"localhost:80", "hello from within"}, {"127.0.0.1:80", "hello from within"}, {"localhost:5432", "hello from within"}, {"localhost:81", ""}, {"192.0.2.1:80", ""}, {s.bare + ".vm.bare.internal:8080", ""},
 	} {
 		out, errs, code := s.run("perigee", []byte("GET /index.html HTTP/1.0\r\n\r\n"), "ssh", "-W", c.to, "web.internal")
 		if c.want == "" && (code == 0 || !strings.Contains(errs, "perigee: ")) || !strings.Contains(out, c.want) {

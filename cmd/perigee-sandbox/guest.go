@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -43,6 +44,9 @@ func runGuest(args []string) error {
 	if len(args) == 1 && args[0] == string(sandbox.ProgramSFTP) {
 		return serveSFTP(os.Stdin, os.Stdout)
 	}
+	if len(args) == 2 && args[0] == string(sandbox.ProgramDial) {
+		return dialPort(args[1], os.Stdin, os.Stdout)
+	}
 	return fmt.Errorf("cannot run %q: it is none of %q, or has arguments", args, sandbox.Programs)
 }
 
@@ -60,6 +64,30 @@ func serveSFTP(in io.Reader, out io.WriteCloser) error {
 	}
 	return nil
 }
+
+// dialPort joins in and out with a port of the machine's loopback, until the
+// server there has ended.
+func dialPort(port string, in io.Reader, out io.Writer) error {
+	conn, err := net.DialTimeout("tcp", net.JoinHostPort("localhost", port), dialPatience)
+	if err != nil {
+		conn, err = net.DialTimeout("tcp", net.JoinHostPort("127.0.0.1", port), dialPatience) // an image may have no /etc/hosts
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := out.Write([]byte{0}); err != nil {
+		return err
+	}
+	go func() {
+		_, _ = io.Copy(conn, in)
+		_ = conn.(*net.TCPConn).CloseWrite()
+	}()
+	_, err = io.Copy(out, conn)
+	return err
+}
+
+// dialPatience is how long a port may take to answer.
+const dialPatience = 5 * time.Second
 
 // pipes are the two directions of one conversation.
 type pipes struct {
