@@ -26,6 +26,10 @@ func TestGraphQL(t *testing.T) {
 		{"regions", `query { platform { requestRegion regions { code deprecated } } nearestRegion { code } }`, nil, `"requestRegion":"fra"`},
 		{"orgs", `query($admin: Boolean!) { organizations(admin: $admin) { nodes { slug type } } }`, map[string]any{"admin": false}, `{"slug":"acme","type":"SHARED"}`},
 		{"no such org", `query { organization(slug: "none") { id } }`, nil, `"code":"NOT_FOUND"`},
+		{"an app's tokens", `query { appLimitedAccessTokens: app(name: "shop") { limitedAccessTokens { nodes { id name revokedAt } } } }`, nil, `{"nodes":[{"id":"acme.7","name":"deploy","revokedAt":null}]}`},
+		{"a deploy token", `mutation($p: JSON) { createLimitedAccessToken(input: {name: "ci", organizationId: "acme", profile: "deploy", profileParams: $p, expiry: "24h"}) { limitedAccessToken { tokenHeader } } }`,
+			map[string]any{"p": map[string]any{"app_id": "shop"}}, `"tokenHeader":"Bearer secret"`},
+		{"a token that Fly alone has", `mutation { createLimitedAccessToken(input: {name: "x", organizationId: "acme", profile: "litefs_cloud"}) { limitedAccessToken { tokenHeader } } }`, nil, `no tokens of the profile`},
 		{"add-ons", `query($k: AddOnType) { addOns(type: $k) { nodes { name } } }`, map[string]any{"k": "redis"}, `{"nodes":[]}`},
 		{"an unknown field", `query { app(name: "shop") { weather } }`, nil, `Cannot query field`},
 		{"no query", `{`, nil, `"errors"`},
@@ -73,13 +77,14 @@ func TestMutations(t *testing.T) {
 		`releaseIpAddress(input: {appId: "shop", ip: "2001:db8::1"}) { clientMutationId }`,
 		`unsetSecrets(input: {appId: "shop", keys: ["KEY"]}) { release { id } }`,
 		`updateRelease(input: {releaseId: "shop.4", status: "complete"}) { release { id } }`,
+		`deleteLimitedAccessToken(input: {id: "acme.7"}) { token }`,
 		`deleteApp(appId: "shop") { organization { id } }`,
 	} {
 		if got := query(t, h, "t", "mutation { "+m+" }", nil); strings.Contains(got, `"errors"`) {
 			t.Errorf("%s: %s", m, got)
 		}
 	}
-	want := []string{"POST /v1/apps", "POST /v1/apps/shop/ip_assignments", "DELETE /v1/apps/shop/ip_assignments/2001:db8::1", "POST /v1/apps/shop/secrets", "PATCH /v1/apps/shop/releases/4", "DELETE /v1/apps/shop"}
+	want := []string{"POST /v1/apps", "POST /v1/apps/shop/ip_assignments", "DELETE /v1/apps/shop/ip_assignments/2001:db8::1", "POST /v1/apps/shop/secrets", "PATCH /v1/apps/shop/releases/4", "DELETE /v1/orgs/acme/tokens/7", "DELETE /v1/apps/shop"}
 	if !slices.Equal(c.changes, want) {
 		t.Errorf("it did %q, want %q", c.changes, want)
 	}

@@ -52,6 +52,11 @@ func (c *cloud) handler() http.Handler {
 	give("POST /v1/apps/{app}/releases/record", api.Release{App: "shop", Version: 4, Status: api.ReleasePending})
 	give("PATCH /v1/apps/{app}/releases/{version}", api.Release{App: "shop", Version: 4, Status: api.ReleaseComplete})
 	give("GET /v1/apps/{app}/logs", api.LogLine{App: "shop", Machine: "m1", Text: "hello", Time: time.Unix(1, 5)})
+	give("GET /v1/orgs", api.OrgList{Orgs: []api.Org{{Slug: "acme", Name: "acme"}, {Slug: "personal", Name: "personal"}}})
+	give("GET /v1/tokens/current", api.CurrentTokens{Tokens: []api.CurrentToken{{User: "ada"}}})
+	give("GET /v1/orgs/{org}/tokens", api.TokenList{Tokens: []api.TokenInfo{{ID: "7", Kind: "deploy", App: "shop"}, {ID: "8", Kind: "org"}}})
+	give("POST /v1/orgs/{org}/tokens", api.CreateTokenResponse{Token: "secret", TokenInfo: api.TokenInfo{ID: "9"}})
+	give("DELETE /v1/orgs/{org}/tokens/{id}", api.OKResponse{OK: true})
 	give("GET /v1/platform/regions", api.RegionList{Nearest: "fra", Regions: []api.Region{{Code: "fra", Name: "Frankfurt"}}})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer t" {

@@ -2,9 +2,7 @@ package flycompat
 
 import (
 	"context"
-	"slices"
 	"strconv"
-	"strings"
 
 	graphql "github.com/graph-gophers/graphql-go"
 	"github.com/perigee-run/perigee/api"
@@ -13,20 +11,14 @@ import (
 // organization answers questions about one org.
 type organization struct{ o api.Organization }
 
-// orgs are those that the caller has to do with, by name.
+// orgs are those that the caller sees, by name.
 func orgs(ctx context.Context, c *api.Client) ([]api.Organization, error) {
-	apps, err := c.ListApps(ctx)
-	if err != nil {
-		return nil, err
+	all, err := c.ListOrgs(ctx)
+	out := []api.Organization{}
+	for _, o := range all {
+		out = append(out, api.Organization{Name: o.Name, Slug: o.Slug})
 	}
-	out := []api.Organization{{Name: "personal", Slug: "personal"}}
-	for _, a := range apps {
-		if !slices.ContainsFunc(out, func(o api.Organization) bool { return o.Slug == a.Organization.Slug }) {
-			out = append(out, a.Organization)
-		}
-	}
-	slices.SortFunc(out, func(a, b api.Organization) int { return strings.Compare(a.Slug, b.Slug) })
-	return out, nil
+	return out, err
 }
 
 // org is the one with the slug.

@@ -41,6 +41,9 @@ func (h *Host) Wait(ctx context.Context, id string, q WaitQuery) (api.WaitRespon
 	if err := q.check(m); err != nil {
 		return api.WaitResponse{}, err
 	}
+	if v := m.now(); v.gone && !q.wants(v.rec.State) {
+		return api.WaitResponse{}, notFound(id) // before it was asked: there is nothing to wait for
+	}
 	ctx, cancel := context.WithTimeout(ctx, q.Timeout)
 	defer cancel()
 	for {
