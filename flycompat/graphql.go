@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"strings"
 
 	graphql "github.com/graph-gophers/graphql-go"
+	"github.com/graph-gophers/graphql-go/errors"
 	"github.com/perigee-run/perigee/api"
 )
 
@@ -52,7 +54,21 @@ func (s *server) graphql(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	ctx := context.WithValue(r.Context(), callerKey{}, s.as(r))
-	write(w, http.StatusOK, s.schema.Exec(ctx, q.Query, q.Operation, q.Variables))
+	write(w, http.StatusOK, plainly(s.schema.Exec(ctx, q.Query, q.Operation, q.Variables)))
+}
+
+// plainly says in one line that the cloud does not have what is asked for, where
+// the schema would say it of each field.
+func plainly(a *graphql.Response) *graphql.Response {
+	for _, e := range a.Errors {
+		if strings.HasPrefix(e.Message, "Cannot query field") || strings.HasPrefix(e.Message, "Unknown type") {
+			e.Message = "this cloud has nothing that could answer: " + e.Message + " docs/flyctl.md lists what works"
+			e.Extensions = map[string]any{"code": "UNPROCESSABLE", "reason": api.CodeUnsupported}
+			a.Errors = []*errors.QueryError{e}
+			break
+		}
+	}
+	return a
 }
 
 // fault is an error of the API in GraphQL's shape.

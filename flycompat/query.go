@@ -141,7 +141,17 @@ func (*root) AddOn(struct {
 type addOn struct {
 	ID                                        graphql.ID
 	Name, PrimaryRegion, Status, ErrorMessage *string
-	Metadata, Options                         *JSON
+	PublicURL, PrivateIP, Password, SsoLink   *string
+	Metadata, Options, Environment            *JSON
+	ReadRegions                               *[]string
+	Organization                              *organization
+	App                                       *app
+	AddOnPlan                                 *addOnPlan
+}
+
+type addOnPlan struct {
+	ID                             graphql.ID
+	Name, DisplayName, Description *string
 }
 
 // imageVersion is a reference in its parts.
