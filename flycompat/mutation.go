@@ -172,6 +172,11 @@ func record(ctx context.Context, c *api.Client, name, image, strategy string, de
 	case "simple":
 		strategy = "immediate"
 	}
+	if !strings.Contains(image, "@") { // a tag may mean another image by the time of a rollback
+		if i, err := c.ResolveImage(ctx, name, image); err == nil {
+			image = i.Ref
+		}
+	}
 	return c.RecordRelease(ctx, name, api.RecordReleaseRequest{Image: image, Strategy: strategy, Definition: definition, Description: "flyctl deploy"})
 }
 
