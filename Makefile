@@ -39,6 +39,10 @@ test-crash: build ## the long crash test: 2,000 operations under kill -9
 	@scripts/deps.sh test
 	PERIGEE_BIN=$(abspath $(BIN)) PERIGEE_CRASH_OPS=2000 go test -count=1 -timeout 30m -run TestCrash -v ./test
 
+.PHONY: test-flyctl
+test-flyctl: build ## an unmodified flyctl (FLYCTL=path, or in the PATH) through the table of docs/flyctl.md
+	PERIGEE_BIN=$(abspath $(BIN)) go test -count=1 -timeout 10m -run TestFlyctl -v ./test
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (default 20s) each
 	@scripts/fuzz.sh "$(or $(FUZZTIME),20s)"

@@ -46,6 +46,7 @@ var figures = []struct {
 	{"idle", (*bench).idleFigure, false},
 	{"sleepers", (*bench).sleepersFigure, false},
 	{"loop", (*bench).loopFigure, false},
+	{"flyctl", (*bench).flyctlFigure, false},
 	{"catalog", (*bench).catalogFigure, true},
 	{"cities", (*bench).citiesFigure, true},
 }
