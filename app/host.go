@@ -16,6 +16,11 @@ type host struct {
 	App       string    `json:"app"`
 	Host      string    `json:"host"`
 	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at,omitzero"`
+	// NoACME keeps the cloud from getting certificates for the name by itself.
+	NoACME bool `json:"no_acme,omitempty"`
+	// Custom is the certificate, with its key, that the owner brought, sealed.
+	Custom []byte `json:"custom,omitempty"`
 }
 
 // Hosts returns the app's custom names, sorted.
@@ -67,7 +72,7 @@ func (s *Store) RemoveHost(ctx context.Context, app, name string) error {
 			return s.hosts.Delete(ctx, e.Key)
 		}
 	}
-	return api.Errorf(api.CodeNotFound, "app %q has no host %q", app, clip(name)).WithField("host")
+	return noHost(app, name)
 }
 
 // SetHosts makes names the app's custom names, in addition to those it has.

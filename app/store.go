@@ -33,8 +33,9 @@ type Config struct {
 // Store is the apps. Its methods may be called from any goroutine. What it
 // returns is shared with other readers and must not be changed.
 type Store struct {
-	cfg  Config
-	seal *sealer
+	cfg    Config
+	seal   *sealer
+	opened opened
 
 	apps       *catalog.Table[App]
 	hosts      *catalog.Table[host]

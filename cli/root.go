@@ -169,6 +169,7 @@ and lets idle machines sleep until the next request.`,
 	add(root, "app", launchCmd(e), deployCmd(e), statusCmd(e), appsCmd(e), logsCmd(e), scaleCmd(e), secretsCmd(e), releasesCmd(e), rollbackCmd(e), configCmd(e), openCmd(e), hostsCmd(e), ipsCmd(e), volumesCmd(e), regionsCmd(e))
 	add(root, "machine", machineCmd(e), execCmd(e), sshCmd(e), sshConsoleCmd(e, "console"), imagesCmd(e), proxyCmd(e), wireguardCmd(e))
 	add(root, "node", upCmd(e), joinCmd(e), downCmd(e), nodesCmd(e), nodeCmd(e), doctorCmd(e), tokenCmd(e), loginCmd(e), orgsCmd(e), auditCmd(e), labCmd(e))
+	add(root, "app", certsCmd(e))
 	root.AddCommand(docsCmd(e))
 	for _, c := range root.Commands() {
 		refuseEmpty(c)

@@ -113,6 +113,7 @@ func newKit(t testing.TB) *kit {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.cfg.Certificates, s.cfg.Resolver, s.cfg.Placer = newAuthority(t, dir), phoneBook{}, places{}
 	k.serve(t, s, deploys, cat)
 	return k
 }

@@ -42,6 +42,7 @@ func (s *Server) routes() []route {
 		s.listRoutes(),
 		s.memoryRoutes(),
 		s.placementRoutes(),
+		s.certificateRoutes(),
 		s.releaseRoutes(),
 		s.volumeRoutes(),
 		s.recordRoutes(),

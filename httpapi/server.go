@@ -6,6 +6,7 @@ import (
 	"io"
 	"iter"
 	"log/slog"
+	"net"
 	"net/http"
 	"time"
 
@@ -31,6 +32,10 @@ type Config struct {
 	Regions Regions
 	// Placer knows where machines would go. Default: questions are refused in words.
 	Placer Placer
+	// Certificates knows those that the cloud gets by itself. Default: it gets none.
+	Certificates Certificates
+	// Resolver asks the DNS about custom names. Default: net.DefaultResolver.
+	Resolver Resolver
 	// Cluster is the nodes of the cloud. Default: calls about them are refused in
 	// words.
 	Cluster Cluster
@@ -192,6 +197,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.Address == nil {
 		cfg.Address = func(string) (string, string) { return "", "" }
+	}
+	if cfg.Resolver == nil {
+		cfg.Resolver = net.DefaultResolver
 	}
 	if cfg.ImagesInUse == nil {
 		cfg.ImagesInUse = func() map[string]bool { return nil }

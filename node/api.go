@@ -41,6 +41,7 @@ func (n *Node) openAPI(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	server.Certify(certificateView{n})
 	f := &faces{remote: n.face(server, httpapi.Tokens{Root: httpapi.Token(n.token), Store: n.tokens}), own: n.face(server, httpapi.Trust("root"))}
 	if f.tcp, err = n.listen(apiName, func() (net.Listener, error) { return net.Listen("tcp", n.cfg.Listen) }); err != nil {
 		return fmt.Errorf("cannot open the API: %w; choose another address with --listen", err)

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"os"
@@ -34,7 +35,7 @@ func (n *Node) openCertificates() (*certificates, error) {
 	if c.local, err = localca.Open(n.path("ca"), "Perigee "+n.cfg.Name); err != nil {
 		return nil, err
 	}
-	cfg := certs.Config{Local: c.local, Allow: n.serves, Logger: n.log}
+	cfg := certs.Config{Local: c.local, Allow: n.mayACME, Custom: n.brought, Logger: n.log}
 	if n.cfg.acme() {
 		if err := n.addACME(c, &cfg); err != nil {
 			return nil, err
@@ -73,6 +74,12 @@ func (n *Node) addACME(c *certificates, cfg *certs.Config) error {
 // serves keeps certificates to names that some app has. The router comes after
 // the certificates.
 func (n *Node) serves(host string) bool { return n.router != nil && n.router.Serves(host) }
+
+// mayACME keeps them from names whose owners want none.
+func (n *Node) mayACME(host string) bool { return n.serves(host) && n.apps.MayACME(host) }
+
+// brought is what an app's owner brought for a host.
+func (n *Node) brought(host string) *tls.Certificate { return n.apps.CustomCertificate(host) }
 
 // caPEM is the local CA's certificate, empty where ACME makes all of them.
 func (n *Node) caPEM(context.Context) string {

@@ -40,6 +40,9 @@ type Config struct {
 	Roots *x509.CertPool
 	// Allow says whether some app answers to the host; nothing is asked for otherwise. It must be quick.
 	Allow func(host string) bool
+	// Custom is what an app's owner brought for a host, and is used before all others.
+	// It must be quick. Nil: nobody brings any.
+	Custom func(host string) *tls.Certificate
 	// Local is the local authority. Nil: none.
 	Local *localca.CA
 	// LocalOnly says which hosts get a local certificate; nil means, if there is ACME, names under .localhost, .local,
@@ -143,6 +146,11 @@ func private(host string) bool {
 // GetCertificate is for tls.Config. A certificate that is not there yet is asked for while the handshake waits.
 func (c *Certificates) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	host := strings.ToLower(strings.TrimSuffix(hello.ServerName, "."))
+	if c.cfg.Custom != nil && host != "" && !challenge(hello) {
+		if own := c.cfg.Custom(host); own != nil {
+			return own, nil
+		}
+	}
 	if c.cfg.Local != nil && (c.magic == nil || c.cfg.LocalOnly(host)) {
 		return c.cfg.Local.GetCertificate(hello)
 	}
