@@ -43,11 +43,11 @@ func (s *Server) certificateRoutes() []route {
 		{rGet, pCertificates, reads, "App_Certificates_list", "List the app's custom names with their certificates", list, get(s.listCertificates)},
 		{rPost, pCertificates + "/acme", changes, "App_Certificates_acme_create", "Give the app a custom name, and get a certificate for it", nil, take(s.createCertificate).with(201)},
 		{rPost, pCertificates + "/custom", changes, "App_Certificates_custom_create", "Bring a certificate and its key for a custom name", nil, take(s.importCertificate).with(201)},
-		{rGet, pCertificates + "/{hostname}", reads, "App_Certificates_show", "Show the certificates of a custom name, and what the DNS says of it", nil, get(s.showCertificate)},
-		{rPost, pCertificates + "/{hostname}/check", changes, "App_Certificates_check", "Look again, and get a certificate if there is none", nil, get(s.checkCertificate)},
-		{rDelete, pCertificates + "/{hostname}", changes, "App_Certificates_delete", "Take a custom name and its certificates from the app", nil, act(s.deleteCertificate)},
-		{rDelete, pCertificates + "/{hostname}/acme", changes, "App_Certificates_acme_delete", "Get no more certificates for the name", nil, act(s.deleteACME)},
-		{rDelete, pCertificates + "/{hostname}/custom", changes, "App_Certificates_custom_delete", "Forget the certificate that was brought for the name", nil, act(s.deleteCustom)},
+		{rGet, pCertificates + "/{host}", reads, "App_Certificates_show", "Show the certificates of a custom name, and what the DNS says of it", nil, get(s.showCertificate)},
+		{rPost, pCertificates + "/{host}/check", changes, "App_Certificates_check", "Look again, and get a certificate if there is none", nil, get(s.checkCertificate)},
+		{rDelete, pCertificates + "/{host}", changes, "App_Certificates_delete", "Take a custom name and its certificates from the app", nil, act(s.deleteCertificate)},
+		{rDelete, pCertificates + "/{host}/acme", changes, "App_Certificates_acme_delete", "Get no more certificates for the name", nil, act(s.deleteACME)},
+		{rDelete, pCertificates + "/{host}/custom", changes, "App_Certificates_custom_delete", "Forget the certificate that was brought for the name", nil, act(s.deleteCustom)},
 	}
 }
 
@@ -149,7 +149,7 @@ func (s *Server) showCertificate(c *call) (api.Certificate, error) {
 	if err != nil {
 		return api.Certificate{}, err
 	}
-	return s.certificate(c.r.Context(), name, c.path("hostname"))
+	return s.certificate(c.r.Context(), name, c.path("host"))
 }
 
 func (s *Server) checkCertificate(c *call) (api.Certificate, error) {
@@ -157,7 +157,7 @@ func (s *Server) checkCertificate(c *call) (api.Certificate, error) {
 	if err != nil {
 		return api.Certificate{}, err
 	}
-	h, err := s.cfg.Apps.HostOf(name, c.path("hostname"))
+	h, err := s.cfg.Apps.HostOf(name, c.path("host"))
 	if err != nil {
 		return api.Certificate{}, err
 	}
@@ -294,7 +294,7 @@ func (s *Server) deleteCertificate(c *call) error {
 	if err != nil {
 		return err
 	}
-	return s.cfg.Apps.RemoveHost(c.r.Context(), name, c.path("hostname"))
+	return s.cfg.Apps.RemoveHost(c.r.Context(), name, c.path("host"))
 }
 
 func (s *Server) deleteACME(c *call) error {
@@ -302,7 +302,7 @@ func (s *Server) deleteACME(c *call) error {
 	if err != nil {
 		return err
 	}
-	return s.cfg.Apps.SetACME(c.r.Context(), name, c.path("hostname"), false)
+	return s.cfg.Apps.SetACME(c.r.Context(), name, c.path("host"), false)
 }
 
 func (s *Server) deleteCustom(c *call) error {
@@ -310,7 +310,7 @@ func (s *Server) deleteCustom(c *call) error {
 	if err != nil {
 		return err
 	}
-	h, err := s.cfg.Apps.HostOf(name, c.path("hostname"))
+	h, err := s.cfg.Apps.HostOf(name, c.path("host"))
 	if err != nil {
 		return err
 	}
