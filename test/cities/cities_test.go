@@ -298,7 +298,7 @@ func TestCloud(t *testing.T) {
 		name string
 		do   func(dir string)
 	}{
-		{"nearest", c.nearest}, {"passes on", c.passesOn}, {"keys turn", c.keysTurn}, {"cut off", c.cutOff}, {"one way", c.oneWay}, {"killed in turn", c.killedInTurn},
+		{"nearest", c.nearest}, {"passes on", c.passesOn}, {"inside", c.inside}, {"keys turn", c.keysTurn}, {"cut off", c.cutOff}, {"one way", c.oneWay}, {"killed in turn", c.killedInTurn},
 		{"supervisor killed", c.supervisorKilled}, {"without a quorum", c.withoutQuorum}, {"strangers", c.strangers}, {"dies", c.dies}, {"split brain", c.splitBrain},
 	} {
 		began := time.Now()
