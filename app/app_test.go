@@ -12,7 +12,9 @@ import (
 	"sync"
 	"testing"
 
+	"filippo.io/age"
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/app/keyfile"
 	"github.com/perigee-run/perigee/catalog"
 	"go.uber.org/goleak"
 )
@@ -238,13 +240,13 @@ func TestSecrets(t *testing.T) {
 // lostKey checks that a missing or foreign key is reported, not replaced.
 func lostKey(t *testing.T, dir string) {
 	key := filepath.Join(dir, "secrets.key")
-	if _, err := openKey(filepath.Join(dir, "other.key"), true); err == nil {
+	if _, err := openKey(filepath.Join(dir, "other.key"), "", true); err == nil {
 		t.Error("a lost key was made anew")
 	}
 	if err := os.WriteFile(key, []byte("junk"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openKey(key, true); err == nil || !strings.Contains(err.Error(), "backup") {
+	if _, err := openKey(key, "", true); err == nil || !strings.Contains(err.Error(), "backup") {
 		t.Errorf("a broken key: %v", err)
 	}
 	if err := os.WriteFile(key, bytes.Repeat([]byte("ab"), keySize), 0o600); err != nil {
@@ -370,4 +372,41 @@ func readAll(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	return all.String()
+}
+
+// TestWrappedKey: apps open with a key that age wraps, and with the identity only.
+func TestWrappedKey(t *testing.T) {
+	dir := t.TempDir()
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	identity := filepath.Join(dir, "identity")
+	if err := os.WriteFile(identity, []byte(id.String()+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, c := open(t, dir, Config{})
+	create(t, s, "shop")
+	value := "v"
+	if _, _, err := s.SetSecrets(t.Context(), "shop", map[string]*string{"KEY": &value}); err != nil {
+		t.Fatal(err)
+	}
+	before, err := s.Derive("tokens")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	if err := keyfile.Wrap(filepath.Join(dir, "secrets.key"), "", id.Recipient().String()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openKey(filepath.Join(dir, "secrets.key"), "", true); err == nil || !strings.Contains(err.Error(), "--secrets-identity") {
+		t.Error(err)
+	}
+	s, _ = open(t, dir, Config{Identity: identity})
+	if got, _, err := s.Secrets(t.Context(), "shop"); err != nil || got["KEY"] != "v" {
+		t.Errorf("%v, %v", got, err)
+	}
+	if after, err := s.Derive("tokens"); err != nil || !bytes.Equal(before, after) {
+		t.Error("the tokens' key is another", err)
+	}
 }

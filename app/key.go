@@ -5,16 +5,12 @@ import (
 	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"strings"
 
-	"github.com/perigee-run/perigee/internal/durable"
+	"github.com/perigee-run/perigee/app/keyfile"
 )
 
 // sealer closes and opens secrets.
@@ -24,32 +20,20 @@ type sealer struct {
 	master []byte // what all keys come from
 }
 
-const keySize = 32
+const keySize = keyfile.Size
 
 // openKey reads the key, or makes it if needed is false: with secrets there, a
 // new key would lose them all.
-func openKey(path string, needed bool) (*sealer, error) {
-	b, err := os.ReadFile(path)
+func openKey(path, identity string, needed bool) (*sealer, error) {
+	key, err := keyfile.Read(path, identity)
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && needed:
+	case errors.Is(err, keyfile.ErrGone) && needed:
 		return nil, fmt.Errorf("cannot open secrets: key file %q is gone, but there are secrets; restore the file from a backup", path)
-	case errors.Is(err, fs.ErrNotExist):
-		return makeKey(path)
-	case err != nil:
-		return nil, fmt.Errorf("cannot read the key of the secrets: %w", err)
+	case errors.Is(err, keyfile.ErrGone):
+		key, err = keyfile.Make(path)
 	}
-	key, err := hex.DecodeString(strings.TrimSpace(string(b)))
-	if err != nil || len(key) != keySize {
-		return nil, fmt.Errorf("cannot use key file %q: it does not hold %d hexadecimal digits; restore it from a backup", path, 2*keySize)
-	}
-	return newSealer(key)
-}
-
-func makeKey(path string) (*sealer, error) {
-	key := make([]byte, keySize)
-	rand.Read(key)
-	if err := durable.WriteFile(path, 0o600, []byte(hex.EncodeToString(key)+"\n")); err != nil {
-		return nil, fmt.Errorf("cannot keep the key of the secrets: %w", err)
+	if err != nil {
+		return nil, err
 	}
 	return newSealer(key)
 }

@@ -16,6 +16,9 @@ type Config struct {
 	Catalog *catalog.Catalog
 	// KeyFile holds the key of the secrets; it is made when there are none yet.
 	KeyFile string
+	// Identity is a file of age identities that open KeyFile, if it is wrapped; see
+	// package keyfile. Default: it is not.
+	Identity string
 	// Org owns apps that name no other. Default "personal".
 	Org string
 	// Domain is the node's own: names under it cannot be custom names.
@@ -71,7 +74,7 @@ func New(cfg Config) (*Store, error) {
 		return nil, err
 	}
 	var err error
-	s.seal, err = openKey(cfg.KeyFile, len(s.secrets.List("")) > 0)
+	s.seal, err = openKey(cfg.KeyFile, cfg.Identity, len(s.secrets.List("")) > 0)
 	return s, err
 }
 

@@ -32,6 +32,9 @@ type Config struct {
 	// which others find the keys: an https URL that leads to the API. Default: https://
 	// and Domain.
 	OIDCIssuer string
+	// SecretsIdentity is a file of age identities that open secrets.key, where that is
+	// wrapped. Default: it is not.
+	SecretsIdentity string
 	// Listen is the API's and the built-in registry's TCP address. Default
 	// "127.0.0.1:4280".
 	Listen string

@@ -184,7 +184,7 @@ func (n *Node) openState(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	n.apps, err = app.New(app.Config{Catalog: n.catalog, KeyFile: n.path("secrets.key"), Domain: n.cfg.Domain, Pools: pools, PrivateIP: n.privateIP})
+	n.apps, err = app.New(app.Config{Catalog: n.catalog, KeyFile: n.path("secrets.key"), Identity: n.cfg.SecretsIdentity, Domain: n.cfg.Domain, Pools: pools, PrivateIP: n.privateIP})
 	if err != nil {
 		return err
 	}

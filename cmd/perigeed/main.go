@@ -67,6 +67,7 @@ func command() *cobra.Command {
 	f.StringVar(&cfg.Name, "name", "", "name of the node; it must not change (default: the host's name)")
 	f.StringVar(&cfg.Region, "region", "", "city code of this server (default: the one it has or joined with, or local)")
 	f.StringVar(&cfg.Domain, "domain", "", "apps answer at <app>.<domain> (default: the one it has, or perigee.localhost)")
+	f.StringVar(&cfg.SecretsIdentity, "secrets-identity", "", "file of age identities that open the wrapped key of the secrets")
 	f.StringVar(&cfg.OIDCIssuer, "oidc-issuer", "", "https URL of the API that machines' identity tokens name (default: https:// and the domain)")
 	f.StringVar(&cfg.Listen, "listen", "127.0.0.1:4280", "address of the API and of the built-in registry")
 	f.StringVar(&cfg.Socket, "socket", "/run/perigee/api.sock", "unix socket of the API, for root, without a token")
@@ -117,7 +118,7 @@ func command() *cobra.Command {
 		return err
 	})
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
-	c.AddCommand(builderCommand(), joinCommand())
+	c.AddCommand(builderCommand(), joinCommand(), secretsCommand())
 	return c
 }
 
