@@ -87,7 +87,7 @@ func TestSSH(t *testing.T) {
 		run  func(*testing.T)
 	}{
 		{"commands", s.commands}, {"pipes", s.pipes}, {"no shell", s.noShell}, {"terminal", s.terminal}, {"scp", s.scp}, {"sftp", s.sftp},
-		{"perigee sftp", s.perigeeSFTP}, {"forward", s.forward}, {"refused", s.refused}, {"agent", s.agent}, {"asleep", s.asleep}, {"events", s.events}, {"kill", s.kill},
+		{"perigee sftp", s.perigeeSFTP}, {"forward", s.forward}, {"refused", s.refused}, {"tokens", s.tokens}, {"agent", s.agent}, {"asleep", s.asleep}, {"events", s.events}, {"kill", s.kill},
 	} {
 		t.Run(step.name, step.run)
 	}
@@ -349,6 +349,42 @@ func (s *shells) refused(t *testing.T) {
 		if _, errs, code := s.Perigee(c...); code == 0 || !strings.Contains(errs, "Error:") {
 			t.Errorf("%q: exit code %d\n%s", c, code, errs)
 		}
+	}
+}
+
+// tokens enters with a token that is for one app's machines, and shuts it out.
+func (s *shells) tokens(t *testing.T) {
+	made, err := s.Client.CreateToken(context.Background(), "personal", api.CreateTokenRequest{Kind: api.TokenSSH, App: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	as := func(args ...string) (string, string, int) {
+		return s.Perigee(append(args, "--addr", "http://"+s.API, "--token", made.Token)...)
+	}
+	if out, errs, code := as("ssh", "console", "-a", "web", "-C", "echo in"); code != 0 || out != "in\n" {
+		t.Errorf("into its app: exit code %d, %q\n%s", code, out, errs)
+	}
+	for _, args := range [][]string{{"ssh", "console", "-a", "bare", "-C", "/testapp"}, {"ssh", "issue", s.key("wide")}, {"machine", "stop", s.web, "-a", "web"}} {
+		if _, errs, code := as(args...); code != 4 {
+			t.Errorf("%q: exit code %d\n%s", args, code, errs)
+		}
+	}
+	if _, errs, code := as("ssh", "issue", s.key("lent"), "-a", "web"); code != 0 {
+		t.Fatalf("issue: exit code %d\n%s", code, errs)
+	}
+	enter := func() (string, string, int) {
+		way := fmt.Sprintf("ProxyCommand=%s ssh proxy --addr unix://%s %%h", filepath.Join(s.Bin, "perigee"), s.Socket())
+		return s.run("lent", nil, "ssh", "-o", way, "web.internal", "echo in")
+	}
+	if out, errs, code := enter(); code != 0 || out != "in\n" {
+		t.Errorf("by its certificate: exit code %d, %q\n%s", code, out, errs)
+	}
+	s.Must("tokens", "revoke", made.ID)
+	if _, errs, code := enter(); code != 255 || !strings.Contains(errs, "was revoked") {
+		t.Errorf("after it was revoked: exit code %d\n%s", code, errs)
+	}
+	if out := s.Must("audit", "--json"); strings.Count(out, "SSH_session") < 2 || !strings.Contains(out, "SSH_issue_app") {
+		t.Errorf("the audit log says\n%s", out)
 	}
 }
 

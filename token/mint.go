@@ -23,7 +23,7 @@ var kinds = map[string]struct {
 	api.TokenOrg:         {[]Class{Reads, Changes, Execs, Shells, Owns}, "never"},
 	api.TokenDeploy:      {[]Class{Reads, Changes, Execs, Shells}, "always"},
 	api.TokenReadOnly:    {[]Class{Reads}, "may"},
-	api.TokenSSH:         {[]Class{Shells}, "may"},
+	api.TokenSSH:         {[]Class{Reads, Shells}, "may"},
 	api.TokenMachineExec: {[]Class{Execs}, "always"},
 }
 

@@ -71,7 +71,7 @@ func TestKinds(t *testing.T) {
 		{api.CreateTokenRequest{Kind: api.TokenReadOnly},
 			[]Want{may(Reads, "shop", ""), may(Reads, "", "")}, []Want{may(Changes, "shop", ""), may(Execs, "shop", "m1"), may(Reads, "far", ""), {Class: Changes}}},
 		{api.CreateTokenRequest{Kind: api.TokenReadOnly, App: "shop"}, []Want{may(Reads, "shop", "")}, []Want{may(Reads, "api", ""), may(Reads, "", "")}},
-		{api.CreateTokenRequest{Kind: api.TokenSSH, App: "shop"}, []Want{may(Shells, "shop", "m1")}, []Want{may(Shells, "api", ""), may(Execs, "shop", "m1"), may(Reads, "shop", "")}},
+		{api.CreateTokenRequest{Kind: api.TokenSSH, App: "shop"}, []Want{may(Shells, "shop", "m1"), may(Reads, "shop", "")}, []Want{may(Shells, "api", ""), may(Execs, "shop", "m1"), may(Reads, "api", "")}},
 		{api.CreateTokenRequest{Kind: api.TokenMachineExec, App: "shop", Machines: []string{"m1"}, Commands: [][]string{{"date"}, {"psql", "..."}}},
 			[]Want{may(Execs, "shop", "m1", "date"), may(Execs, "shop", "m1", "psql", "-l"), may(Execs, "shop", "m1")},
 			[]Want{may(Execs, "shop", "m2", "date"), may(Execs, "shop", "m1", "sh"), may(Execs, "shop", "m1", "date", "-s"), may(Changes, "shop", "m1"), may(Shells, "shop", "m1"),
