@@ -43,6 +43,11 @@ test-crash: build ## the long crash test: 2,000 operations under kill -9
 test-flyctl: build ## an unmodified flyctl (FLYCTL=path, or in the PATH) through the table of docs/flyctl.md
 	PERIGEE_BIN=$(abspath $(BIN)) go test -count=1 -timeout 10m -run TestFlyctl -v ./test
 
+.PHONY: test-volumes
+test-volumes: build ## PostgreSQL on a volume through 100 kill -9s of the machine and of the daemon
+	@scripts/deps.sh test
+	PERIGEE_BIN=$(abspath $(BIN)) PERIGEE_PG_KILLS=100 go test -count=1 -timeout 60m -run TestPostgresOnAVolume -v ./test
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (default 20s) each
 	@scripts/fuzz.sh "$(or $(FUZZTIME),20s)"

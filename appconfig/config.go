@@ -19,7 +19,7 @@ type Config struct {
 	Deploy        Deploy         `toml:"deploy" json:"deploy,omitzero"`
 	Env           Env            `toml:"env" json:"env,omitempty"`
 	Processes     Processes      `toml:"processes" json:"processes,omitempty"`
-	Mounts        []Mount        `toml:"mounts" alias:"mount" json:"mounts,omitempty" later:"volumes are not available yet; a deploy with a mount is refused"`
+	Mounts        []Mount        `toml:"mounts" alias:"mount" json:"mounts,omitempty"`
 	HTTPService   *HTTPService   `toml:"http_service" json:"http_service,omitempty"`
 	ServiceList   []Service      `toml:"services" json:"services,omitempty"`
 	Checks        Checks         `toml:"checks" json:"checks,omitempty"`
@@ -81,8 +81,8 @@ type Mount struct {
 	Source                  string   `toml:"source" json:"source,omitempty"`           // name of the volume
 	Destination             string   `toml:"destination" json:"destination,omitempty"` // path in the machine
 	InitialSize             string   `toml:"initial_size,text" json:"initial_size,omitempty"`
-	SnapshotRetention       *int     `toml:"snapshot_retention" json:"snapshot_retention,omitempty" later:"volumes have no snapshots yet"`
-	ScheduledSnapshots      *bool    `toml:"scheduled_snapshots" json:"scheduled_snapshots,omitempty" later:"volumes have no snapshots yet"`
+	SnapshotRetention       *int     `toml:"snapshot_retention" json:"snapshot_retention,omitempty"`                 // days; default 5
+	ScheduledSnapshots      *bool    `toml:"scheduled_snapshots" json:"scheduled_snapshots,omitempty"`               // default true
 	AutoExtendSizeThreshold int      `toml:"auto_extend_size_threshold" json:"auto_extend_size_threshold,omitempty"` // percent
 	AutoExtendSizeIncrement string   `toml:"auto_extend_size_increment,text" json:"auto_extend_size_increment,omitempty"`
 	AutoExtendSizeLimit     string   `toml:"auto_extend_size_limit,text" json:"auto_extend_size_limit,omitempty"`

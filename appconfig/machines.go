@@ -241,7 +241,8 @@ func (c *Config) mounts(group string) (out []api.Mount) {
 		step, _ := sizeGB(m.AutoExtendSizeIncrement)
 		limit, _ := sizeGB(m.AutoExtendSizeLimit)
 		out = append(out, api.Mount{Name: m.Source, Path: m.Destination, SizeGB: size,
-			ExtendThresholdPercent: m.AutoExtendSizeThreshold, AddSizeGB: step, SizeGBLimit: limit})
+			ExtendThresholdPercent: m.AutoExtendSizeThreshold, AddSizeGB: step, SizeGBLimit: limit,
+			SnapshotRetention: m.SnapshotRetention, ScheduledSnapshots: m.ScheduledSnapshots})
 	}
 	return out
 }

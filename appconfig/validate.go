@@ -3,6 +3,7 @@ package appconfig
 import (
 	"maps"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -148,12 +149,19 @@ func (c check) env() {
 	}
 }
 
+var volumeName = regexp.MustCompile(`^[a-z0-9_]{1,30}$`)
+
 func (c check) mounts() {
 	seen := map[string]string{}
 	for i, m := range c.cfg.Mounts {
 		key := index("mounts", i)
 		if m.Source == "" {
 			c.errorf(key+".source", "is missing: name the volume")
+		} else if !volumeName.MatchString(m.Source) {
+			c.errorf(key+".source", "%s is no name of a volume; it can be 1 to 30 lower-case letters, digits and underscores", show(m.Source))
+		}
+		if r := m.SnapshotRetention; r != nil && (*r < 1 || *r > 60) {
+			c.errorf(key+".snapshot_retention", "is %d; it can be 1 to 60 days", *r)
 		}
 		c.absolute(key+".destination", m.Destination)
 		c.groups(key, m.Processes)

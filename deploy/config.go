@@ -19,6 +19,8 @@ type Config struct {
 	Apps     *app.Store
 	Machines Machines
 	Images   Images
+	// Volumes gives machines volumes. Default: each mount must name one that is free.
+	Volumes Volumes
 	// Logs has the machines' last lines. Default: none are shown.
 	Logs Logs
 	// Router tells when a machine is drained. Default: it is taken for drained.

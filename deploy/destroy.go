@@ -47,6 +47,11 @@ func (d *Deployer) destroyApp(ctx context.Context, w *work) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	if d.cfg.Volumes != nil {
+		if err := d.cfg.Volumes.DestroyAll(ctx, w.app); err != nil {
+			return err
+		}
+	}
 	if err := d.cfg.Forget(ctx, w.app); err != nil {
 		return err
 	}

@@ -220,6 +220,7 @@ func text(c *api.MachineConfig) string {
 	d := *c
 	d.Metadata = maps.Clone(c.Metadata)
 	delete(d.Metadata, metaRelease)
+	d.Mounts = wanted(c.Mounts)
 	b, _ := json.Marshal(d) // a map of strings and plain structs
 	return string(b)
 }
@@ -320,7 +321,12 @@ func (d *Deployer) create(ctx context.Context, w *work, r *app.Release, s Step) 
 		w.warn("region %q has no node that takes machines now: one of its machines is made in %q", s.Region, req.Region)
 		req.HomeRegion = s.Region
 	}
+	var err error
+	if req.Config.Mounts, err = d.provide(ctx, w, r.App, s.Group, req.Region, "", req.Config.Mounts); err != nil {
+		return err
+	}
 	m, err := d.cfg.Machines.Create(ctx, r.App, req)
+	d.provided(req.Config.Mounts)
 	if err != nil {
 		return wrap(err, "process group %q: cannot create a machine", s.Group)
 	}
@@ -344,7 +350,11 @@ func (d *Deployer) update(ctx context.Context, w *work, r *app.Release, s Step) 
 	if err := d.cordon(ctx, s.ID); err != nil {
 		return err
 	}
-	_, err := d.cfg.Machines.Update(ctx, s.ID, api.CreateMachineRequest{Config: config(r, s.Group, r.Groups[s.Group]), Release: r.Version}, "")
+	c, err := d.updated(ctx, w, r, s)
+	if err == nil {
+		_, err = d.cfg.Machines.Update(ctx, s.ID, api.CreateMachineRequest{Config: c, Release: r.Version}, "")
+		d.provided(c.Mounts)
+	}
 	if err != nil {
 		return wrap(err, "process group %q: cannot update machine %s", s.Group, s.ID)
 	}
@@ -386,7 +396,14 @@ func (d *Deployer) remove(ctx context.Context, w *work, s Step) error {
 	if err := d.retire(ctx, w, s); err != nil {
 		return err
 	}
-	return unlessGone(d.cfg.Machines.Destroy(ctx, s.ID, true, ""))
+	m, err := d.cfg.Machines.Get(ctx, s.ID)
+	if err == nil {
+		err = d.cfg.Machines.Destroy(ctx, s.ID, true, "")
+	}
+	if err == nil && m.Config != nil {
+		d.tellVolumes(w, s, m.Config.Mounts)
+	}
+	return unlessGone(err)
 }
 
 // unlessGone forgives that a machine to be removed is not there.

@@ -231,6 +231,23 @@ func (v *Volumes) promise(id string) {
 	v.promised[id] = time.Now().Add(promiseFor)
 }
 
+// trip is how long what a node says of its volumes takes to get here, at most.
+const trip = 3 * time.Second
+
+// Provided ends what Provide began: the machine has the volumes, or is not made. What
+// is known of them counts again.
+func (v *Volumes) Provided(mounts []api.Mount) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, m := range mounts {
+		if _, here := v.cfg.Local.Summary(m.Volume); here {
+			delete(v.promised, m.Volume)
+		} else if _, promised := v.promised[m.Volume]; promised {
+			v.promised[m.Volume] = time.Now().Add(trip)
+		}
+	}
+}
+
 // provideNew makes a volume for a mount, on a node without one of the name if there
 // is such a node.
 func (v *Volumes) provideNew(ctx context.Context, app, region, node string, m api.Mount, all []volume.Summary) (api.Volume, error) {

@@ -109,15 +109,12 @@ func resting(state string) bool {
 	return false
 }
 
-// stopInstead stops a machine that was to be suspended and has volumes: its memory
-// would be of another time than its files when it came back from disk.
-func (h *Host) stopInstead(ctx context.Context, m *machine, source string, onlyIdle bool) error {
-	if err := h.fall(m, api.StateStopping, onlyIdle); err != nil {
-		return err
-	}
+// stopInstead stops a machine with volumes whose memory cannot be saved.
+func (h *Host) stopInstead(ctx context.Context, m *machine, source string, why error) error {
+	h.log.Warn("a machine with a volume cannot be suspended: it is stopped", "machine", m.id, "error", why)
 	hg := m.stopping(api.StopRequest{}, source)
-	hg.standing = "stopped, not suspended: it has a volume, which a snapshot of its memory cannot hold"
-	m.say("machine has a volume: it is stopped instead of suspended")
+	hg.standing = "stopped, not suspended: its memory could not be saved beside its volume: " + why.Error()
+	m.say("machine is stopped instead of suspended: " + why.Error())
 	return h.halt(ctx, m, hg)
 }
 

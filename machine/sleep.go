@@ -173,9 +173,6 @@ func (h *Host) suspend(ctx context.Context, m *machine, source string, onlyIdle 
 	if err := m.need("suspended", api.StateStarted, api.StatePaused); err != nil {
 		return err
 	}
-	if len(m.now().rec.Config.Mounts) > 0 {
-		return h.stopInstead(ctx, m, source, onlyIdle)
-	}
 	if h.writableDir(&m.now().rec) != "" {
 		return api.Errorf(api.CodePrecondition, "machine %q cannot be suspended: it keeps its file system (rootfs.persist), which a snapshot cannot hold", m.id).
 			WithHint("pause it instead, or stop it")
@@ -185,6 +182,9 @@ func (h *Host) suspend(ctx context.Context, m *machine, source string, onlyIdle 
 		return err
 	}
 	name, err := h.snapshot(ctx, m)
+	if err != nil && len(m.now().rec.Config.Mounts) > 0 && !m.isWanted() {
+		return h.stopInstead(ctx, m, source, err)
+	}
 	if err != nil {
 		return h.stay(ctx, m, was, err)
 	}

@@ -15,7 +15,7 @@ import (
 func (n *Node) newDeployer() (*deploy.Deployer, error) {
 	return deploy.New(deploy.Config{
 		Node: n.cfg.Name, Region: n.cfg.Region, Regions: n.hostRegions, StandIn: n.standIn, Fits: n.fits, Gone: n.gone, Fence: n.fence, CatchUp: n.catalog.CatchUp,
-		Apps: n.apps, Machines: n.fleet, Images: n.images, Logs: n.lines, Router: edges{n.fleet}, Forget: n.fleet.Forget,
+		Apps: n.apps, Machines: n.fleet, Images: n.images, Volumes: appVolumes{n}, Logs: n.lines, Router: edges{n.fleet}, Forget: n.fleet.Forget,
 		CheckPorts: n.checkPorts, Logger: n.log,
 	})
 }

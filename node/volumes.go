@@ -157,6 +157,9 @@ func (v appVolumes) Provide(ctx context.Context, name, region, node string, moun
 	return v.n.allVolumes.Provide(ctx, name, region, node, mounts)
 }
 
+// Provided implements deploy.Volumes.
+func (v appVolumes) Provided(mounts []api.Mount) { v.n.allVolumes.Provided(mounts) }
+
 // DestroyAll implements deploy.Volumes.
 func (v appVolumes) DestroyAll(ctx context.Context, name string) error {
 	return v.n.allVolumes.DestroyAll(ctx, name)

@@ -190,8 +190,7 @@ func TestVolumes(t *testing.T) {
 		if err := s.Client.SuspendMachine(ctx, "store", m.ID); err != nil {
 			t.Fatal(err)
 		}
-		got, _ := s.Client.GetMachine(ctx, "store", m.ID)
-		if got.State != api.StateStopped || !strings.Contains(got.Standing, "volume") {
+		if got, _ := s.Client.GetMachine(ctx, "store", m.ID); got.State != api.StateSuspended {
 			t.Errorf("suspended: %s, %s", got.State, got.Standing)
 		}
 		if n := s.mountsLeft(); n != 0 {
@@ -201,6 +200,10 @@ func TestVolumes(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.says(m.ID, "cat /data/f /data/g", "a-very-well-known-sentence\nx")
+		if got, _ := s.Client.GetMachine(ctx, "store", m.ID); got.Events[0].Type != "resume" || got.Events[0].Detail["how"] != "snapshot" {
+			t.Errorf("it did not go on: %+v", got.Events[0])
+		}
+		s.says(m.ID, "echo y > /data/g && sync && cat /data/g", "y")
 	})
 	var snap api.VolumeSnapshot
 	t.Run("snapshot, restore, fork", func(t *testing.T) {
@@ -389,5 +392,57 @@ func TestVolumesSurviveCrashes(t *testing.T) {
 	s.says(s.machineOn(old.ID).ID, "md5sum -c /data/sum", "/data/r: OK")
 	if copies, _ := os.ReadDir(filepath.Join(s.Data(), "volumes", "copies")); len(copies) != 0 {
 		t.Errorf("copies are left: %v", copies)
+	}
+}
+
+// TestMountsInDeploys: a deploy makes the volumes that its machines lack, updates
+// machines that have one in place, and gives them their former release back when
+// the new one fails.
+func TestMountsInDeploys(t *testing.T) {
+	s, ctx := mounted(t), context.Background()
+	dir := app(t, "shop", 8080, "[[mounts]]\n  source = \"data\"\n  destination = \"/data\"\n  initial_size = \"1gb\"\n  snapshot_retention = 7\n[env]\n  RELEASE = \"1\"\n")
+	s.deploy(dir, "--image", tiny(t))
+	one := s.machine("shop")
+	vols, err := s.Client.ListVolumes(ctx, "shop")
+	if err != nil || len(vols) != 1 || vols[0].Name != "data" || vols[0].SnapshotRetention != 7 || vols[0].AttachedMachineID == nil || *vols[0].AttachedMachineID != one.ID {
+		t.Fatalf("volumes: %+v, %v", vols, err)
+	}
+	sh := func(id, line string) string {
+		r, err := s.Client.Exec(ctx, "shop", id, api.ExecRequest{Command: []string{"/bin/busybox", "sh", "-c", line}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(r.Stdout + r.Stderr)
+	}
+	sh(one.ID, "echo kept > /data/f; sync")
+	edit := func(from, to string) {
+		b, err := os.ReadFile(filepath.Join(dir, "perigee.toml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "perigee.toml"), []byte(strings.Replace(string(b), from, to, 1)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	edit(`RELEASE = "1"`, `RELEASE = "2"`)
+	s.deploy(dir, "--image", one.Config.Image)
+	if two := s.machine("shop"); two.ID != one.ID || two.Release != 2 || two.Cordoned || sh(two.ID, "echo $RELEASE; cat /data/f") != "2\nkept" {
+		t.Errorf("the second release: machine %s of release %d says %q", two.ID, two.Release, sh(two.ID, "echo $RELEASE; cat /data/f"))
+	}
+	edit("[env]", "[processes]\n  app = \"/bin/busybox false\"\n[env]")
+	if out, errs, code := s.PerigeeIn(dir, "deploy", "--image", one.Config.Image); code == 0 {
+		t.Errorf("a release that exits stands: %s%s", out, errs)
+	}
+	if back := s.machine("shop"); back.ID != one.ID || back.Release != 2 || back.State != api.StateStarted || back.Cordoned || sh(back.ID, "echo $RELEASE; cat /data/f") != "2\nkept" {
+		t.Errorf("after a release that failed: %+v", back)
+	}
+	for _, n := range []string{"2", "1", "2"} {
+		if _, errs, code := s.PerigeeIn(dir, "scale", "count", n); code != 0 {
+			t.Fatalf("scale to %s: %s", n, errs)
+		}
+		list, _ := s.Client.ListMachines(ctx, "shop")
+		if vols, _ = s.Client.ListVolumes(ctx, "shop"); len(vols) != 2 || fmt.Sprint(len(list)) != n {
+			t.Errorf("with %s machines: %d volumes, %d machines", n, len(vols), len(list))
+		}
 	}
 }

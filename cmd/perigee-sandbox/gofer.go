@@ -161,7 +161,20 @@ func (s *supervisor) keepGofer(b *box, pid int, dir string) error {
 	if err != nil {
 		return err
 	}
+	go b.endWith(p)
 	return s.groups.add(b.rec.Container, pid)
+}
+
+// endWith ends the machine when its file server has ended: it would go on with
+// errors for every file, and nobody would start it again.
+func (b *box) endWith(gofer *process) {
+	<-gofer.done
+	b.mu.Lock()
+	main := b.main
+	b.mu.Unlock()
+	if main != nil {
+		_ = main.signal(unix.SIGKILL) // it may have ended, or be on its way out
+	}
 }
 
 func readMounts(r io.Reader) ([]specs.Mount, error) {

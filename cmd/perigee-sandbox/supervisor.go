@@ -115,6 +115,9 @@ func (s *supervisor) load(dir string) (*box, bool) {
 	}
 	b.main = adopt(rec.Pid, rec.Since)
 	b.gofer = adopt(rec.GoferPid, rec.GoferFrom)
+	if b.gofer != nil {
+		go b.endWith(b.gofer)
+	}
 	b.followed = true
 	if b.main == nil {
 		s.finish(b)
