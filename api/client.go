@@ -262,6 +262,8 @@ func codeOf(status int) string {
 		return CodeConflict
 	case http.StatusRequestTimeout:
 		return CodeTimeout
+	case http.StatusTooManyRequests:
+		return CodeRateLimited
 	}
 	if status < 500 {
 		return CodeBadRequest

@@ -28,6 +28,7 @@ const (
 	CodeNameTaken    = "name_taken"            // 409 (Fly: 422 with the same word)
 	CodeConflict     = "conflict"              // 409: a lease, a version or a state is in the way
 	CodePrecondition = "precondition"          // 412: the machine is not in a state for it
+	CodeRateLimited  = "rate_limited"          // 429: too many calls in too short a time
 	CodeTimeout      = "timeout"               // 408: what was waited for did not happen
 	CodeCapacity     = "insufficient_capacity" // 422: the node cannot hold it
 	CodeImage        = "image"                 // 422: the image cannot be had or used
@@ -48,6 +49,7 @@ var Codes = map[string]int{
 	CodeTimeout: http.StatusRequestTimeout, CodeCapacity: http.StatusUnprocessableEntity,
 	CodeImage: http.StatusUnprocessableEntity, CodeDeployFailed: http.StatusUnprocessableEntity,
 	CodeBuildFailed: http.StatusUnprocessableEntity, CodeUnsupported: http.StatusUnprocessableEntity,
+	CodeRateLimited: http.StatusTooManyRequests,
 	CodeUnreachable: http.StatusServiceUnavailable, CodeNoQuorum: http.StatusServiceUnavailable, CodeInternal: http.StatusInternalServerError,
 }
 

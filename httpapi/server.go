@@ -169,11 +169,12 @@ type Node interface {
 
 // Server is the API. Make its handlers with [Server.Handler].
 type Server struct {
-	cfg  Config
-	doc  *huma.OpenAPI
-	json []byte // the document
-	yaml []byte
-	page []byte // the document for people
+	cfg   Config
+	rates *rates // nil: no bound
+	doc   *huma.OpenAPI
+	json  []byte // the document
+	yaml  []byte
+	page  []byte // the document for people
 }
 
 // The rooms fit as they are.
@@ -230,7 +231,10 @@ func (s *Server) serve(r route, auth Authenticator) http.Handler {
 				c.fail(err)
 				return
 			}
-			if err = c.may(c.want()); err != nil {
+			if err = c.may(c.want()); err == nil {
+				err = s.slow(c, auth)
+			}
+			if err != nil {
 				c.fail(err)
 				return
 			}

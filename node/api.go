@@ -42,6 +42,7 @@ func (n *Node) openAPI(context.Context) (err error) {
 		return err
 	}
 	server.Certify(certificateView{n})
+	server.Limit(n.cfg.APIRate)
 	f := &faces{remote: n.face(server, httpapi.Tokens{Root: httpapi.Token(n.token), Store: n.tokens}), own: n.face(server, httpapi.Trust("root"))}
 	if f.tcp, err = n.listen(apiName, func() (net.Listener, error) { return net.Listen("tcp", n.cfg.Listen) }); err != nil {
 		return fmt.Errorf("cannot open the API: %w; choose another address with --listen", err)

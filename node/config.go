@@ -85,6 +85,9 @@ type Config struct {
 	// (default 1 minute), their memory on disk (default 5 more minutes), and
 	// stopped where the configuration says "stop" (default 5 more minutes).
 	PauseAfter, SinkAfter, StopAfter time.Duration
+	// APIRate is how often each change may be called on one thing over TCP, in calls a
+	// second; 0 is without bound.
+	APIRate float64
 	// DeadAfter is how long a node must not be heard of until its machines are made
 	// anew elsewhere. Default one minute.
 	DeadAfter time.Duration

@@ -86,6 +86,7 @@ func command() *cobra.Command {
 	f.IntVar(&cfg.RoutePort, "route-port", 0, "TCP port between nodes that keep the state (default 4283)")
 	f.IntVar(&cfg.WireGuardPort, "wireguard-port", 0, "UDP port of the mesh (default 51820)")
 	f.DurationVar(&cfg.RotateAfter, "wireguard-rotate", 0, "age at which the node's WireGuard key is replaced; negative: never (default 720h)")
+	f.Float64Var(&cfg.APIRate, "api-rate", 10, "how many times a second each change of the API may be called on one machine or app over TCP, five times as often for looks; 0 for any number")
 	f.DurationVar(&cfg.DeadAfter, "dead-after", 0, "how long a node is not heard of until its machines are made anew elsewhere (default 1m)")
 	f.DurationVar(&cfg.DrainWait, "drain-wait", 0, "how long an edge that drains lets in who has not heard of it (default: 30s with DNS, else 5s after its routes are withdrawn)")
 	f.StringVar(&cfg.DNS.Listen, "dns-listen", "", "HOST:PORT to answer for the domain at, as its DNS server (default: nowhere)")
