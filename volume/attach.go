@@ -40,7 +40,7 @@ func (s *Store) Resolve(app, machine string, mounts []api.Mount) ([]api.Mount, e
 		if taken[m.Volume] {
 			return nil, invalid(field, "volume %q is mounted twice", m.Volume)
 		}
-		taken[m.Volume], m.Name, m.Encrypted = true, r.Name, true
+		taken[m.Volume], m.Name, m.Encrypted, m.SizeGB = true, r.Name, true, r.SizeGB
 	}
 	return out, nil
 }
