@@ -3,6 +3,7 @@ package flycompat
 import (
 	"encoding/json"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -65,6 +66,19 @@ func TestCallerIsTheHouses(t *testing.T) {
 	}
 	if len(c.changes) > 0 {
 		t.Errorf("and it did %v", c.changes)
+	}
+}
+
+// TestCallerIsSeen: the house sees from where the caller comes, for its records.
+func TestCallerIsSeen(t *testing.T) {
+	var from string
+	h := Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { from = r.RemoteAddr + " " + r.UserAgent() }))
+	r := httptest.NewRequest(http.MethodGet, "/api/v1/organizations", nil)
+	r.RemoteAddr = "192.0.2.7:99"
+	r.Header.Set("User-Agent", "flyctl/1")
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	if from != "192.0.2.7:99 flyctl/1" {
+		t.Errorf("the house saw %q", from)
 	}
 }
 

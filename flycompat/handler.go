@@ -42,7 +42,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // as is a client of the house's API that acts for who made the request.
 func (s *server) as(r *http.Request) *api.Client {
-	c, err := api.NewClient(api.ClientConfig{Addr: "http://house", UserAgent: r.UserAgent(), Transport: inside{s.house}})
+	c, err := api.NewClient(api.ClientConfig{Addr: "http://house", UserAgent: r.UserAgent(), Transport: inside{s.house, r.RemoteAddr}})
 	if err != nil {
 		panic(err) // the address is a constant
 	}
@@ -52,14 +52,18 @@ func (s *server) as(r *http.Request) *api.Client {
 	return c
 }
 
-// inside carries calls to a handler of the same process.
-type inside struct{ to http.Handler }
+// inside carries calls to a handler of the same process, which sees them come from
+// where the caller is.
+type inside struct {
+	to   http.Handler
+	from string
+}
 
 // RoundTrip implements http.RoundTripper. The answer is whole when it returns.
 func (t inside) RoundTrip(r *http.Request) (*http.Response, error) {
 	a := &answer{header: http.Header{}, status: http.StatusOK}
 	in := r.Clone(r.Context())
-	in.RequestURI, in.RemoteAddr = r.URL.RequestURI(), "inside"
+	in.RequestURI, in.RemoteAddr = r.URL.RequestURI(), t.from
 	if in.Body == nil {
 		in.Body = http.NoBody
 	}
