@@ -16,11 +16,14 @@ const (
 	hubConfigKey = "https://index.docker.io/v1/"
 )
 
+// lookup gives the credentials for a host.
+type lookup func(host string) (user, secret string)
+
 // keyring answers the builder's questions for registry credentials over the build's session: nothing of them is on
 // the builder's disk or command line.
 type keyring struct {
 	auth.UnimplementedAuthServer
-	lookup    func(host string) (user, secret string)
+	lookups   []lookup // the first one that knows a host counts; nil knows none
 	dockerDir string
 }
 
@@ -33,8 +36,11 @@ func (k *keyring) Credentials(_ context.Context, req *auth.CredentialsRequest) (
 	if host == hubHost {
 		host, key = "docker.io", hubConfigKey
 	}
-	if k.lookup != nil {
-		if user, secret := k.lookup(host); secret != "" {
+	for _, ask := range k.lookups {
+		if ask == nil {
+			continue
+		}
+		if user, secret := ask(host); secret != "" {
 			return &auth.CredentialsResponse{Username: user, Secret: secret}, nil
 		}
 	}

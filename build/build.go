@@ -32,6 +32,8 @@ type Request struct {
 	NoCache bool
 	// Secrets are what RUN --mount=type=secret,id=… reads. They never become part of the image or the cache.
 	Secrets map[string][]byte
+	// Auth is asked before the engine's Config.Auth. Nil knows nothing.
+	Auth func(host string) (user, secret string)
 	// Platform is "os/arch" or "os/arch/variant". Default: linux and this node's own architecture.
 	Platform string
 

@@ -184,7 +184,7 @@ func (e *Engine) solveOpt(r Request, out *layout) client.SolveOpt {
 		SharedKey:           r.Name,
 		AllowedEntitlements: []string{string(entitlements.EntitlementNetworkHost)},
 		Session: []session.Attachable{
-			&keyring{lookup: e.cfg.Auth, dockerDir: e.cfg.DockerConfig},
+			&keyring{lookups: []lookup{r.Auth, e.cfg.Auth}, dockerDir: e.cfg.DockerConfig},
 			secretsprovider.FromMap(r.Secrets),
 		},
 		Exports: []client.ExportEntry{{

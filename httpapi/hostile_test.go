@@ -135,7 +135,7 @@ var bodies = map[string]string{
 	"Apps_create": `{"app_name":"mine","org_slug":"personal"}`, "Machines_create": `{"config":{"image":"one"}}`, "Machines_update": `{"config":{"image":"two"}}`,
 	"Machines_exec": `{"command":["true"]}`, "Secrets_update": `{"values":{"KEY":"stolen"}}`, "Secret_create": `{"value":"stolen"}`, "Hosts_add": `{"host":"www.example.com"}`,
 	"App_IPAssignments_create": `{"type":"v6"}`, "Machines_create_lease": `{"ttl":60}`, "Machines_replace_metadata": `{"metadata":{"a":"b"}}`, "Machines_patch_metadata": `{"metadata":{"a":"b"}}`,
-	"Machines_update_metadata": `{"value":"v"}`, "Releases_create": `{"image":"one","groups":{"app":{"image":"one"}}}`, "Images_pull": `{"image":"one"}`, "Nodes_create_token": `{}`,
+	"Machines_update_metadata": `{"value":"v"}`, "Releases_create": `{"image":"one","groups":{"app":{"image":"one"}}}`, "Images_pull": `{"image":"localhost:4280/shop:v1"}`, "Nodes_create_token": `{}`,
 	"Tokens_create": `{"kind":"org"}`, "Orgs_create": `{"slug":"mine"}`,
 }
 
@@ -145,8 +145,8 @@ var elsewhere = map[string]func(t *testing.T, h *hostile, ask func(path string) 
 	"Apps_list":           nothingOf("shop", ""),
 	"Apps_create":         refusedAt(""),
 	"Images_list":         nothingOf("sha256", ""),
-	"Images_pull":         nil, // images belong to no org, and are known by their digest
-	"Images_import":       refusedAt("?app=shop"),
+	"Images_pull":         refusedAt(""), // one of the built-in registry
+	"Images_import":       refusedAt("", "?app=shop"),
 	"Node_show":           nothingOf("shop", ""),
 	"Platform_regions":    refusedAt("?app_name=shop"),
 	"Platform_placements": nil, // room on nodes, which belong to no org
@@ -165,10 +165,12 @@ func nothingOf(what, query string) func(*testing.T, *hostile, func(string) (int,
 	}
 }
 
-func refusedAt(query string) func(*testing.T, *hostile, func(string) (int, string)) {
+func refusedAt(queries ...string) func(*testing.T, *hostile, func(string) (int, string)) {
 	return func(t *testing.T, _ *hostile, ask func(string) (int, string)) {
-		if code, body := ask(query); code != 403 {
-			t.Errorf("another org's token gets %d %s", code, body)
+		for _, query := range queries {
+			if code, body := ask(query); code != 403 {
+				t.Errorf("another org's token gets %d %s", code, body)
+			}
 		}
 	}
 }

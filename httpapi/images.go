@@ -46,6 +46,9 @@ func (s *Server) pullImage(c *call, in api.PullRequest, send func(api.Progress))
 	if strings.TrimSpace(in.Image) == "" {
 		return invalid("image", "no image is named")
 	}
+	if err := c.mayImages(in.Image); err != nil {
+		return err
+	}
 	img, err := s.cfg.Images.Pull(c.r.Context(), in.Image, func(p image.Progress) { send(deploy.Layer(p)) })
 	if err != nil {
 		return imageFault(err)
@@ -56,13 +59,8 @@ func (s *Server) pullImage(c *call, in api.PullRequest, send func(api.Progress))
 
 func (s *Server) importImage(c *call, send func(api.Progress)) error {
 	name := c.text("app")
-	if name != "" {
-		if err := c.mayApp(name); err != nil {
-			return err
-		}
-		if _, err := s.cfg.Apps.Get(name); err != nil {
-			return err
-		}
+	if err := s.mayImport(c, name); err != nil {
+		return err
 	}
 	img, err := s.cfg.Images.Import(c.r.Context(), c.r.Body, name, func(p image.Progress) { send(deploy.Layer(p)) })
 	if err != nil {
@@ -70,6 +68,22 @@ func (s *Server) importImage(c *call, send func(api.Progress)) error {
 	}
 	send(imageDone(deploy.Pinned(img)))
 	return nil
+}
+
+// mayImport asks for an image of the app. Without one the archive says what it is to
+// be called, which may be any app's image.
+func (s *Server) mayImport(c *call, app string) error {
+	if app == "" {
+		if c.may(token.Want{Class: operates}) != nil {
+			return token.Forbidden(token.Want{}, "it must name the app whose image this is to be (app)")
+		}
+		return nil
+	}
+	if err := c.mayApp(app); err != nil {
+		return err
+	}
+	_, err := s.cfg.Apps.Get(app)
+	return err
 }
 
 // imageFault gives errors of the image store that are in plain words their code.

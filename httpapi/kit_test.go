@@ -208,7 +208,7 @@ func (self) Upgrade(_ context.Context, node string) (string, error) {
 // builder says what it was asked.
 type builder struct{}
 
-func (builder) Build(_ context.Context, app string, o api.BuildOptions, context io.Reader, progress func(api.Progress)) (string, error) {
+func (builder) Build(_ context.Context, app string, _ token.Scope, o api.BuildOptions, context io.Reader, progress func(api.Progress)) (string, error) {
 	b, err := io.ReadAll(context)
 	if err != nil {
 		return "", err
@@ -251,6 +251,12 @@ func (shelf) Pull(_ context.Context, ref string, progress func(image.Progress)) 
 	}
 	i, _ := shelf{}.Get(ref)
 	return i, nil
+}
+
+func (shelf) BuiltIn(ref string) (string, bool) {
+	rest, ok := strings.CutPrefix(ref, "localhost:4280/")
+	repo, _, _ := strings.Cut(strings.Replace(rest, "@", ":", 1), ":")
+	return repo, ok
 }
 
 func (shelf) Get(ref string) (image.Image, bool) {

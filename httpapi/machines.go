@@ -66,6 +66,9 @@ func (s *Server) createMachine(c *call, in api.CreateMachineRequest) (api.Machin
 	if in.Config == nil {
 		return api.Machine{}, invalid("config", "the machine has no config")
 	}
+	if err := c.mayConfigs(in.Config); err != nil {
+		return api.Machine{}, err
+	}
 	if in.IdempotencyKey = c.r.Header.Get(api.IdempotencyHeader); len(in.IdempotencyKey) > maxKey {
 		return api.Machine{}, invalid(api.IdempotencyHeader, "the idempotency key has more than %d bytes", maxKey)
 	}
@@ -106,6 +109,9 @@ func (s *Server) updateMachine(c *call, in api.CreateMachineRequest) (api.Machin
 	}
 	if in.Config == nil {
 		return api.Machine{}, invalid("config", "the machine has no config")
+	}
+	if err := c.mayConfigs(in.Config); err != nil {
+		return api.Machine{}, err
 	}
 	m, err := s.cfg.Machines.Update(c.r.Context(), id, in, c.nonce())
 	return shown(c, m), err

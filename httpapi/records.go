@@ -21,6 +21,9 @@ func (s *Server) recordRoutes() []route {
 }
 
 func (s *Server) recordRelease(c *call, in api.RecordReleaseRequest) (api.Release, error) {
+	if err := c.mayImages(in.Image); err != nil {
+		return api.Release{}, err
+	}
 	return s.cfg.Deploys.RecordRelease(c.r.Context(), c.path("app_name"), c.who.Name, in)
 }
 
@@ -47,6 +50,9 @@ func (s *Server) resolveImage(c *call, in api.ResolveImageRequest) (api.ImageInf
 	}
 	if strings.TrimSpace(in.Image) == "" {
 		return api.ImageInfo{}, invalid("image", "no image is named")
+	}
+	if err := c.mayImages(in.Image); err != nil {
+		return api.ImageInfo{}, err
 	}
 	i, err := s.cfg.Images.Pull(c.r.Context(), in.Image, func(image.Progress) {})
 	if err != nil {

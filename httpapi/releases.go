@@ -29,6 +29,9 @@ func (s *Server) showRelease(c *call) (api.Release, error) {
 }
 
 func (s *Server) deploy(c *call, in api.DeployRequest, send func(api.Progress)) error {
+	if err := c.mayRelease(in); err != nil {
+		return err
+	}
 	_, err := s.cfg.Deploys.Deploy(c.r.Context(), c.path("app_name"), in, send)
 	return err
 }
@@ -65,7 +68,7 @@ func (s *Server) build(c *call, send func(api.Progress)) error {
 	if s.cfg.Builder == nil {
 		return api.Errorf(api.CodeUnsupported, "this node does not build images").WithHint("deploy an image instead")
 	}
-	ref, err := s.cfg.Builder.Build(c.r.Context(), name, o, c.r.Body, send)
+	ref, err := s.cfg.Builder.Build(c.r.Context(), name, c.who.Scope, o, c.r.Body, send)
 	if err != nil {
 		return err
 	}

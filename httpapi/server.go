@@ -140,15 +140,17 @@ type Tagger interface {
 // Images is the node's image store; *image.Store is one.
 type Images interface {
 	Pull(ctx context.Context, ref string, progress func(image.Progress)) (image.Image, error)
+	// BuiltIn tells in which repository of the built-in registry a reference is.
+	BuiltIn(ref string) (repository string, ok bool)
 	Import(ctx context.Context, r io.Reader, name string, progress func(image.Progress)) (image.Image, error)
 	List() []image.Image
 	Remove(ctx context.Context, digest string) error
 }
 
 // Builder builds the folder that context, a tar, holds, and returns the image's
-// reference by digest.
+// reference by digest. In the built-in registry it reads what scope may read.
 type Builder interface {
-	Build(ctx context.Context, app string, o api.BuildOptions, context io.Reader, progress func(api.Progress)) (string, error)
+	Build(ctx context.Context, app string, scope token.Scope, o api.BuildOptions, context io.Reader, progress func(api.Progress)) (string, error)
 }
 
 // Logs reads what machines said.

@@ -27,7 +27,8 @@ type record struct {
 	Ref       string            `json:"ref"`  // the last one that led here
 	Refs      map[string]bool   `json:"refs"` // all that lead here
 	Indexes   map[string]bool   `json:"indexes,omitempty"`
-	Blobs     []string          `json:"blobs"` // configuration and layers
+	From      map[string]bool   `json:"from,omitempty"` // repositories, with registry, that were seen to have it
+	Blobs     []string          `json:"blobs"`          // configuration and layers
 	RootfsKey string            `json:"rootfs"`
 	Size      int64             `json:"size"`
 	Dropped   int               `json:"dropped_xattrs,omitempty"`
@@ -129,11 +130,11 @@ func (s *Store) adopt(digest string, ref reference, indexes []string) (Image, bo
 // note adds a reference and indexes to a record. s.mu is held.
 func (s *Store) note(r *record, ref reference, indexes []string) error {
 	next := *r
-	next.Indexes = with(r.Indexes, indexes...)
+	next.Indexes, next.From = with(r.Indexes, indexes...), with(r.From, ref.home())
 	if ref.tag != "" {
 		next.Ref, next.Refs = ref.String(), with(r.Refs, ref.String())
 	}
-	if next.Ref != r.Ref || len(next.Refs) != len(r.Refs) || len(next.Indexes) != len(r.Indexes) {
+	if next.Ref != r.Ref || len(next.Refs) != len(r.Refs) || len(next.Indexes) != len(r.Indexes) || len(next.From) != len(r.From) {
 		if err := s.save(&next); err != nil {
 			return err
 		}
@@ -158,6 +159,24 @@ func (s *Store) forget(ref string, but *record) error {
 		_ = os.Chtimes(s.recordPath(r.Digest), r.used, r.used) // saving is no use
 	}
 	return nil
+}
+
+// has reports whether the reference's repository was seen to have the image: who knows
+// a digest alone gets nothing by naming a repository of their own.
+func (s *Store) has(r *record, ref reference) bool {
+	if r.From[ref.home()] {
+		return true
+	}
+	if ref.local {
+		_, _, ok := s.repos.Manifest(ref.repository, ref.digest)
+		return ok
+	}
+	for known := range with(r.Refs, r.Ref) { // records of before From was kept
+		if strings.HasPrefix(known, ref.home()+":") || strings.HasPrefix(known, ref.home()+"@") {
+			return true
+		}
+	}
+	return false
 }
 
 func with(set map[string]bool, add ...string) map[string]bool {

@@ -27,6 +27,14 @@ func (r reference) String() string {
 	return r.registry + "/" + r.repository + ":" + r.tag
 }
 
+// home is the repository with its registry; the built-in one has one name here.
+func (r reference) home() string {
+	if r.local {
+		return "/" + r.repository
+	}
+	return r.registry + "/" + r.repository
+}
+
 // at is what a registry is asked for.
 func (r reference) at() string {
 	if r.digest != "" {
@@ -61,6 +69,13 @@ func (s *Store) parse(ref string) (reference, error) {
 		return r, fmt.Errorf("%q is not a repository name of the built-in registry: use lower-case words with /, -, _ or . between them", r.repository)
 	}
 	return r, nil
+}
+
+// BuiltIn tells in which repository of the built-in registry a reference is; ok is
+// false for those of other registries, and for what is no reference.
+func (s *Store) BuiltIn(ref string) (repository string, ok bool) {
+	r, err := s.parse(ref)
+	return r.repository, err == nil && r.local
 }
 
 // plainHTTP tells whether a host is listed as one without TLS.

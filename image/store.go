@@ -155,7 +155,8 @@ func (s *Store) dropOrphanRootfs() error {
 }
 
 // Get finds an image that is ready on the node, by digest ("sha256:…", of the
-// manifest or of an index it was chosen from) or by reference. It asks no
+// manifest or of an index it was chosen from) or by reference, which must be of a
+// repository that was seen to have it. It asks no
 // registry. A digest that is found counts as used.
 func (s *Store) Get(digestOrRef string) (Image, bool) {
 	s.mu.Lock()
@@ -175,7 +176,7 @@ func (s *Store) Get(digestOrRef string) (Image, bool) {
 	if ref.digest == "" {
 		r = s.tagged(ref.String())
 	}
-	if r == nil {
+	if r == nil || ref.digest != "" && !s.has(r, ref) {
 		return Image{}, false
 	}
 	s.touch(r)

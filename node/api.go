@@ -79,14 +79,15 @@ func (n *Node) listen(name string, open func() (net.Listener, error)) (net.Liste
 // who lets in.
 func (n *Node) face(server *httpapi.Server, who httpapi.Authenticator) http.Handler {
 	rest := flycompat.Wrap(server.Handler(who))
+	visitor := n.passes.passOr(who)
 	registry := n.images.Registry(func(r *http.Request) error {
-		return n.mayRegistry(who, r)
+		return n.mayRegistry(visitor, r)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/") {
 			kept := &statusKeeper{ResponseWriter: w}
 			registry.ServeHTTP(kept, r)
-			n.auditPush(r, who, kept.status)
+			n.auditPush(r, visitor, kept.status)
 			return
 		}
 		rest.ServeHTTP(w, r)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/oklog/ulid/v2"
@@ -16,6 +17,7 @@ import (
 	"github.com/perigee-run/perigee/build/progress"
 	"github.com/perigee-run/perigee/deploy"
 	"github.com/perigee-run/perigee/image"
+	"github.com/perigee-run/perigee/token"
 )
 
 // builder leads from an uploaded folder to an image in the store.
@@ -23,7 +25,7 @@ type builder struct{ n *Node }
 
 // Build unpacks the context, builds it, and returns the image's reference by
 // digest. Nothing but the image and the cache stays behind.
-func (b builder) Build(ctx context.Context, app string, o api.BuildOptions, folder io.Reader, show func(api.Progress)) (string, error) {
+func (b builder) Build(ctx context.Context, app string, scope token.Scope, o api.BuildOptions, folder io.Reader, show func(api.Progress)) (string, error) {
 	if b.n.builds == nil {
 		return "", api.Errorf(api.CodeUnsupported, "this node does not build").WithHint("build elsewhere and deploy with --image")
 	}
@@ -36,9 +38,12 @@ func (b builder) Build(ctx context.Context, app string, o api.BuildOptions, fold
 	if err := build.ReadContext(ctx, folder, dir, build.ContextLimits{}); err != nil {
 		return "", api.Errorf(api.CodeBuildFailed, "%v", err)
 	}
+	pass, done := b.n.passes.give(scope)
+	defer done()
 	var made image.Image
 	request := build.Request{
 		Name: app, ContextDir: dir, Dockerfile: o.Dockerfile, Target: o.Target, Args: o.Args, NoCache: o.NoCache,
+		Auth: b.n.registryAuth(pass),
 		ImportLayout: func(ctx context.Context, _, layout string) (err error) {
 			made, err = b.n.images.ImportLayout(ctx, layout, deploymentName(app), func(p image.Progress) { show(deploy.Layer(p)) })
 			return err
@@ -91,12 +96,12 @@ func buildError(err error) error {
 	return out
 }
 
-// registryAuth lets builds and pulls reach the built-in registry.
-func (n *Node) registryAuth(host string) (user, secret string) {
-	for _, own := range n.cfg.registryHosts() {
-		if host == own {
-			return "perigee", n.token
+// registryAuth lets a build into the built-in registry with its pass.
+func (n *Node) registryAuth(pass string) func(host string) (user, secret string) {
+	return func(host string) (user, secret string) {
+		if slices.Contains(n.cfg.registryHosts(), host) {
+			return "perigee", pass
 		}
+		return "", ""
 	}
-	return "", ""
 }

@@ -107,6 +107,7 @@ type Node struct {
 	deploys   *deploy.Deployer
 	api       *faces
 	tokens    *token.Store
+	passes    passes // of work for callers, in the registry
 	issuer    *token.Issuer
 	audit     *audit.Log
 }
@@ -366,7 +367,7 @@ func (n *Node) openDeploys(context.Context) (err error) {
 		return err
 	}
 	if len(n.cfg.Builder) > 0 {
-		n.builds, err = build.New(build.Config{Dir: n.path("build"), Command: n.cfg.Builder, Runtime: runtime, PlainHTTP: append(n.cfg.PlainHTTP, n.cfg.registryHosts()...), Auth: n.registryAuth, Networks: n.stepNetworks, Nameservers: n.resolvers(), Log: n.log})
+		n.builds, err = build.New(build.Config{Dir: n.path("build"), Command: n.cfg.Builder, Runtime: runtime, PlainHTTP: append(n.cfg.PlainHTTP, n.cfg.registryHosts()...), Networks: n.stepNetworks, Nameservers: n.resolvers(), Log: n.log})
 		if err != nil {
 			return err
 		}

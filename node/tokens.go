@@ -76,16 +76,7 @@ func registryWant(r *http.Request) token.Want {
 	case name == "_catalog":
 		return token.Want{Class: token.Operates}
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:
-		return token.Want{Class: token.Reads, App: repositoryApp(name)}
+		return token.Want{Class: token.Reads, App: httpapi.RepositoryApp(name)}
 	}
-	return token.Want{Class: token.Changes, App: repositoryApp(name)}
-}
-
-// repositoryApp is the app whose images a repository holds: the first part of its
-// name. A path without one is no app's.
-func repositoryApp(name string) string {
-	if app, _, _ := strings.Cut(name, "/"); app != "" {
-		return app
-	}
-	return "/"
+	return token.Want{Class: token.Changes, App: httpapi.RepositoryApp(name)}
 }

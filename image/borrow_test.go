@@ -1,0 +1,45 @@
+package image_test
+
+import (
+	"context"
+	"testing"
+)
+
+// TestDigestIsNoKey: who knows the digest of another repository's image does not get
+// it by naming a repository that never had it, here or elsewhere.
+func TestDigestIsNoKey(t *testing.T) {
+	s := open(t)
+	img := simple(t, "theirs")
+	push(t, serve(t, s)+"/theirs:v1", img)
+	at := "@" + digestOf(t, img)
+	pull(t, s, "registry.test/theirs:v1")
+	away, stop := away(t)
+	defer stop()
+	for _, ref := range []string{"registry.test/mine" + at, away + "/mine" + at} {
+		if got, ok := s.Get(ref); ok {
+			t.Errorf("Get of %s gives %+v", ref, got)
+		}
+		if got, err := s.Pull(context.Background(), ref, nil); err == nil {
+			t.Errorf("Pull of %s gives %+v", ref, got)
+		}
+	}
+	if _, ok := s.Get("registry.test/theirs" + at); !ok {
+		t.Error("its own repository does not have it")
+	}
+	push(t, away+"/mine:v1", img)
+	pull(t, s, away+"/mine"+at)
+	if _, ok := s.Get(away + "/mine" + at); !ok {
+		t.Error("a registry that has it too is not believed")
+	}
+}
+
+func TestBuiltIn(t *testing.T) {
+	s := open(t)
+	for ref, want := range map[string]string{"registry.test/shop:v1": "shop", "registry.test/shop/web@sha256:" + sixtyFour: "shop/web", "nginx": "", "ghcr.io/shop:v1": "", "registry.test/UPPER": "", "": ""} {
+		if repo, ok := s.BuiltIn(ref); ok != (want != "") || ok && repo != want {
+			t.Errorf("%q is in %q, %v", ref, repo, ok)
+		}
+	}
+}
+
+const sixtyFour = "0000000000000000000000000000000000000000000000000000000000000000"
