@@ -11,7 +11,7 @@ import (
 // AuditEntry is one call that somebody made, or was refused. It never holds what
 // the call carried.
 type AuditEntry struct {
-	Time      time.Time `json:"time" doc:"When it ended"`
+	Time      time.Time `json:"time" doc:"When it ended, or began"`
 	Request   string    `json:"request_id,omitempty"`
 	Who       string    `json:"who,omitempty" doc:"Missing: nobody, the call had no valid token"`
 	Token     string    `json:"token_id,omitempty"`
@@ -21,7 +21,7 @@ type AuditEntry struct {
 	Org       string    `json:"org,omitempty"`
 	App       string    `json:"app,omitempty"`
 	Machine   string    `json:"machine,omitempty"`
-	Status    int       `json:"status" doc:"HTTP status"`
+	Status    int       `json:"status" doc:"HTTP status; 0 where the call has begun: one that may last is written down at both ends"`
 	Code      string    `json:"code,omitempty" doc:"Why not, a code of Error"`
 	TookMS    int64     `json:"took_ms"`
 	Skipped   int       `json:"skipped,omitempty" doc:"So many refused calls before this one were not written down: there were too many at once"`

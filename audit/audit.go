@@ -6,8 +6,10 @@
 // read those of all nodes, ask each; node does. An entry never holds what a call
 // carried. It is not for metrics and not for what machines say (that is logs).
 //
-// Refused calls come from anybody, so only some at once are written down; the next
-// entry says how many were not.
+// Refused calls come from anybody: they have a smaller stream of their own, so that
+// they push nothing else out, and of a flood only some are written down; the next
+// entry says how many were not. No app's entries push out more than their share of
+// another's.
 //
 // The place for the next thing to know of a call is [api.AuditEntry].
 package audit
@@ -20,6 +22,7 @@ import (
 	"log/slog"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,9 +32,10 @@ import (
 )
 
 const (
-	streamName = "AUDIT"
-	nobody     = "_" // in a subject, where there is no org or app
-	patience   = 5 * time.Second
+	nobody   = "_" // in a subject, where there is no org or app
+	patience = 5 * time.Second
+	// perApp is how many entries of one app are kept on a node.
+	perApp = 100_000
 	// burst of refused calls, and how many a second after it, are written down.
 	burst, perSecond = 100, 10
 	defaultLimit     = 100
@@ -57,11 +61,40 @@ type Config struct {
 type Log struct {
 	cfg Config
 
+	done, refused shelf
+
 	mu      sync.Mutex // guards what follows
-	stream  jetstream.Stream
-	tokens  float64 // refused calls that may still be written down
-	filled  time.Time
+	unknown bucket     // refused calls of nobody
+	known   bucket     // and of those whose token does not reach so far
 	skipped int
+}
+
+// shelf is a stream of entries.
+type shelf struct {
+	name, subject string
+	bytes         int64
+
+	mu     sync.Mutex // guards stream
+	stream jetstream.Stream
+}
+
+// bucket admits a burst, and then so many a second.
+type bucket struct {
+	left   float64
+	filled time.Time
+}
+
+func (b *bucket) take(now time.Time) bool {
+	if b.filled.IsZero() {
+		b.left, b.filled = burst, now
+	}
+	b.left = min(burst, b.left+now.Sub(b.filled).Seconds()*perSecond)
+	b.filled = now
+	if b.left < 1 {
+		return false
+	}
+	b.left--
+	return true
 }
 
 // New opens the stream, or makes it. When that fails each use tries again: a full
@@ -82,30 +115,34 @@ func New(ctx context.Context, cfg Config) (*Log, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	l := &Log{cfg: cfg, tokens: burst, filled: time.Now()}
-	if _, err := l.open(ctx); err != nil {
-		cfg.Logger.Error("the audit log is off for now", "error", err)
+	l := &Log{cfg: cfg}
+	l.done.name, l.done.subject, l.done.bytes = "AUDIT", "audit", cfg.MaxBytes
+	l.refused.name, l.refused.subject, l.refused.bytes = "AUDIT_REFUSED", "refused", cfg.MaxBytes/8
+	for _, s := range []*shelf{&l.done, &l.refused} {
+		if _, err := l.open(ctx, s); err != nil {
+			cfg.Logger.Error("the audit log is off for now", "error", err)
+		}
 	}
 	return l, nil
 }
 
-func (l *Log) open(ctx context.Context) (jetstream.Stream, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.stream != nil {
-		return l.stream, nil
+func (l *Log) open(ctx context.Context, s *shelf) (jetstream.Stream, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stream != nil {
+		return s.stream, nil
 	}
 	if err := l.cfg.Room(); err != nil {
 		return nil, err
 	}
-	s, err := l.cfg.JetStream.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name: streamName, Description: "who did what", Subjects: []string{"audit.*.*"}, Storage: jetstream.FileStorage,
-		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, MaxBytes: l.cfg.MaxBytes, MaxAge: l.cfg.MaxAge, AllowDirect: true,
+	stream, err := l.cfg.JetStream.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name: s.name, Description: "who did what", Subjects: []string{s.subject + ".*.*"}, Storage: jetstream.FileStorage,
+		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, MaxBytes: s.bytes, MaxMsgsPerSubject: perApp, MaxAge: l.cfg.MaxAge, AllowDirect: true,
 	})
 	if err == nil {
-		l.stream = s
+		s.stream = stream
 	}
-	return s, err
+	return stream, err
 }
 
 // Record writes an entry down and returns when it is on disk. What cannot be
@@ -115,20 +152,23 @@ func (l *Log) Record(e api.AuditEntry) {
 	if e.Time.IsZero() {
 		e.Time = time.Now().UTC()
 	}
-	if (e.Status == 401 || e.Status == 403) && !l.admit() {
-		return
+	shelf := &l.done
+	if e.Status == 401 || e.Status == 403 {
+		if shelf = &l.refused; !l.admit(e.Who != "") {
+			return
+		}
 	}
 	e.Skipped = l.takeSkipped()
 	e.Org, e.App, e.Machine = clip(e.Org), clip(e.App), clip(e.Machine)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if err := l.write(ctx, e); err != nil {
+	if err := l.write(ctx, shelf, e); err != nil {
 		l.cfg.Logger.Error("cannot write the audit log", "error", err, "operation", e.Operation, "who", e.Who, "app", e.App, "status", e.Status, "request", e.Request)
 	}
 }
 
-func (l *Log) write(ctx context.Context, e api.AuditEntry) error {
-	if _, err := l.open(ctx); err != nil {
+func (l *Log) write(ctx context.Context, s *shelf, e api.AuditEntry) error {
+	if _, err := l.open(ctx, s); err != nil {
 		return err
 	}
 	if err := l.cfg.Room(); err != nil {
@@ -138,23 +178,24 @@ func (l *Log) write(ctx context.Context, e api.AuditEntry) error {
 	if err != nil {
 		return err
 	}
-	_, err = l.cfg.JetStream.PublishMsg(ctx, &nats.Msg{Subject: "audit." + part(e.Org) + "." + part(e.App), Data: b})
+	_, err = l.cfg.JetStream.PublishMsg(ctx, &nats.Msg{Subject: s.subject + "." + part(e.Org) + "." + part(e.App), Data: b})
 	return err
 }
 
-// admit reports whether one more refused call is written down.
-func (l *Log) admit() bool {
+// admit reports whether one more refused call is written down. Who has a token is not
+// hidden by the noise of those who have none.
+func (l *Log) admit(known bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := time.Now()
-	l.tokens = min(burst, l.tokens+now.Sub(l.filled).Seconds()*perSecond)
-	l.filled = now
-	if l.tokens < 1 {
-		l.skipped++
-		return false
+	b := &l.unknown
+	if known {
+		b = &l.known
 	}
-	l.tokens--
-	return true
+	if b.take(time.Now()) {
+		return true
+	}
+	l.skipped++
+	return false
 }
 
 func (l *Log) takeSkipped() int {
@@ -181,14 +222,18 @@ func clip(s string) string {
 	if len(s) <= most {
 		return s
 	}
-	return s[:most]
+	return strings.ToValidUTF8(s[:most], "")
 }
 
 // Read returns this node's entries of an org, "" being all, newest first.
 func (l *Log) Read(ctx context.Context, org string, q api.AuditQuery) ([]api.AuditEntry, error) {
-	entries, err := l.read(ctx, org, q)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the audit log: %w", err)
+	var entries []api.AuditEntry
+	for _, s := range []*shelf{&l.done, &l.refused} {
+		some, err := l.read(ctx, s, org, q)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the audit log: %w", err)
+		}
+		entries = append(entries, some...)
 	}
 	slices.SortStableFunc(entries, func(a, b api.AuditEntry) int { return b.Time.Compare(a.Time) })
 	return entries[:min(len(entries), Limit(q))], nil
@@ -202,12 +247,12 @@ func Limit(q api.AuditQuery) int {
 	return min(q.Limit, MaxLimit)
 }
 
-func (l *Log) read(ctx context.Context, org string, q api.AuditQuery) ([]api.AuditEntry, error) {
-	stream, err := l.open(ctx)
+func (l *Log) read(ctx context.Context, s *shelf, org string, q api.AuditQuery) ([]api.AuditEntry, error) {
+	stream, err := l.open(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: []string{"audit." + or(org) + "." + or(q.App)}, DeliverPolicy: jetstream.DeliverAllPolicy}
+	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: []string{s.subject + "." + or(org) + "." + or(q.App)}, DeliverPolicy: jetstream.DeliverAllPolicy}
 	if !q.Since.IsZero() {
 		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &q.Since
 	}

@@ -69,6 +69,13 @@ func TestRefusedAreBounded(t *testing.T) {
 	for range 4 * burst {
 		l.Record(api.AuditEntry{Operation: "x", Status: 401})
 	}
+	l.Record(api.AuditEntry{Operation: "stolen", Status: 403, Who: "token:x"}) // is not lost in the noise
+	if got := read(t, l, "", api.AuditQuery{Limit: 1}); got != "stolen" {
+		t.Errorf("the newest entry is %s", got)
+	}
+	for range 2 * burst {
+		l.Record(api.AuditEntry{Operation: "x", Status: 401})
+	}
 	l.Record(api.AuditEntry{Operation: "done", Status: 200})
 	all, err := l.Read(t.Context(), "", api.AuditQuery{Limit: 1000})
 	if err != nil || len(all) < burst || len(all) > 2*burst || all[0].Operation != "done" || all[0].Skipped == 0 {

@@ -79,7 +79,7 @@ func (e *env) printAudit(list api.AuditList, shown map[string]bool, follow bool)
 	slices.Reverse(list.Entries)
 	var rows [][]string
 	for _, a := range list.Entries {
-		key := a.Time.String() + a.Request + a.Operation + a.Machine
+		key := a.Time.String() + strconv.Itoa(a.Status) + a.Request + a.Operation + a.Machine
 		if shown[key] {
 			continue
 		}
@@ -111,6 +111,9 @@ func (e *env) printAudit(list api.AuditList, shown map[string]bool, follow bool)
 
 func auditRow(a api.AuditEntry) []string {
 	status := strconv.Itoa(a.Status)
+	if a.Status == 0 {
+		status = "began"
+	}
 	if a.Code != "" {
 		status += " " + a.Code
 	}

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/perigee-run/perigee/api"
@@ -45,10 +46,8 @@ func loginCmd(e *env) *cobra.Command {
 		Use: "login ADDRESS", Short: "Remember a node and its token, read from standard input or PERIGEE_TOKEN", Args: exactArgs("ADDRESS"),
 		Example: "  perigee login http://203.0.113.7:4280 < token",
 		RunE: func(c *cobra.Command, args []string) error {
-			token := e.token
-			if token == "" {
-				_, token, _ = e.target()
-			}
+			// Never that of the login: it is another cloud's.
+			token := first(e.token, os.Getenv("PERIGEE_TOKEN"))
 			if token == "" {
 				if e.asks() {
 					fmt.Fprint(e.Err, "Token: ")

@@ -250,7 +250,7 @@ Host *.internal
     IdentitiesOnly yes
     UserKnownHostsFile "%[1]s.known_hosts"
     HostKeyAlgorithms ssh-ed25519-cert-v01@openssh.com
-    ProxyCommand %[2]s %%h
+    ProxyCommand %[2]s '%%h'
 `, path, proxy), nil
 }
 

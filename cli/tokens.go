@@ -135,18 +135,13 @@ func tokensRevokeCmd(e *env) *cobra.Command {
 // ownToken is the token to look at or to narrow: of the input where something is
 // sent, else the one in use.
 func (e *env) ownToken() (caveat.Token, error) {
-	_, text, err := e.target()
+	text, err := e.sentToken()
+	if err == nil && text == "" {
+		_, text, err = e.target()
+	}
 	if err != nil {
 		return caveat.Token{}, err
 	}
-	if text == "" && !e.asks() {
-		b, err := io.ReadAll(io.LimitReader(e.In, 1<<16))
-		if err != nil {
-			return caveat.Token{}, fmt.Errorf("cannot read the token from standard input: %w", err)
-		}
-		text = string(b)
-	}
-	text = strings.TrimSpace(text)
 	if text == "" {
 		return caveat.Token{}, hint(usagef("there is no token"), "give it on standard input, in PERIGEE_TOKEN, or log in: perigee login ADDRESS")
 	}
@@ -157,8 +152,20 @@ func (e *env) ownToken() (caveat.Token, error) {
 	return t, nil
 }
 
+// sentToken is what is on standard input, "" where that is a person or empty.
+func (e *env) sentToken() (string, error) {
+	if e.asks() || e.In == nil {
+		return "", nil
+	}
+	b, err := io.ReadAll(io.LimitReader(e.In, 1<<16))
+	if err != nil {
+		return "", fmt.Errorf("cannot read the token from standard input: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
 func tokensInspectCmd(e *env) *cobra.Command {
-	return &cobra.Command{Use: "inspect", Short: "Show the limits in a token, read from PERIGEE_TOKEN, the login or standard input; no node is asked", Args: noArgs,
+	return &cobra.Command{Use: "inspect", Short: "Show the limits in a token, read from standard input, PERIGEE_TOKEN or the login; no node is asked", Args: noArgs,
 		Example: "  perigee tokens inspect < token",
 		RunE: func(*cobra.Command, []string) error {
 			t, err := e.ownToken()
@@ -179,7 +186,7 @@ func tokensInspectCmd(e *env) *cobra.Command {
 
 func tokensAttenuateCmd(e *env) *cobra.Command {
 	var n narrowing
-	c := &cobra.Command{Use: "attenuate [COMMAND ...]", Short: "Make a narrower token of one, read from PERIGEE_TOKEN, the login or standard input; no node is asked",
+	c := &cobra.Command{Use: "attenuate [COMMAND ...]", Short: "Make a narrower token of one, read from standard input, PERIGEE_TOKEN or the login; no node is asked",
 		Example: "  perigee tokens attenuate --app shop --read-only --expires 1h < token\n  perigee tokens attenuate --actions reads,execs --machine 3d8d9014b32789 -- psql ...",
 		RunE: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {

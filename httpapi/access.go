@@ -52,7 +52,7 @@ func (c *call) mayApp(app string) error {
 }
 
 // mayRun is may for a command in the machine of the path. It is altered where the
-// caller gives it an environment, a user or a folder.
+// caller gives it an environment, a user or a folder, or it is a program of ours.
 func (c *call) mayRun(command []string, altered bool) error {
 	w := c.want()
 	w.Command, w.Altered = command, altered

@@ -25,6 +25,10 @@ func (s *Server) createApp(c *call, in api.CreateAppRequest) (api.CreateAppRespo
 	if org == "" {
 		org = s.cfg.Apps.DefaultOrg()
 	}
+	c.about.Org, c.about.App = org, in.AppName
+	if in.AppName == "" {
+		c.about.App = in.Name
+	}
 	if err := c.may(token.Want{Class: owns, Org: org}); err != nil {
 		return api.CreateAppResponse{}, err
 	}

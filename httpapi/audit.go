@@ -57,21 +57,34 @@ func (r *route) audited() bool {
 	return false
 }
 
-// audit writes down a call that has ended. What another node passes on, that node
-// has written down.
+// audit writes down a call that has ended.
 func (c *call) audit(began time.Time) {
-	status := 0
-	if rec, ok := c.w.(*recorder); ok {
+	status := http.StatusInternalServerError // it panicked, with nothing sent
+	if rec, ok := c.w.(*recorder); ok && rec.status != 0 {
 		status = rec.status
 	}
-	refused := status == http.StatusUnauthorized || status == http.StatusForbidden
-	if c.server.cfg.Audit == nil || c.who.Node != "" || !refused && !c.route.audited() {
+	if refused := status == http.StatusUnauthorized || status == http.StatusForbidden; refused || c.route.audited() {
+		c.record(began, status)
+	}
+}
+
+// auditBegin writes down a call that may last, so that what it did is known though
+// nobody lives to see its end.
+func (c *call) auditBegin() {
+	if c.route.audited() && c.route.lasts() {
+		c.record(time.Now(), 0)
+	}
+}
+
+// record makes an entry, with what the call was about when it began: afterwards its
+// app may be gone. What another node passes on, that node has written down.
+func (c *call) record(began time.Time, status int) {
+	if c.server.cfg.Audit == nil || c.who.Node != "" {
 		return
 	}
-	w := c.want()
 	c.server.cfg.Audit.Record(api.AuditEntry{
 		Time: time.Now().UTC(), Request: c.w.Header().Get(api.RequestIDHeader), Who: c.who.Name, Token: c.who.Token, From: From(c.r), Operation: c.route.id,
-		Org: w.Org, App: w.App, Machine: w.Machine, Status: status, Code: c.code, TookMS: time.Since(began).Milliseconds(),
+		Org: c.about.Org, App: c.about.App, Machine: c.about.Machine, Status: status, Code: c.code, TookMS: time.Since(began).Milliseconds(),
 	})
 }
 

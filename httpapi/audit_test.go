@@ -62,12 +62,12 @@ func TestAudit(t *testing.T) {
 			t.Errorf("%+v", e)
 		}
 	}
-	want := []string{"Secrets_update personal shop 200  token false", "Machines_exec personal shop 200  token true",
-		"Machines_stop personal shop 403 forbidden token:ID (look) true", "Apps_show personal shop 401 unauthorized  false", "Apps_create   422 invalid token false"}
+	want := []string{"Secrets_update personal shop 200  token false", "Machines_exec personal shop 0  token true", "Machines_exec personal shop 200  token true",
+		"Machines_stop personal shop 403 forbidden token:ID (look) true", "Apps_show personal shop 401 unauthorized  false", "Apps_create personal  422 invalid token false"}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("entries are\n%s", strings.Join(got, "\n"))
 	}
-	if list, err := k.Audit(t.Context(), "personal", api.AuditQuery{}); err != nil || len(list.Entries) != 4 {
+	if list, err := k.Audit(t.Context(), "personal", api.AuditQuery{}); err != nil || len(list.Entries) != 6 {
 		t.Errorf("%+v, %v", list, err)
 	}
 }

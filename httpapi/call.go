@@ -12,6 +12,7 @@ import (
 
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/catalog"
+	"github.com/perigee-run/perigee/token"
 )
 
 // call is one request on its way through an endpoint.
@@ -22,7 +23,8 @@ type call struct {
 	w      http.ResponseWriter
 	r      *http.Request
 	warned map[string]bool
-	code   string // of the error that the call ended with
+	code   string     // of the error that the call ended with
+	about  token.Want // what the path says that it is about, when it began
 }
 
 // bodyTimeout is how long a JSON body may take to arrive.

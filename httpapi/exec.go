@@ -65,7 +65,7 @@ func (x *execution) run(m Machines, id string) api.ExecExit {
 	if err != nil {
 		return api.ExecExit{ExitCode: -1, Error: api.AsError(err)}
 	}
-	if err := x.may(req.Command, len(req.Env) > 0 || req.User != "" || req.Dir != ""); err != nil {
+	if err := x.may(req.Command, len(req.Env) > 0 || req.User != "" || req.Dir != "" || req.Program != ""); err != nil {
 		return api.ExecExit{ExitCode: -1, Error: api.AsError(err)}
 	}
 	spec := machine.ExecSpec{Command: req.Command, Program: req.Program, Env: req.Env, Dir: req.Dir, User: req.User, Terminal: req.TTY}

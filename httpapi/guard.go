@@ -29,6 +29,17 @@ func (s *Server) guard(mux *http.ServeMux) http.Handler {
 	})
 }
 
+// SameSite refuses what a browser is made to call by a page of another site: it sends
+// along what somebody once logged in with. Programs are let through, they send
+// neither Origin nor Sec-Fetch-Site.
+func SameSite(h http.Handler) http.Handler {
+	pages := http.NewCrossOriginProtection()
+	pages.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		writeError(w, api.Errorf(api.CodeForbidden, "the call comes from a page of another site").WithHint("call the API from a program, or from a page of its own address"))
+	}))
+	return pages.Handler(h)
+}
+
 // survive answers for a handler that panicked.
 func (s *Server) survive(rec *recorder, r *http.Request, id string, p any) {
 	switch {

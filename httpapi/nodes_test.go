@@ -203,6 +203,9 @@ func TestTokensOnTheCommandLine(t *testing.T) {
 	as(r.Token, 4, "tokens list --org acme")
 	as(r.Token, 0, "secrets set KEY=v --app shop --stage")
 	look := strings.TrimSpace(as(r.Token, 0, "tokens attenuate --read-only --app shop"))
+	if out := as(r.Token, 0, "tokens inspect", look); !strings.Contains(out, "shop") {
+		t.Errorf("standard input counts before the token in use: %s", out)
+	}
 	as(look, 0, "secrets list --app shop")
 	as(look, 4, "secrets set KEY=w --app shop --stage")
 	as(look, 0, "login "+k.url)

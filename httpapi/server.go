@@ -62,6 +62,9 @@ type Config struct {
 	Address func(app string) (hostname, url string)
 	// ImagesInUse names the digests that must stay. Default: none.
 	ImagesInUse func() map[string]bool
+	// AskAgain is how often a call that lasts is asked whether its token still lets it
+	// in. Default 15 s.
+	AskAgain time.Duration
 	// MaxBody limits the bytes of a JSON body. Default 2 MiB.
 	MaxBody int64
 	// Logger defaults to slog.Default(). Requests are logged at debug level.
@@ -195,6 +198,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
+	if cfg.AskAgain == 0 {
+		cfg.AskAgain = 15 * time.Second
+	}
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = 2 << 20
 	}
@@ -225,6 +231,7 @@ func (s *Server) Handler(auth Authenticator) http.Handler {
 func (s *Server) serve(r route, auth Authenticator) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		c := &call{server: s, route: &r, w: w, r: req, warned: map[string]bool{}}
+		c.about = c.want()
 		defer c.audit(time.Now())
 		if r.access != open {
 			var err error
@@ -233,14 +240,17 @@ func (s *Server) serve(r route, auth Authenticator) http.Handler {
 				c.fail(err)
 				return
 			}
-			if err = c.may(c.want()); err == nil {
+			if err = c.may(c.about); err == nil {
 				err = s.slow(c, auth)
 			}
 			if err != nil {
 				c.fail(err)
 				return
 			}
-			c.r = req.WithContext(fleet.WithCaller(req.Context(), fleet.Caller{Name: c.who.Name, Node: c.who.Node}))
+			ctx, end := c.whileLetIn(auth)
+			defer end()
+			c.r = req.WithContext(fleet.WithCaller(ctx, fleet.Caller{Name: c.who.Name, Node: c.who.Node}))
+			c.auditBegin()
 		}
 		if err := r.endpoint.serve(c); err != nil {
 			c.fail(err)

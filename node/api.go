@@ -83,7 +83,7 @@ func (n *Node) face(server *httpapi.Server, who httpapi.Authenticator) http.Hand
 	registry := n.images.Registry(func(r *http.Request) error {
 		return n.mayRegistry(visitor, r)
 	})
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return httpapi.SameSite(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/") {
 			kept := &statusKeeper{ResponseWriter: w}
 			registry.ServeHTTP(kept, r)
@@ -91,7 +91,7 @@ func (n *Node) face(server *httpapi.Server, who httpapi.Authenticator) http.Hand
 			return
 		}
 		rest.ServeHTTP(w, r)
-	})
+	}))
 }
 
 // listenUnix opens a socket that only this user can reach. What a killed node

@@ -23,8 +23,8 @@ var kinds = map[string]struct {
 	api.TokenOrg:         {[]Class{Reads, Changes, Execs, Shells, Owns}, "never"},
 	api.TokenDeploy:      {[]Class{Reads, Changes, Execs, Shells}, "always"},
 	api.TokenReadOnly:    {[]Class{Reads}, "may"},
-	api.TokenSSH:         {[]Class{Reads, Shells}, "may"},
-	api.TokenMachineExec: {[]Class{Execs}, "always"},
+	api.TokenSSH:         {[]Class{Reads, Shells}, "may"}, // to find the machine that is meant
+	api.TokenMachineExec: {[]Class{Reads, Execs}, "always"},
 }
 
 // Maker is who makes a token: the new one reaches no further than the maker.

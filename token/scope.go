@@ -32,7 +32,7 @@ type Want struct {
 	App     string
 	Machine string
 	Command []string // what is to be run, of Execs; nil before it is known
-	Altered bool     // it gets an environment, a user or a folder from the caller
+	Altered bool     // it gets an environment, a user or a folder from the caller, or is no command of the machine's
 }
 
 // Scope is what somebody may do. May returns nil, or an error of the code
