@@ -161,10 +161,17 @@ type graves interface {
 func (s *Server) all(ctx context.Context, name string, deleted bool) []api.Machine {
 	out := s.cfg.Machines.List(name)
 	if g, ok := s.cfg.Machines.(graves); ok && deleted {
-		out = append(out, g.Deleted(ctx, name)...)
+		out = append(out, slices.DeleteFunc(g.Deleted(ctx, name), s.formerApp)...)
 	}
 	slices.SortFunc(out, func(a, b api.Machine) int { return markOf(a).compare(markOf(b)) })
 	return out
+}
+
+// formerApp reports whether a machine was of an earlier app of the name, which may have
+// been another org's.
+func (s *Server) formerApp(m api.Machine) bool {
+	a, err := s.cfg.Apps.Get(m.App)
+	return err != nil || m.CreatedAt.Before(a.CreatedAt)
 }
 
 // choose keeps what is asked for, in a list of its own.

@@ -200,8 +200,16 @@ func (s *Server) identityToken(c *call, in api.OIDCRequest) (string, error) {
 	}
 	return s.cfg.Issuer.Sign(token.Identity{
 		AppID: a.ID, AppName: a.Name, OrgID: a.Org, OrgName: a.Org, MachineID: m.ID, MachineName: m.Name, MachineVersion: m.InstanceID, Region: m.Region,
-		Image: m.ImageRef.Repository + ":" + m.ImageRef.Tag, ImageDigest: m.ImageRef.Digest,
+		Image: imageName(m.ImageRef), ImageDigest: m.ImageRef.Digest,
 	}, in.Aud)
+}
+
+// imageName is repository and tag, where there is one.
+func imageName(i api.ImageRef) string {
+	if i.Tag == "" {
+		return i.Repository
+	}
+	return i.Repository + ":" + i.Tag
 }
 
 func (s *Server) openIDConfiguration(*call) (api.OIDCConfiguration, error) {
