@@ -137,7 +137,7 @@ func (s *Server) authorizeToken(_ *call, in api.AuthorizeRequest) (api.Authorize
 	}
 	w := token.Want{Class: token.Class(in.Access.Action), Org: in.Access.OrgSlug, App: in.Access.AppName, Machine: in.Access.Machine, Command: in.Access.Command}
 	if w.Class == known || w.Class == open || !isClass(w.Class) {
-		return api.AuthorizeResponse{}, invalid("access.action", "there is no action %q", clip(in.Access.Action)).WithHint("reads, changes, execs, shells, owns or operates")
+		return api.AuthorizeResponse{}, invalid("access.action", "there is no action %q", api.Clip(in.Access.Action)).WithHint("reads, changes, execs, shells, owns or operates")
 	}
 	if w.App != "" {
 		if org := s.orgOf(w.App); w.Org == "" || w.Org == org {
