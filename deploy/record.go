@@ -28,6 +28,7 @@ func (d *Deployer) RecordRelease(ctx context.Context, name, user string, req api
 	}
 	r, err := d.cfg.Apps.RecordRelease(ctx, app.Release{Release: api.Release{
 		App: name, Image: req.Image, Strategy: or(req.Strategy, Rolling), Description: req.Description, Definition: req.Definition, User: user,
+		Groups: map[string]api.MachineConfig{}, // not known before it is complete; never null
 	}})
 	return r.Release, err
 }
