@@ -87,6 +87,7 @@ type schema struct {
 	Type       any    // a word, or a list of words
 	Ref        string `json:"$ref"`
 	OneOf      []any
+	AnyOf      []any
 	Items      *schema
 	Properties map[string]*schema
 	Enum       []any

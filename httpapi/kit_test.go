@@ -190,7 +190,8 @@ func (k *kit) do(t testing.TB, method, path, token, body string) (*http.Response
 type self struct{ k *kit }
 
 func (self) Info(context.Context) (api.NodeInfo, error) {
-	return api.NodeInfo{Name: "n1", Region: "fra", Domain: "node.example", Registry: "localhost:4280", CPUs: 8}, nil
+	return api.NodeInfo{Name: "n1", Region: "fra", Domain: "node.example", Registry: "localhost:4280", CPUs: 8,
+		HTTP: ":80", HTTPS: ":443", CACert: "PEM", Problems: []api.Problem{{Name: "clock", Fault: "it is slow", Cure: "wind it up"}}}, nil
 }
 
 func (s self) Stop(_ context.Context, machines bool) error {

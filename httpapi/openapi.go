@@ -70,8 +70,35 @@ func (r route) operation(reg huma.Registry, fault *huma.Response) *huma.Operatio
 		op.Extensions = map[string]any{classExtension: r.access}
 	}
 	r.endpoint.describe(op, reg)
-	op.Responses["default"] = fault
+	for _, status := range r.faults() {
+		op.Responses[statusText(status)] = fault
+	}
 	return op
+}
+
+// faults are the statuses of the errors that the operation may answer.
+func (r route) faults() []int {
+	switch {
+	case strings.HasPrefix(r.path, "/.well-known/"):
+		return []int{http.StatusNotFound} // where nothing signs
+	case r.access == open:
+		return nil
+	}
+	out := []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusUnprocessableEntity, http.StatusTooManyRequests,
+		http.StatusInternalServerError, http.StatusServiceUnavailable}
+	if strings.Contains(r.path, "{") || len(r.query) > 0 || r.method != http.MethodGet {
+		out = append(out, http.StatusNotFound)
+	}
+	if strings.HasPrefix(r.path, pMachine) {
+		out = append(out, http.StatusRequestTimeout, http.StatusConflict, http.StatusPreconditionFailed)
+	}
+	if r.method != http.MethodGet {
+		out = append(out, http.StatusBadRequest, http.StatusRequestTimeout, http.StatusConflict, http.StatusPreconditionFailed, http.StatusRequestEntityTooLarge)
+	}
+	if _, ok := r.endpoint.(raw); ok && strings.HasPrefix(r.path, pMachine) {
+		out = append(out, http.StatusBadRequest, http.StatusUpgradeRequired)
+	}
+	return out
 }
 
 func statusText(status int) string { return strconv.Itoa(status) }

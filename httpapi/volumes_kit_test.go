@@ -36,13 +36,13 @@ func (s shelves) Update(_ context.Context, app, id string, _ api.UpdateVolumeReq
 
 func (s shelves) Extend(_ context.Context, app, id string, req api.ExtendVolumeRequest) (api.ExtendVolumeResponse, error) {
 	v, err := s.one(app, id)
-	v.SizeGB = req.SizeGB
+	v.SizeGB, v.NeedsRestart = req.SizeGB, true
 	return api.ExtendVolumeResponse{Volume: v}, err
 }
 
 func (s shelves) Destroy(_ context.Context, app, id string, _ bool) (api.Volume, error) {
 	v, err := s.one(app, id)
-	v.State = api.VolumePendingDestroy
+	v.State, v.DestroyAt = api.VolumePendingDestroy, &v.CreatedAt
 	return v, err
 }
 
@@ -51,7 +51,8 @@ func (s shelves) Keep(_ context.Context, app, id string) (api.Volume, error) { r
 func (s shelves) Snapshots(_ context.Context, app, id string) ([]api.VolumeSnapshot, error) {
 	_, err := s.one(app, id)
 	days := 5
-	return []api.VolumeSnapshot{{ID: "vs_1", Status: api.SnapshotCreated, Size: 1, CreatedAt: time.Now(), RetentionDays: &days, Volume: id}}, err
+	return []api.VolumeSnapshot{{ID: "vs_1", Status: api.SnapshotCreated, Size: 1, CreatedAt: time.Now(), RetentionDays: &days, Volume: id},
+		{ID: "vs_0", Status: api.SnapshotFailed, CreatedAt: time.Now(), Volume: id, Scheduled: true, Reason: "the disk is full"}}, err
 }
 
 func (s shelves) Snapshot(_ context.Context, app, id string) (api.VolumeSnapshot, error) {

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/perigee-run/perigee/api"
 	gossh "golang.org/x/crypto/ssh"
 )
 
@@ -26,7 +25,7 @@ func (c *connection) forward(ctx context.Context, offer gossh.NewChannel) {
 		return
 	}
 	if !c.own(to.Host) {
-		_ = offer.Reject(gossh.Prohibited, fmt.Sprintf("perigee: forwards lead to machine %s itself, as localhost:%d, and not to %q", c.machine.ID, to.Port, api.Clip(to.Host)))
+		_ = offer.Reject(gossh.Prohibited, fmt.Sprintf("perigee: forwards lead to machine %s itself, as localhost:%d, and not to %q", c.machine.ID, to.Port, clip(to.Host)))
 		return
 	}
 	far, err := c.reach(ctx, int(to.Port))

@@ -2,9 +2,18 @@ package token
 
 import (
 	"strconv"
-
-	"github.com/perigee-run/perigee/api"
+	"unicode/utf8"
 )
 
 // quote shows what a caller sent, of bounded length.
-func quote(s string) string { return strconv.Quote(api.Clip(s)) }
+func quote(s string) string {
+	const most = 80
+	if len(s) > most {
+		n := most
+		for n > 0 && !utf8.RuneStart(s[n]) {
+			n--
+		}
+		s = s[:n] + "…"
+	}
+	return strconv.Quote(s)
+}
