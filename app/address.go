@@ -125,7 +125,7 @@ func (s *Store) AllocateIP(ctx context.Context, app string, req api.AllocateIPRe
 // poolsFor says where the address may come from.
 func (s *Store) poolsFor(req api.AllocateIPRequest) ([]netip.Prefix, error) {
 	if req.Region != "" && req.Region != "global" {
-		return nil, api.Errorf(api.CodeUnsupported, "addresses belong to all regions, not to %q alone", clip(req.Region)).WithField("region")
+		return nil, api.Errorf(api.CodeUnsupported, "addresses belong to all regions, not to %q alone", api.Clip(req.Region)).WithField("region")
 	}
 	switch req.Type {
 	case "v4", "v6":
@@ -134,7 +134,7 @@ func (s *Store) poolsFor(req api.AllocateIPRequest) ([]netip.Prefix, error) {
 	case "private_v6":
 		return nil, api.Errorf(api.CodeUnsupported, "this node has no private network for IPv6").WithField("type")
 	default:
-		return nil, invalid("type", "there is no address type %q", clip(req.Type)).WithHint("v4, v6 or private_v6")
+		return nil, invalid("type", "there is no address type %q", api.Clip(req.Type)).WithHint("v4, v6 or private_v6")
 	}
 	var pools []netip.Prefix
 	for _, p := range s.cfg.Pools {
@@ -234,7 +234,7 @@ func (s *Store) ReleaseIP(ctx context.Context, app, ip string) error {
 			return s.addresses.Delete(ctx, addressKey(a.Unmap()))
 		}
 	}
-	return api.Errorf(api.CodeNotFound, "app %q has no address %q", app, clip(ip)).WithField("ip")
+	return api.Errorf(api.CodeNotFound, "app %q has no address %q", app, api.Clip(ip)).WithField("ip")
 }
 
 // releaseAll gives back what a destroyed app had.

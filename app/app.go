@@ -49,17 +49,17 @@ func (s *Store) Create(ctx context.Context, req api.CreateAppRequest) (App, erro
 	}
 	_, err := s.apps.Create(ctx, name, a)
 	if errors.Is(err, catalog.ErrExists) {
-		return s.again(name, req.IdempotencyKey)
+		return s.again(a)
 	}
 	return a, err
 }
 
 // again answers a repeated create.
-func (s *Store) again(name, key string) (App, error) {
-	if e, ok := s.apps.Get(name); ok && key != "" && e.Value.Key == key {
+func (s *Store) again(a App) (App, error) {
+	if e, ok := s.apps.Get(a.Name); ok && a.Key != "" && e.Value.Key == a.Key && e.Value.Org == a.Org {
 		return e.Value, nil
 	}
-	return App{}, api.Errorf(api.CodeNameTaken, "there is an app named %q already", name).
+	return App{}, api.Errorf(api.CodeNameTaken, "there is an app named %q already", a.Name).
 		WithField("app_name").WithHint("choose another name")
 }
 

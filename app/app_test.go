@@ -97,6 +97,9 @@ func TestAppLife(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if two, err := s.Create(ctx, api.CreateAppRequest{Name: "again", OrgSlug: "other", IdempotencyKey: "k"}); !api.IsCode(err, api.CodeNameTaken) {
+		t.Errorf("another org's key gives %+v, %v", two, err)
+	}
 	if two, err := s.Create(ctx, api.CreateAppRequest{Name: "again", IdempotencyKey: "k"}); err != nil || two.ID != one.ID {
 		t.Errorf("repeated create = %+v, %v", two, err)
 	}

@@ -176,7 +176,7 @@ func (s *Store) editHost(ctx context.Context, app, name string, change func(*hos
 }
 
 func noHost(app, name string) error {
-	return api.Errorf(api.CodeNotFound, "app %q has no host %q", app, clip(name)).WithField("host")
+	return api.Errorf(api.CodeNotFound, "app %q has no host %q", app, api.Clip(name)).WithField("host")
 }
 
 func tidyHost(name string) string { return strings.TrimSuffix(strings.ToLower(name), ".") }

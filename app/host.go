@@ -95,7 +95,7 @@ func (s *Store) checkHost(name string) error {
 	}
 	labels := strings.Split(name, ".")
 	if len(name) > 253 || len(labels) < 2 {
-		return invalid("host", "host %q is not a full name", clip(name)).WithHint(hint)
+		return invalid("host", "host %q is not a full name", api.Clip(name)).WithHint(hint)
 	}
 	if s.cfg.Domain != "" && (name == s.cfg.Domain || strings.HasSuffix(name, "."+s.cfg.Domain)) {
 		return invalid("host", "host %q is under the node's own domain", name).WithHint("apps answer to <app>." + s.cfg.Domain + " by themselves")
@@ -105,7 +105,7 @@ func (s *Store) checkHost(name string) error {
 			continue
 		}
 		if why := label(l); why != "" {
-			return invalid("host", "host %q: its part %q %s", clip(name), clip(l), why).WithHint(hint)
+			return invalid("host", "host %q: its part %q %s", api.Clip(name), api.Clip(l), why).WithHint(hint)
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package app
 import (
 	"strings"
 
+	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/appconfig"
 )
 
@@ -17,7 +18,7 @@ func CheckName(name string) error {
 
 func checkSlug(field, s string) error {
 	if why := label(s); why != "" {
-		return invalid(field, "%s %q %s", strings.ReplaceAll(field, "_", " "), clip(s), why).
+		return invalid(field, "%s %q %s", strings.ReplaceAll(field, "_", " "), api.Clip(s), why).
 			WithHint("1 to 63 lower-case letters, digits and hyphens")
 	}
 	return nil
@@ -46,12 +47,4 @@ func quote(r rune) string {
 		return "space"
 	}
 	return "'" + string(r) + "'"
-}
-
-// clip keeps a long name from filling the answer.
-func clip(s string) string {
-	if len(s) > 80 {
-		return s[:77] + "..."
-	}
-	return s
 }

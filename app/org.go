@@ -58,7 +58,7 @@ func (s *Store) GetOrg(slug string) (api.Org, error) {
 			return o, nil
 		}
 	}
-	return api.Org{}, api.Errorf(api.CodeNotFound, "there is no org named %q", clip(slug)).WithField("org_slug").WithHint("GET /v1/orgs lists them")
+	return api.Org{}, api.Errorf(api.CodeNotFound, "there is no org named %q", api.Clip(slug)).WithField("org_slug").WithHint("GET /v1/orgs lists them")
 }
 
 // CreateOrg makes an org; api.CodeNameTaken if there is one of the name.

@@ -66,7 +66,7 @@ var Recordable = []string{api.ReleasePending, api.ReleaseRunning, api.ReleaseCom
 // CheckRecord refuses a state that a client cannot say its release is in.
 func CheckRecord(status string) error {
 	if !slices.Contains(Recordable, status) {
-		return invalid("status", "a release cannot be made %q", clip(status)).WithHint(strings.Join(Recordable, ", "))
+		return invalid("status", "a release cannot be made %q", api.Clip(status)).WithHint(strings.Join(Recordable, ", "))
 	}
 	return nil
 }

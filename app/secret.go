@@ -177,7 +177,7 @@ func checkSecrets(values map[string]*string) error {
 	}
 	for name, v := range values {
 		if err := appconfig.CheckSecretName(name); err != nil {
-			return invalid("values."+clip(name), "%v", err)
+			return invalid("values."+api.Clip(name), "%v", err)
 		}
 		if v != nil && strings.ContainsRune(*v, 0) {
 			return invalid("values."+name, "the value of secret %q has a zero byte, which an environment cannot hold", name).

@@ -22,7 +22,6 @@ import (
 	"log/slog"
 	"regexp"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -159,7 +158,7 @@ func (l *Log) Record(e api.AuditEntry) {
 		}
 	}
 	e.Skipped = l.takeSkipped()
-	e.Org, e.App, e.Machine = clip(e.Org), clip(e.App), clip(e.Machine)
+	e.Org, e.App, e.Machine = api.Clip(e.Org), api.Clip(e.App), api.Clip(e.Machine)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := l.write(ctx, shelf, e); err != nil {
@@ -214,15 +213,6 @@ func part(s string) string {
 		return s
 	}
 	return nobody
-}
-
-// clip bounds what a caller sent.
-func clip(s string) string {
-	const most = 80
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "")
 }
 
 // Read returns this node's entries of an org, "" being all, newest first.

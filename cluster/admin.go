@@ -32,7 +32,7 @@ func (c *Cluster) ShowNode(name string) (api.ClusterNode, error) {
 }
 
 func noNode(name string) error {
-	return api.Errorf(api.CodeNotFound, "there is no node %q", clip(name)).WithHint("perigee nodes lists them")
+	return api.Errorf(api.CodeNotFound, "there is no node %q", api.Clip(name)).WithHint("perigee nodes lists them")
 }
 
 func (c *Cluster) shown(n Node) api.ClusterNode {

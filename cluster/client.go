@@ -63,7 +63,7 @@ func (c *Cluster) UpgradeClient(node string) (*http.Client, string, error) {
 func (c *Cluster) peer(node string) (*peerClient, error) {
 	n, ok := c.Node(node)
 	if !ok {
-		return nil, api.Errorf(api.CodeNotFound, "there is no node %q", clip(node))
+		return nil, api.Errorf(api.CodeNotFound, "there is no node %q", api.Clip(node))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/internal/durable"
 )
 
@@ -135,7 +136,7 @@ func checkFiles(files map[string][]byte) error {
 		top, _, _ := strings.Cut(name, "/")
 		if !filepath.IsLocal(filepath.FromSlash(name)) || strings.Contains(name, `\`) || name != filepath.ToSlash(filepath.Clean(name)) ||
 			top == "." || strings.HasPrefix(top, homeDir) {
-			return fmt.Errorf("cannot take shared file %q: its name leads elsewhere", clip(name))
+			return fmt.Errorf("cannot take shared file %q: its name leads elsewhere", api.Clip(name))
 		}
 	}
 	return nil

@@ -109,7 +109,7 @@ func joinAddress(s string) (string, error) {
 	}
 	n, badPort := strconv.ParseUint(port, 10, 16)
 	if badPort != nil || n == 0 || net.ParseIP(host) == nil && !hostName.MatchString(host) {
-		return "", api.Errorf(api.CodeInvalid, "cannot use %q as the address of a node: want HOST or HOST:PORT, without a scheme or a path", clip(s)).
+		return "", api.Errorf(api.CodeInvalid, "cannot use %q as the address of a node: want HOST or HOST:PORT, without a scheme or a path", api.Clip(s)).
 			WithHint(fmt.Sprintf("for example 203.0.113.7, or iad1.example.com:%d", DefaultPeerPort))
 	}
 	return net.JoinHostPort(host, port), nil
@@ -301,7 +301,7 @@ func (j *joiner) dial(ctx context.Context, addr string) (net.Conn, error) {
 	}
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
-		return nil, fmt.Errorf("cannot use address %q: %w", clip(addr), err)
+		return nil, fmt.Errorf("cannot use address %q: %w", api.Clip(addr), err)
 	}
 	const speak = "http/1.1"
 	d := &tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second}, Config: &tls.Config{

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/perigee-run/perigee/api"
 )
 
 // What a node does. A node has all roles unless it was told otherwise.
@@ -109,11 +111,11 @@ const reservedName = "tokens"
 func (n Node) check() error {
 	switch {
 	case !nodeName.MatchString(n.Name) || n.Name == reservedName:
-		return fmt.Errorf("cannot use %q as node name: want 1 to 63 lower-case letters, digits and hyphens, and not %q; give one with --name", clip(n.Name), reservedName)
+		return fmt.Errorf("cannot use %q as node name: want 1 to 63 lower-case letters, digits and hyphens, and not %q; give one with --name", api.Clip(n.Name), reservedName)
 	case !regionName.MatchString(n.Region):
-		return fmt.Errorf("cannot use %q as region: want 2 to 16 lower-case letters and digits, such as fra", clip(n.Region))
+		return fmt.Errorf("cannot use %q as region: want 2 to 16 lower-case letters and digits, such as fra", api.Clip(n.Region))
 	case net.ParseIP(n.Address) == nil && !hostName.MatchString(n.Address):
-		return fmt.Errorf("cannot use %q as address: want the IP address or the host name at which other nodes reach this one, without a port; give it with --address", clip(n.Address))
+		return fmt.Errorf("cannot use %q as address: want the IP address or the host name at which other nodes reach this one, without a port; give it with --address", api.Clip(n.Address))
 	}
 	if err := checkRoles(n.Roles); err != nil {
 		return err
@@ -139,18 +141,11 @@ func checkRoles(roles []string) error {
 	}
 	for i, r := range roles {
 		if !slices.Contains(Roles(), r) {
-			return fmt.Errorf("cannot use %q as role: there are %s", clip(r), strings.Join(Roles(), ", "))
+			return fmt.Errorf("cannot use %q as role: there are %s", api.Clip(r), strings.Join(Roles(), ", "))
 		}
 		if slices.Contains(roles[:i], r) {
 			return fmt.Errorf("cannot use role %q twice", r)
 		}
 	}
 	return nil
-}
-
-func clip(s string) string {
-	if len(s) > 80 {
-		return s[:77] + "..."
-	}
-	return s
 }

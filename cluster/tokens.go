@@ -65,7 +65,7 @@ func (c *Cluster) newTokenRecord(req api.CreateJoinTokenRequest) (tokenRecord, e
 	case uses < 1 || uses > maxTokenUses:
 		return tokenRecord{}, api.Errorf(api.CodeInvalid, "uses is %d; it can be 1 to %d", uses, maxTokenUses).WithField("uses")
 	case req.Region != "" && !regionName.MatchString(req.Region):
-		return tokenRecord{}, api.Errorf(api.CodeInvalid, "region is %q; it must be 2 to 16 lower-case letters and digits", clip(req.Region)).WithField("region")
+		return tokenRecord{}, api.Errorf(api.CodeInvalid, "region is %q; it must be 2 to 16 lower-case letters and digits", api.Clip(req.Region)).WithField("region")
 	}
 	if len(req.Roles) > 0 {
 		if err := checkRoles(req.Roles); err != nil {
@@ -115,7 +115,7 @@ func (c *Cluster) RevokeToken(ctx context.Context, id string) error {
 	c.findToken(ctx, t, id)
 	_, err = change(ctx, t.tokens, tokenKey(id), func(r *tokenRecord, there bool) error {
 		if !there {
-			return api.Errorf(api.CodeNotFound, "there is no join token %q", clip(id)).WithHint("perigee node tokens lists them; the ID is the second part of a token's text")
+			return api.Errorf(api.CodeNotFound, "there is no join token %q", api.Clip(id)).WithHint("perigee node tokens lists them; the ID is the second part of a token's text")
 		}
 		r.Revoked = true
 		return nil

@@ -1,7 +1,6 @@
 package flycompat
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"net/http"
@@ -59,30 +58,66 @@ type inside struct {
 	from string
 }
 
-// RoundTrip implements http.RoundTripper. The answer is whole when it returns.
+// RoundTrip implements http.RoundTripper. The answer comes as it is written: a log is
+// long. Who closes its body ends the call.
 func (t inside) RoundTrip(r *http.Request) (*http.Response, error) {
-	a := &answer{header: http.Header{}, status: http.StatusOK}
-	in := r.Clone(r.Context())
+	ctx, cancel := context.WithCancel(r.Context())
+	out, body := io.Pipe()
+	a := &answer{header: http.Header{}, body: body, began: make(chan struct{}), ended: make(chan struct{})}
+	in := r.Clone(ctx)
 	in.RequestURI, in.RemoteAddr = r.URL.RequestURI(), t.from
 	if in.Body == nil {
 		in.Body = http.NoBody
 	}
-	t.to.ServeHTTP(a, in)
+	go a.from(t.to, in)
+	<-a.began
+	rest := &rest{out, cancel, a.ended}
 	if err := r.Context().Err(); err != nil {
+		rest.Close()
 		return nil, err
 	}
 	return &http.Response{
-		StatusCode: a.status, Status: http.StatusText(a.status), Header: a.header, Request: r, ContentLength: int64(a.body.Len()),
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Body: io.NopCloser(&a.body),
+		StatusCode: a.status, Status: http.StatusText(a.status), Header: a.sent, Request: r, ContentLength: -1,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Body: rest,
 	}, nil
 }
 
-// answer keeps what a handler writes.
+// rest is the body of an answer that is being written.
+type rest struct {
+	*io.PipeReader
+	cancel context.CancelFunc
+	ended  chan struct{}
+}
+
+// Close ends the call and waits until it has ended.
+func (r *rest) Close() error {
+	r.cancel()
+	err := r.PipeReader.Close()
+	<-r.ended
+	return err
+}
+
+// answer hands on what a handler writes.
 type answer struct {
-	header http.Header
-	status int
-	began  bool
-	body   bytes.Buffer
+	header, sent http.Header
+	status       int
+	body         *io.PipeWriter
+	began, ended chan struct{}
+}
+
+// from has the handler write the answer. One that breaks off breaks off here.
+func (a *answer) from(h http.Handler, r *http.Request) {
+	defer close(a.ended)
+	defer func() {
+		broke := recover()
+		a.WriteHeader(http.StatusOK)
+		if broke != nil {
+			_ = a.body.CloseWithError(io.ErrUnexpectedEOF)
+			return
+		}
+		a.body.Close()
+	}()
+	h.ServeHTTP(a, r)
 }
 
 // Header makes answer an http.ResponseWriter.
@@ -90,18 +125,19 @@ func (a *answer) Header() http.Header { return a.header }
 
 // WriteHeader keeps the first status.
 func (a *answer) WriteHeader(status int) {
-	if !a.began {
-		a.status, a.began = status, true
+	if a.status == 0 {
+		a.status, a.sent = status, a.header.Clone()
+		close(a.began)
 	}
 }
 
-// Write keeps the body.
+// Write waits for who reads.
 func (a *answer) Write(b []byte) (int, error) {
-	a.began = true
+	a.WriteHeader(http.StatusOK)
 	return a.body.Write(b)
 }
 
-// Flush does nothing: who asks waits for the whole.
+// Flush does nothing: nothing is held back.
 func (a *answer) Flush() {}
 
 // callerKey finds the caller's client in the context of a GraphQL request.

@@ -47,8 +47,11 @@ func readLogs(x *asked) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		if n := l.Time.UnixNano(); n > last && len(data) < 10*page {
+		if n := l.Time.UnixNano(); n > last {
 			last, data = n, append(data, lineOf(l, n))
+		}
+		if len(data) == 10*page {
+			break // the token leads to the others
 		}
 	}
 	token := ""

@@ -105,7 +105,7 @@ func (s *Server) showSecret(c *call) (api.Secret, error) {
 			return sec, nil
 		}
 	}
-	return api.Secret{}, api.Errorf(api.CodeNotFound, "app %q has no secret %q", c.path("app_name"), clip(c.path("secret_name")))
+	return api.Secret{}, api.Errorf(api.CodeNotFound, "app %q has no secret %q", c.path("app_name"), api.Clip(c.path("secret_name")))
 }
 
 func (s *Server) setSecret(c *call, in api.SetSecretRequest) (api.Secret, error) {

@@ -66,11 +66,7 @@ func (t Tokens) Authenticate(r *http.Request) (Principal, error) {
 	if err != nil {
 		return Principal{}, err
 	}
-	p := Principal{Name: h.Who(), Scope: h.Limits, Token: h.ID, Kind: h.Kind, Machine: h.Machine}
-	if p.Machine != "" {
-		p.App = h.App
-	}
-	return p, nil
+	return Principal{Name: h.Who(), Scope: h.Limits, Token: h.ID, Kind: h.Kind}, nil
 }
 
 // equal tells nothing by its time, not even the length.

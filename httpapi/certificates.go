@@ -315,7 +315,7 @@ func (s *Server) deleteCustom(c *call) error {
 		return err
 	}
 	if h.Custom == nil {
-		return api.Errorf(api.CodeNotFound, "no certificate was brought for host %q", clip(h.Name)).WithField("hostname")
+		return api.Errorf(api.CodeNotFound, "no certificate was brought for host %q", api.Clip(h.Name)).WithField("hostname")
 	}
 	return s.cfg.Apps.RemoveCustomCertificate(c.r.Context(), name, h.Name)
 }

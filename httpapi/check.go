@@ -174,7 +174,7 @@ func text(path string, v any, enum string) error {
 	if enum == "" || slices.Contains(strings.Split(enum, ","), s) {
 		return nil
 	}
-	return invalid(path, "%s is %q; it can be %s", path, clip(s), strings.Join(strings.Split(strings.TrimPrefix(enum, ","), ","), ", "))
+	return invalid(path, "%s is %q; it can be %s", path, api.Clip(s), strings.Join(strings.Split(strings.TrimPrefix(enum, ","), ","), ", "))
 }
 
 func number(path string, t reflect.Type, v any) error {
@@ -195,7 +195,7 @@ func number(path string, t reflect.Type, v any) error {
 		_, err = strconv.ParseInt(n.String(), 10, t.Bits())
 	}
 	if err != nil {
-		return invalid(path, "%s is %s; it must be a whole number within its range", path, clip(n.String()))
+		return invalid(path, "%s is %s; it must be a whole number within its range", path, api.Clip(n.String()))
 	}
 	return nil
 }
@@ -216,7 +216,7 @@ func wrong(path, want string, v any) error {
 	var got string
 	switch v := v.(type) {
 	case string:
-		got = strconv.Quote(clip(v))
+		got = strconv.Quote(api.Clip(v))
 	case []any:
 		got = "a list"
 	case map[string]any:
@@ -239,13 +239,6 @@ func join(path, name string) string {
 
 // printable makes a name from outside safe for a header and a terminal.
 func printable(s string) string {
-	q := strconv.QuoteToASCII(clip(s))
+	q := strconv.QuoteToASCII(api.Clip(s))
 	return q[1 : len(q)-1]
-}
-
-func clip(s string) string {
-	if len(s) > 100 {
-		return s[:97] + "..."
-	}
-	return s
 }

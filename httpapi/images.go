@@ -105,5 +105,5 @@ func (s *Server) deleteImage(c *call) error {
 		}
 		return s.cfg.Images.Remove(c.r.Context(), i.Digest)
 	}
-	return api.Errorf(api.CodeNotFound, "image %q is not on the node", clip(digest))
+	return api.Errorf(api.CodeNotFound, "image %q is not on the node", api.Clip(digest))
 }

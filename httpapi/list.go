@@ -55,7 +55,7 @@ func (c *call) selection() (f selection, err error) {
 		return f, err
 	}
 	if f.limit < 0 || f.limit > maxPage || f.limit == 0 && c.text("limit") != "" {
-		return f, invalid("limit", "limit is %s; it can be 1 to %d", clip(c.text("limit")), maxPage)
+		return f, invalid("limit", "limit is %s; it can be 1 to %d", api.Clip(c.text("limit")), maxPage)
 	}
 	var errs [2]error
 	f.deleted, errs[0] = c.bool("include_deleted")
@@ -76,7 +76,7 @@ var states = []string{
 func knownStates(given []string) error {
 	for _, g := range given {
 		if !slices.Contains(states, g) {
-			return invalid("state", "there is no state %q; it can be %s", clip(g), strings.Join(states, ", "))
+			return invalid("state", "there is no state %q; it can be %s", api.Clip(g), strings.Join(states, ", "))
 		}
 	}
 	return nil
@@ -111,7 +111,7 @@ func (s *Server) listOrgMachines(c *call) (api.OrgMachines, error) {
 	}
 	if v := c.text("updated_after"); v != "" {
 		if f.after, err = time.Parse(time.RFC3339Nano, v); err != nil {
-			return api.OrgMachines{}, invalid("updated_after", "updated_after is %q; it must be a time such as 2026-01-02T15:04:05Z", clip(v))
+			return api.OrgMachines{}, invalid("updated_after", "updated_after is %q; it must be a time such as 2026-01-02T15:04:05Z", api.Clip(v))
 		}
 	}
 	if f.limit == 0 {
@@ -146,7 +146,7 @@ func (s *Server) appsOf(c *call, org string) (map[string]string, error) {
 		}
 	}
 	if len(ids) == 0 && s.cfg.Apps.OrgNumber(org) == 0 {
-		return nil, api.Errorf(api.CodeNotFound, "there is no org %q", clip(org)).WithField("org_slug")
+		return nil, api.Errorf(api.CodeNotFound, "there is no org %q", api.Clip(org)).WithField("org_slug")
 	}
 	return ids, nil
 }
@@ -161,10 +161,17 @@ type graves interface {
 func (s *Server) all(ctx context.Context, name string, deleted bool) []api.Machine {
 	out := s.cfg.Machines.List(name)
 	if g, ok := s.cfg.Machines.(graves); ok && deleted {
-		out = append(out, g.Deleted(ctx, name)...)
+		out = append(out, slices.DeleteFunc(g.Deleted(ctx, name), s.formerApp)...)
 	}
 	slices.SortFunc(out, func(a, b api.Machine) int { return markOf(a).compare(markOf(b)) })
 	return out
+}
+
+// formerApp reports whether a machine was of an earlier app of the name, which may have
+// been another org's.
+func (s *Server) formerApp(m api.Machine) bool {
+	a, err := s.cfg.Apps.Get(m.App)
+	return err != nil || m.CreatedAt.Before(a.CreatedAt)
 }
 
 // choose keeps what is asked for, in a list of its own.
@@ -236,7 +243,7 @@ func parseMark(cursor string) (mark, error) {
 	at, id, ok := strings.Cut(string(b), ".")
 	n, err2 := strconv.ParseInt(at, 36, 64)
 	if err != nil || err2 != nil || !ok {
-		return mark{}, invalid("cursor", "cursor %q is not one that this API gave", clip(cursor)).WithHint("begin without a cursor")
+		return mark{}, invalid("cursor", "cursor %q is not one that this API gave", api.Clip(cursor)).WithHint("begin without a cursor")
 	}
 	return mark{n, id}, nil
 }

@@ -35,7 +35,7 @@ func (s *Server) machine(c *call) (api.Machine, error) {
 	}
 	m, err := s.cfg.Machines.Get(c.r.Context(), c.path("machine_id"))
 	if api.IsCode(err, api.CodeNotFound) || err == nil && m.App != name {
-		return api.Machine{}, api.Errorf(api.CodeNotFound, "app %q has no machine %q", name, clip(c.path("machine_id"))).
+		return api.Machine{}, api.Errorf(api.CodeNotFound, "app %q has no machine %q", name, api.Clip(c.path("machine_id"))).
 			WithHint("GET /v1/apps/" + name + "/machines lists them")
 	}
 	return m, err
@@ -99,7 +99,7 @@ func (s *Server) former(c *call, m api.Machine, version string) (api.Machine, er
 			return shown(c, m), nil
 		}
 	}
-	return m, api.Errorf(api.CodeNotFound, "machine %q has no version %q", m.ID, clip(version)).WithField("version")
+	return m, api.Errorf(api.CodeNotFound, "machine %q has no version %q", m.ID, api.Clip(version)).WithField("version")
 }
 
 func (s *Server) updateMachine(c *call, in api.CreateMachineRequest) (api.Machine, error) {
@@ -329,7 +329,7 @@ func (s *Server) current(c *call, version string) error {
 	}
 	m, err := s.machine(c)
 	if err == nil && m.InstanceID != version {
-		return api.Errorf(api.CodeConflict, "machine %q has version %s by now, not %s", m.ID, m.InstanceID, clip(version)).WithField("machine_version")
+		return api.Errorf(api.CodeConflict, "machine %q has version %s by now, not %s", m.ID, m.InstanceID, api.Clip(version)).WithField("machine_version")
 	}
 	return err
 }
@@ -345,7 +345,7 @@ func (s *Server) getMetadataKey(c *call) (api.MetadataValue, error) {
 	}
 	v, ok := all[c.path("key")]
 	if !ok {
-		return api.MetadataValue{}, api.Errorf(api.CodeNotFound, "machine %q has no metadata %q", c.path("machine_id"), clip(c.path("key")))
+		return api.MetadataValue{}, api.Errorf(api.CodeNotFound, "machine %q has no metadata %q", c.path("machine_id"), api.Clip(c.path("key")))
 	}
 	return api.MetadataValue{Value: v}, nil
 }

@@ -39,7 +39,7 @@ func (s *Server) updateRelease(c *call, in api.UpdateReleaseRequest) (api.Releas
 func releaseVersion(c *call) (int, error) {
 	n, err := strconv.Atoi(strings.TrimPrefix(c.path("version"), "v"))
 	if err != nil || n < 1 {
-		return 0, invalid("version", "%q is not the version of a release", clip(c.path("version"))).WithHint("1, 2, 3 …")
+		return 0, invalid("version", "%q is not the version of a release", api.Clip(c.path("version"))).WithHint("1, 2, 3 …")
 	}
 	return n, nil
 }

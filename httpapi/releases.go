@@ -61,7 +61,7 @@ func (s *Server) build(c *call, send func(api.Progress)) error {
 	for _, a := range c.query("arg") {
 		k, v, ok := strings.Cut(a, "=")
 		if !ok || k == "" {
-			return invalid("arg", "build argument %q is not NAME=VALUE", clip(k))
+			return invalid("arg", "build argument %q is not NAME=VALUE", api.Clip(k))
 		}
 		o.Args[k] = v
 	}
@@ -126,5 +126,5 @@ func since(text string) (time.Time, error) {
 	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
 		return time.Now().Add(-d), nil
 	}
-	return time.Time{}, invalid("since", "since is %q; it must be a time such as 2026-01-31T10:00:00Z, or how long ago, such as 10m", clip(text))
+	return time.Time{}, invalid("since", "since is %q; it must be a time such as 2026-01-31T10:00:00Z, or how long ago, such as 10m", api.Clip(text))
 }

@@ -26,7 +26,7 @@ func (s *Server) listSecrets(c *call) (api.ListSecretsResponse, error) {
 	if v := c.text("min_version"); v != "" {
 		least, err := strconv.ParseUint(v, 10, 64)
 		if err != nil {
-			return none, invalid("min_version", "min_version is %q; it must be a whole number", clip(v))
+			return none, invalid("min_version", "min_version is %q; it must be a whole number", api.Clip(v))
 		}
 		if version < least {
 			return none, api.Errorf(api.CodeConflict, "app %q has secrets of version %d here, not yet %d", c.path("app_name"), version, least).

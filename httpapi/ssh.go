@@ -54,7 +54,7 @@ func (s *Server) issueForOrg(c *call, in api.SSHCertificateRequest) (api.SSHCert
 	org := c.path("org_slug")
 	for _, name := range in.Apps {
 		if a, err := s.cfg.Apps.Get(name); err != nil || a.Org != org {
-			return api.SSHCertificate{}, api.Errorf(api.CodeNotFound, "org %q has no app %q", org, clip(name)).WithField("apps")
+			return api.SSHCertificate{}, api.Errorf(api.CodeNotFound, "org %q has no app %q", org, api.Clip(name)).WithField("apps")
 		}
 	}
 	return s.issue(c, org, in)
@@ -67,7 +67,7 @@ func (s *Server) issueForApp(c *call, in api.SSHCertificateRequest) (api.SSHCert
 	}
 	for _, other := range in.Apps {
 		if other != name {
-			return api.SSHCertificate{}, invalid("apps", "apps names %q, and this asks for app %q; POST /v1/orgs/{org_slug}/ssh/certificates is for several", clip(other), name)
+			return api.SSHCertificate{}, invalid("apps", "apps names %q, and this asks for app %q; POST /v1/orgs/{org_slug}/ssh/certificates is for several", api.Clip(other), name)
 		}
 	}
 	in.Apps = []string{name}

@@ -137,7 +137,7 @@ func (s *Server) authorizeToken(_ *call, in api.AuthorizeRequest) (api.Authorize
 	}
 	w := token.Want{Class: token.Class(in.Access.Action), Org: in.Access.OrgSlug, App: in.Access.AppName, Machine: in.Access.Machine, Command: in.Access.Command}
 	if w.Class == known || w.Class == open || !isClass(w.Class) {
-		return api.AuthorizeResponse{}, invalid("access.action", "there is no action %q", clip(in.Access.Action)).WithHint("reads, changes, execs, shells, owns or operates")
+		return api.AuthorizeResponse{}, invalid("access.action", "there is no action %q", api.Clip(in.Access.Action)).WithHint("reads, changes, execs, shells, owns or operates")
 	}
 	if w.App != "" {
 		if org := s.orgOf(w.App); w.Org == "" || w.Org == org {
@@ -200,8 +200,16 @@ func (s *Server) identityToken(c *call, in api.OIDCRequest) (string, error) {
 	}
 	return s.cfg.Issuer.Sign(token.Identity{
 		AppID: a.ID, AppName: a.Name, OrgID: a.Org, OrgName: a.Org, MachineID: m.ID, MachineName: m.Name, MachineVersion: m.InstanceID, Region: m.Region,
-		Image: m.ImageRef.Repository + ":" + m.ImageRef.Tag, ImageDigest: m.ImageRef.Digest,
+		Image: imageName(m.ImageRef), ImageDigest: m.ImageRef.Digest,
 	}, in.Aud)
+}
+
+// imageName is repository and tag, where there is one.
+func imageName(i api.ImageRef) string {
+	if i.Tag == "" {
+		return i.Repository
+	}
+	return i.Repository + ":" + i.Tag
 }
 
 func (s *Server) openIDConfiguration(*call) (api.OIDCConfiguration, error) {

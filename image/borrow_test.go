@@ -1,7 +1,10 @@
 package image_test
 
 import (
+	"bytes"
 	"context"
+	"os"
+	"path/filepath"
 	"testing"
 )
 
@@ -43,3 +46,32 @@ func TestBuiltIn(t *testing.T) {
 }
 
 const sixtyFour = "0000000000000000000000000000000000000000000000000000000000000000"
+
+// TestArchiveMustHaveWhatItNames: a blob that is here already is no reason not to look
+// at what an archive has under its digest.
+func TestArchiveMustHaveWhatItNames(t *testing.T) {
+	s := open(t)
+	dir := ociLayout(t, simple(t, "theirs"))
+	if _, err := s.Import(context.Background(), bytes.NewReader(ociArchive(t, dir)), "theirs:v1", nil); err != nil {
+		t.Fatal(err)
+	}
+	blobs, err := filepath.Glob(filepath.Join(dir, "blobs", "sha256", "*"))
+	if err != nil || len(blobs) == 0 {
+		t.Fatal(blobs, err)
+	}
+	for _, b := range blobs {
+		st, err := os.Stat(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(b, 0); err != nil { // who knows digest and size alone
+			t.Fatal(err)
+		}
+		if err := os.Truncate(b, st.Size()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if img, err := s.Import(context.Background(), bytes.NewReader(ociArchive(t, dir)), "mine:v1", nil); err == nil {
+		t.Errorf("an archive of zeros gives %+v", img)
+	}
+}

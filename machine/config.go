@@ -41,9 +41,10 @@ type Config struct {
 	// node's memory is started again; others may have taken its place meanwhile.
 	// It may wait for a while. Default: yes.
 	MayRun func(ctx context.Context, id string) bool
-	// Fallen reports whether a machine is lost with its node, and nothing stands for it:
-	// then those start that stand by for it. It must not block. Default: none ever is.
-	Fallen func(id string) bool
+	// Fallen reports whether a machine of the app is lost with its node, and nothing
+	// stands for it: then those of the app start that stand by for it. It must not
+	// block. Default: none ever is.
+	Fallen func(app, id string) bool
 	// MaySleep is asked, after the sleeping state is shown to readers, whether
 	// no request to the machine is in progress. It must not block. Default: yes.
 	MaySleep func(id string) bool
@@ -232,7 +233,7 @@ func (c *Config) defaults() {
 		c.clock = time.Now
 	}
 	if c.Fallen == nil {
-		c.Fallen = func(string) bool { return false }
+		c.Fallen = func(string, string) bool { return false }
 	}
 	if c.removeAll == nil {
 		c.removeAll = os.RemoveAll

@@ -199,8 +199,8 @@ func (h *Host) relaunch(m *machine) {
 		return
 	}
 	h.log.Error("cannot start machine again", "machine", m.id, "error", err)
-	if isAPI(err) {
-		return // the machine is at fault, and stays failed
+	if isAPI(err) && !api.IsCode(err, api.CodeTimeout) {
+		return // the machine is at fault, and stays failed; a busy volume is not for ever
 	}
 	delay := min(h.cfg.backoff<<min(m.now().rec.Restarts, 16), maxBackoff)
 	m.record(func(v *view) {

@@ -92,6 +92,16 @@ func (m *machine) take(ctx context.Context) error {
 	}
 }
 
+// tryTake is take without waiting.
+func (m *machine) tryTake() bool {
+	select {
+	case m.turn <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
 func (m *machine) give() { <-m.turn }
 
 // show changes what readers see, and does not write it down: for states that

@@ -38,6 +38,8 @@ type Summary struct {
 	// the same one share it: it must not be changed.
 	Config *api.MachineConfig `json:"config"`
 	Image  api.ImageRef       `json:"image"`
+	// MemoryMB is the bound of the present life's memory, 0 if it is the configuration's.
+	MemoryMB int `json:"memory_mb,omitempty"`
 	// NoSecrets and SecretsVersion are as in [Record].
 	NoSecrets      bool    `json:"no_secrets,omitempty"`
 	SecretsVersion *uint64 `json:"secrets_version,omitempty"`
@@ -110,7 +112,7 @@ func (v *view) summary() Summary {
 		ID: r.ID, App: r.App, Org: r.Org, Name: r.Name, Node: r.Node, Region: r.Region, Group: Group(&r.Config), PrivateIP: r.PrivateIP,
 		State: r.State, Since: v.since.UTC().Round(0), Healthy: v.healthy, Cordoned: r.Cordoned, Standing: r.Standing,
 		Version: r.Version, Release: r.Release, Config: &r.Config, Image: r.Image,
-		NoSecrets: r.NoSecrets, SecretsVersion: r.SecretsVersion, CreateKey: r.CreateKey, Home: r.Home, Replaces: r.Replaces, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
+		MemoryMB: r.MemoryMB, NoSecrets: r.NoSecrets, SecretsVersion: r.SecretsVersion, CreateKey: r.CreateKey, Home: r.Home, Replaces: r.Replaces, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
 	}
 	for _, c := range v.checks {
 		s.Checks = append(s.Checks, CheckSummary{Name: c.Name, Status: c.Status})

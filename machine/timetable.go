@@ -35,19 +35,33 @@ func next(schedule string, last time.Time) time.Time {
 	return last.AddDate(0, 1, 0)
 }
 
+// scheduled is the turn that the machine had last; its creation counts as one.
+func scheduled(r *Record) time.Time {
+	if r.Scheduled.IsZero() {
+		return r.CreatedAt
+	}
+	return r.Scheduled
+}
+
+// lastTurn is the newest turn that is due by now, so that a turn that comes late does
+// not move those after it.
+func lastTurn(r *Record, now time.Time) time.Time {
+	last := scheduled(r)
+	for at := next(r.Config.Schedule, last); !now.Before(at); at = next(r.Config.Schedule, at) {
+		last = at
+	}
+	return last
+}
+
 // keepSchedule starts the machine if it is due. One that still runs misses its turn,
 // and what was missed while the node was away is made up for once.
 func (h *Host) keepSchedule(m *machine) {
 	due := func() bool {
 		r := &m.now().rec
-		last := r.Scheduled
-		if last.IsZero() {
-			last = r.CreatedAt
-		}
-		return !h.cfg.clock().Before(next(r.Config.Schedule, last)) && m.admits("") == nil
+		return lastTurn(r, h.cfg.clock()).After(scheduled(r)) && m.admits("") == nil
 	}
 	h.ifStill(m, due, func() {
-		m.record(func(v *view) { v.rec.Scheduled = h.cfg.clock().UTC() })
+		m.record(func(v *view) { v.rec.Scheduled = lastTurn(&v.rec, h.cfg.clock()).UTC() })
 		if m.now().asleep() {
 			h.relaunch(m)
 		}
@@ -66,7 +80,7 @@ func (v *view) asleep() bool {
 func (h *Host) keepStandby(m *machine) {
 	fallen := []string{}
 	for _, id := range m.now().rec.Config.Standbys {
-		if h.cfg.Fallen(id) {
+		if h.cfg.Fallen(m.now().rec.App, id) {
 			fallen = append(fallen, id)
 		}
 	}
@@ -75,9 +89,11 @@ func (h *Host) keepStandby(m *machine) {
 	}
 	switch {
 	case fresh():
-		h.ifStill(m, func() bool { return fresh() && m.now().asleep() && m.admits("") == nil }, func() {
-			m.record(func(v *view) { v.rec.StandsFor = fallen })
-			h.relaunch(m)
+		h.ifStill(m, func() bool { return fresh() && m.admits("") == nil }, func() {
+			m.record(func(v *view) { v.rec.StandsFor = fallen }) // also where it runs already: who stops it is obeyed
+			if m.now().asleep() {
+				h.relaunch(m)
+			}
 			m.syncOrLog(h.ctx)
 		})
 	case len(fallen) == 0 && len(m.now().rec.StandsFor) > 0:
@@ -87,7 +103,7 @@ func (h *Host) keepStandby(m *machine) {
 
 func (h *Host) standDown(m *machine) {
 	m.record(func(v *view) { v.rec.StandsFor = nil })
-	if m.now().rec.State == api.StateStarted {
+	if !m.now().asleep() {
 		hg := m.stopping(api.StopRequest{}, byNode)
 		hg.standing = "those that it stands by for are back"
 		if err := h.halt(h.ctx, m, hg); err != nil {
@@ -97,9 +113,10 @@ func (h *Host) standDown(m *machine) {
 	m.syncOrLog(h.ctx)
 }
 
-// ifStill does something with the machine's turn, if it is still so then.
+// ifStill does something with the machine's turn, if it is still so then. One that is
+// busy is looked at again later: the others are not to wait for it.
 func (h *Host) ifStill(m *machine, so func() bool, do func()) {
-	if !so() || m.now().gone || m.take(h.ctx) != nil {
+	if !so() || m.now().gone || !m.tryTake() {
 		return
 	}
 	defer m.give()

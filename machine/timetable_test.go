@@ -67,7 +67,7 @@ func TestStandbyStartsAndStandsDown(t *testing.T) {
 	w := newWorld(t)
 	var lost atomic.Bool
 	d := w.run(func(c *Config) {
-		c.every, c.Fallen = time.Millisecond, func(id string) bool { return id == "3d8d9014b32789" && lost.Load() }
+		c.every, c.Fallen = time.Millisecond, func(app, id string) bool { return app == "shop" && id == "3d8d9014b32789" && lost.Load() }
 	})
 	c := config("sleep")
 	c.Standbys = []string{"3d8d9014b32789", "e2865641be9786"}
@@ -89,6 +89,17 @@ func TestStandbyStartsAndStandsDown(t *testing.T) {
 	time.Sleep(20 * time.Millisecond)
 	if s := d.state(id); s != api.StateStopped {
 		t.Errorf("one that was stopped is %s again for the same loss", s)
+	}
+	lost.Store(false) // it comes back, the standby is started by hand, and it is lost again
+	until(t, "it stands for nobody", func() bool { return len(d.lookup(id).now().rec.StandsFor) == 0 })
+	_, err := d.Start(t.Context(), id, "")
+	ok(t, err)
+	lost.Store(true)
+	until(t, "the loss is noted", func() bool { return len(d.lookup(id).now().rec.StandsFor) == 1 })
+	ok(t, d.Stop(t.Context(), id, api.StopRequest{}, ""))
+	time.Sleep(20 * time.Millisecond)
+	if s := d.state(id); s != api.StateStopped {
+		t.Errorf("one that ran by hand and was stopped is %s for the loss", s)
 	}
 	if events, _ := d.Events(t.Context(), id); !slices.ContainsFunc(events, func(e api.Event) bool { return e.Type == "start" && e.Source == byNode }) {
 		t.Errorf("events %+v", events)

@@ -135,7 +135,7 @@ func promised(s machine.Summary) int {
 	case api.StateStopped, api.StateSuspended, api.StateCreated:
 		return guestMB(s.Config) / 4
 	}
-	return guestMB(s.Config)
+	return max(guestMB(s.Config), s.MemoryMB)
 }
 
 func guestMB(c *api.MachineConfig) int {

@@ -10,11 +10,11 @@ import (
 // machines: longer than a restart of the daemon, shorter than until they are made anew.
 const standbyAfter = 15 * time.Second
 
-// fallen reports whether a machine is lost with its node and nothing stands for it: for
+// fallen reports whether a machine of the app is lost with its node and nothing stands for it: for
 // machine.Config.Fallen. One that was not up is not missed.
-func (n *Node) fallen(id string) bool {
+func (n *Node) fallen(app, id string) bool {
 	lost := false
-	for _, s := range n.everyMachine() {
+	for _, s := range n.machinesOf(app) {
 		if s.ID != id && s.Replaces != id {
 			continue
 		}

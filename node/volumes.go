@@ -1,8 +1,14 @@
 package node
 
 import (
+	"bytes"
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"errors"
+	"io/fs"
+	"os"
+	"slices"
 
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/app"
@@ -43,19 +49,37 @@ func (s Snapshots) store(dir string) (objects.Store, error) {
 	return objects.NewS3(s.S3)
 }
 
+// snapshotKey is what seals snapshots. All nodes of a cloud have the same: it comes of
+// secrets.key, which every one was given when it joined. Nodes that had snapshots before
+// that was so keep their file.
+func (n *Node) snapshotKey() ([]byte, error) {
+	key, err := os.ReadFile(n.path("snapshots.key"))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return key, err
+	}
+	master, err := os.ReadFile(n.path("secrets.key"))
+	if err != nil {
+		return nil, err
+	}
+	return hkdf.Key(sha256.New, bytes.TrimSpace(master), nil, "perigee snapshots", 32)
+}
+
 // openVolumes reads this node's volumes and what all say of theirs.
 func (n *Node) openVolumes(ctx context.Context) error {
 	place, err := n.cfg.Snapshots.store(n.path("snapshots"))
 	if err != nil {
 		return err
 	}
-	shared, err := secretFile(n.path("snapshots.key"), 32, false)
+	shared, err := n.snapshotKey()
 	if err != nil {
 		return err
 	}
 	repo, err := snapshot.New(place, shared)
 	if err != nil {
 		return err
+	}
+	if dir, ok := place.(*objects.Dir); ok {
+		dir.Guard(func(dir string, bytes int64) error { return n.volumes.Spare(dir, bytes) })
 	}
 	own, err := secretFile(n.path("volumes.key"), 32, false)
 	if err != nil {
@@ -168,16 +192,10 @@ func (v appVolumes) DestroyAll(ctx context.Context, name string) error {
 // forgetVolumes drops what a removed node said of its volumes. Snapshots of them that
 // are in a bucket can still be restored, by their ids.
 func (n *Node) forgetVolumes(ctx context.Context, name string) error {
-	for _, e := range n.saidVolumes.List() {
-		if e.Node != name {
-			continue
-		}
-		if err := n.saidVolumes.Forget(ctx, name); err != nil {
-			return err
-		}
+	if !slices.ContainsFunc(n.saidVolumes.List(), func(e catalog.PublishedEntry[volume.Summary]) bool { return e.Node == name }) {
 		return nil
 	}
-	return nil
+	return n.saidVolumes.Forget(ctx, name)
 }
 
 var (

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/perigee-run/perigee/api"
 	gossh "golang.org/x/crypto/ssh"
 )
 
@@ -25,7 +26,7 @@ func (c *connection) forward(ctx context.Context, offer gossh.NewChannel) {
 		return
 	}
 	if !c.own(to.Host) {
-		_ = offer.Reject(gossh.Prohibited, fmt.Sprintf("perigee: forwards lead to machine %s itself, as localhost:%d, and not to %q", c.machine.ID, to.Port, clip(to.Host)))
+		_ = offer.Reject(gossh.Prohibited, fmt.Sprintf("perigee: forwards lead to machine %s itself, as localhost:%d, and not to %q", c.machine.ID, to.Port, api.Clip(to.Host)))
 		return
 	}
 	far, err := c.reach(ctx, int(to.Port))

@@ -81,7 +81,7 @@ func order(req *api.SSHCertificateRequest) (gossh.PublicKey, error) {
 		}
 		for _, n := range f.names {
 			if !f.like.MatchString(n) {
-				return nil, invalid(f.field, "%q is not %s", clip(n), f.what)
+				return nil, invalid(f.field, "%q is not %s", api.Clip(n), f.what)
 			}
 		}
 	}
@@ -121,5 +121,3 @@ func rsaBits(key gossh.PublicKey) int {
 func invalid(field, format string, a ...any) *api.Error {
 	return api.Errorf(api.CodeInvalid, field+": "+format, a...).WithField(field)
 }
-
-func clip(s string) string { return s[:min(len(s), 64)] }

@@ -2,18 +2,9 @@ package token
 
 import (
 	"strconv"
-	"unicode/utf8"
+
+	"github.com/perigee-run/perigee/api"
 )
 
 // quote shows what a caller sent, of bounded length.
-func quote(s string) string {
-	const most = 80
-	if len(s) > most {
-		n := most
-		for n > 0 && !utf8.RuneStart(s[n]) {
-			n--
-		}
-		s = s[:n] + "…"
-	}
-	return strconv.Quote(s)
-}
+func quote(s string) string { return strconv.Quote(api.Clip(s)) }

@@ -35,7 +35,6 @@ type Record struct {
 	Name      string    `json:"name,omitempty"`
 	Org       string    `json:"org"`
 	App       string    `json:"app,omitempty"`
-	Machine   string    `json:"machine,omitempty"` // whose own it is
 	Limits    []string  `json:"limits"`
 	CreatedBy string    `json:"created_by,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
@@ -121,19 +120,9 @@ func (s *Store) Authenticate(text string) (Holder, error) {
 	return h, nil
 }
 
-// Current is the holder in the API's words.
-func (h Holder) Current() api.CurrentToken {
-	t := h.Limits.Current()
-	t.TokenID, t.Kind, t.User, t.SourceMachineID = h.ID, h.Kind, h.Who(), h.Machine
-	return t
-}
-
 // Who names the holder in lists and logs.
 func (h Holder) Who() string {
-	switch {
-	case h.Machine != "":
-		return "machine:" + h.Machine
-	case h.Name != "":
+	if h.Name != "" {
 		return "token:" + h.ID + " (" + h.Name + ")"
 	}
 	return "token:" + h.ID

@@ -6,13 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/volume/disk"
 )
-
-// unmountTimeout is how long what a machine wrote last may take to reach the disk.
-const unmountTimeout = 30 * time.Second
 
 // Resolve finds the volumes that a machine of the app mounts, those that are named
 // only by their name too, and refuses what it cannot have. machine is "" for one
@@ -120,6 +117,7 @@ func (s *Store) attach(ctx context.Context, v *volume, machine string, m api.Mou
 		if err := r.usable(machine); err != nil {
 			return err
 		}
+		v.setFreeing(false)
 		x := extendOf(m)
 		if fresh = r.Machine == ""; !fresh && same(r.Extend, x) {
 			return nil
@@ -157,13 +155,19 @@ func (s *Store) Detach(ctx context.Context, machine string, but []api.Mount) {
 	}
 }
 
-// release takes a volume from its machine. The turn is held.
+// release takes a volume from its machine. One that something still uses stays its
+// machine's: another one would write beside it. The turn is held.
 func (s *Store) release(ctx context.Context, v *volume) error {
-	err := s.unmount(ctx, v)
-	if v.now().Machine == "" {
+	if err := s.unmount(ctx, v); err != nil {
+		v.setFreeing(true)
+		s.complain(ctx, v, unmountProblem+"it is not freed: "+err.Error())
 		return err
 	}
-	return errors.Join(err, s.save(ctx, v, func(r *Record) { r.Machine, r.Extend = "", nil }))
+	v.setFreeing(false)
+	if v.now().Machine == "" {
+		return nil
+	}
+	return s.save(ctx, v, func(r *Record) { r.Machine, r.Extend = "", nil })
 }
 
 // Open mounts a volume for its machine and returns the folder on the host that the
@@ -173,35 +177,92 @@ func (s *Store) Open(ctx context.Context, id, machine string) (dir string, err e
 	if v == nil {
 		return "", api.Errorf(api.CodePrecondition, "volume %q is not on node %q", id, s.cfg.Node)
 	}
-	err = s.onTurn(ctx, v, func(ctx context.Context) error {
-		r := v.now()
-		if r.Machine != machine {
-			return api.Errorf(api.CodePrecondition, "volume %q is not attached to machine %s", id, machine)
+	if v.reopen(machine) {
+		return v.disk.Data(), nil
+	}
+	if err := v.take(ctx); err != nil {
+		return "", api.Errorf(api.CodeTimeout, "volume %q is busy: it is being copied, or grows", id).WithHint("start the machine again in a while")
+	}
+	return carry(ctx, s, v.give, func() bool { return true }, func(run context.Context) (string, error) {
+		if r := v.now(); r.Machine != machine {
+			return "", api.Errorf(api.CodePrecondition, "volume %q is not attached to machine %s", id, machine)
 		}
-		return s.mount(ctx, v)
+		if err := s.mount(run, v); err != nil {
+			return "", err
+		}
+		if ctx.Err() != nil { // nobody would close it
+			return "", errors.Join(ctx.Err(), s.unmount(run, v))
+		}
+		return v.disk.Data(), nil
 	})
-	return v.disk.Data(), err
+}
+
+// reopen lets a machine be started again while its volume is being copied, which may
+// take long: it stays mounted all that time, and writers wait.
+func (v *volume) reopen(machine string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.copying || v.rec.Machine != machine || !v.disk.Mounted() {
+		return false
+	}
+	v.open = true
+	return true
 }
 
 // mount makes the volume's folder be there, grown if that was waited for. The turn
 // is held.
 func (s *Store) mount(ctx context.Context, v *volume) error {
+	if err := s.clear(ctx, v); err != nil {
+		return err
+	}
 	r := v.now()
 	key, err := s.sealer.open(r.ID, r.Key)
 	if err != nil {
 		return err
 	}
-	if err := s.catchUp(ctx, v); err != nil { // it is as good as it was
+	err = s.catchUp(ctx, v)
+	if err != nil && !errors.Is(err, disk.ErrDamaged) { // it is as good as it was
 		s.warn("cannot extend a volume", v, err)
-		s.complain(ctx, v, "it cannot be extended: "+err.Error())
+		s.complain(ctx, v, growthProblem+"it cannot be extended: "+err.Error())
+		err = nil
 	}
-	if err := v.disk.Mount(ctx, key); err != nil {
+	if err == nil {
+		err = v.disk.Mount(ctx, key)
+	}
+	if err != nil {
+		s.complain(ctx, v, mountProblem+err.Error())
 		return fmt.Errorf("volume %q: %w", v.id, err)
 	}
-	v.mu.Lock()
-	v.open = true
-	v.mu.Unlock()
+	v.setOpen(true)
+	s.solve(ctx, v, mountProblem)
 	return nil
+}
+
+// clear ends a mount of a life that is over: whatever holds it could write beside
+// the next one. The turn is held.
+func (s *Store) clear(ctx context.Context, v *volume) error {
+	if !v.disk.Mounted() || v.isOpen() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.patience)
+	defer cancel()
+	if err := v.disk.Unmount(ctx); err != nil {
+		s.complain(ctx, v, unmountProblem+"something still uses it: "+err.Error())
+		return fmt.Errorf("volume %q is still used by what ran on it before: %w", v.id, err)
+	}
+	return nil
+}
+
+func (v *volume) isOpen() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.open
+}
+
+func (v *volume) setOpen(open bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.open = open
 }
 
 // Close ends what Open began, once all that was written is on disk.
@@ -210,25 +271,60 @@ func (s *Store) Close(ctx context.Context, id string) {
 	if v == nil {
 		return
 	}
-	err := s.onTurn(ctx, v, func(ctx context.Context) error { return s.unmount(ctx, v) })
+	v.setOpen(false) // also if its turn does not come: leave does it then
+	err := s.onTurn(ctx, v, func(ctx context.Context) error {
+		if v.isOpen() {
+			return nil // for a machine that was started anew while it was copied
+		}
+		return s.unmount(ctx, v)
+	})
 	s.warn("a volume stays mounted", v, err)
 }
 
-// unmount is Close with the turn held.
+// leave unmounts and frees a volume that could not be when its machine ended.
+func (s *Store) leave(ctx context.Context, v *volume) {
+	if v.isOpen() || !v.disk.Mounted() && !v.isFreeing() {
+		return
+	}
+	err := s.onTurn(ctx, v, func(ctx context.Context) error {
+		switch {
+		case v.isOpen():
+			return nil
+		case v.isFreeing():
+			return s.release(ctx, v)
+		}
+		return s.unmount(ctx, v)
+	})
+	s.warn("a volume stays mounted", v, err)
+}
+
+func (v *volume) isFreeing() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.freeing
+}
+
+func (v *volume) setFreeing(freeing bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.freeing = freeing
+}
+
+// unmount is Close with the turn held. From here on the volume is no machine's to use,
+// also if it stays mounted.
 func (s *Store) unmount(ctx context.Context, v *volume) error {
+	v.setOpen(false)
 	if u, ok := v.disk.Usage(); ok && u != v.now().Usage {
 		if err := s.save(ctx, v, func(r *Record) { r.Usage = u }); err != nil {
 			s.warn("cannot note how full a volume is", v, err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, unmountTimeout)
+	within, cancel := context.WithTimeout(ctx, s.cfg.patience)
 	defer cancel()
-	if err := v.disk.Unmount(ctx); err != nil {
+	if err := v.disk.Unmount(within); err != nil {
 		return err
 	}
-	v.mu.Lock()
-	v.open = false
-	v.mu.Unlock()
+	s.solve(ctx, v, unmountProblem)
 	return nil
 }
 
@@ -250,7 +346,7 @@ func (s *Store) settle(ctx context.Context, v *volume) error {
 	v.mu.Unlock()
 	if r := v.now(); r.Machine != machine {
 		s.log.Info("a volume's machine is put right", "volume", v.id, "machine", machine, "was", r.Machine)
-		if err := s.save(ctx, v, func(r *Record) { r.Machine = machine }); err != nil {
+		if err := s.save(ctx, v, func(r *Record) { r.Machine, r.Extend = machine, nil }); err != nil {
 			return err
 		}
 	}

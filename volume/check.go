@@ -9,6 +9,7 @@ const (
 	maxSizeGB        = 16384
 	maxRetention     = 60
 	defaultRetention = 5
+	maxSnapshots     = 64 // that are asked for; the record of a volume names all of them
 )
 
 // Check reports the first thing in a request for a volume that cannot be.
@@ -20,6 +21,8 @@ func Check(req api.CreateVolumeRequest) error {
 		return api.Errorf(api.CodeUnsupported, "fstype is %q; it can be ext4", req.Fstype).WithField("fstype")
 	case req.Encrypted != nil && !*req.Encrypted:
 		return api.Errorf(api.CodeUnsupported, "encrypted is false; every volume is encrypted").WithField("encrypted").WithHint("leave encrypted out")
+	case req.SnapshotID != "" && !snapshotForm.MatchString(req.SnapshotID):
+		return invalid("snapshot_id", "snapshot_id is %q; want an id such as vs_MgLAggLZkYx89fLy0", req.SnapshotID).WithHint("perigee volumes snapshots list shows those of a volume")
 	case req.SnapshotID != "" && req.SourceVolumeID != "":
 		return invalid("snapshot_id", "snapshot_id and source_volume_id cannot both be given")
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/perigee-run/perigee/catalog"
+	"github.com/perigee-run/perigee/volume/disk"
 	"github.com/perigee-run/perigee/volume/snapshot"
 )
 
@@ -42,6 +43,11 @@ type Config struct {
 	Day time.Duration
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
+
+	// patience is how long what a machine wrote last may take to reach the disk.
+	patience time.Duration
+	at       func(dir string) files          // tests have others
+	free     func(dir string) (int64, error) // likewise
 }
 
 // Records keeps the node's records; *catalog.Table[Record] is one. Put and Delete
@@ -92,6 +98,15 @@ func (c *Config) check() error {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
+	}
+	if c.patience <= 0 {
+		c.patience = 30 * time.Second
+	}
+	if c.at == nil {
+		c.at = func(dir string) files { return disk.At(dir) }
+	}
+	if c.free == nil {
+		c.free = disk.Free
 	}
 	var err error
 	c.Dir, err = filepath.Abs(c.Dir)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/perigee-run/perigee/api"
@@ -29,18 +30,22 @@ func (s *Store) Create(ctx context.Context, app string, req api.CreateVolumeRequ
 	if o.Deleting {
 		return out, api.Errorf(api.CodeConflict, "app %q is being destroyed", app)
 	}
-	err = s.detached(ctx, func(run context.Context) error {
+	// The first one has it: the volume that is made, or the caller who leaves.
+	var over atomic.Bool
+	first := func() bool { return over.CompareAndSwap(false, true) }
+	return carry(ctx, s, func() {}, first, func(run context.Context) (out api.Volume, err error) {
 		b := birth{store: s, app: app, owner: o, req: req}
 		v, err := b.make(run)
-		if err == nil && ctx.Err() != nil { // nobody knows of it
-			err = errors.Join(ctx.Err(), s.destroyNow(run, v))
+		switch {
+		case err != nil:
+			return out, err
+		case !first(): // nobody will know of it
+			after, cancel := quiet(run)
+			defer cancel()
+			return out, errors.Join(context.Canceled, s.destroyNow(after, v))
 		}
-		if err == nil {
-			out = s.look(v)
-		}
-		return err
+		return s.look(v), nil
 	})
-	return out, err
 }
 
 // birth is the making of one volume.
@@ -61,18 +66,21 @@ func (b *birth) make(ctx context.Context) (*volume, error) {
 	if err := b.origin(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.room(int64(b.sizeGB) * disk.GiB); err != nil {
-		return nil, err
-	}
 	v := s.known(b.record())
 	if err := v.take(ctx); err != nil {
 		return nil, err
 	}
 	defer v.give()
-	s.mu.Lock()
-	s.volumes[v.id] = v
-	s.mu.Unlock()
-	err := s.save(ctx, v, func(*Record) {})
+	err := s.promise(int64(b.sizeGB)*disk.GiB, func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.volumes[v.id] = v
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	err = s.save(ctx, v, func(*Record) {})
 	if err == nil {
 		err = b.build(ctx, v)
 	}
@@ -165,6 +173,7 @@ func (b *birth) record() Record {
 	r := Record{
 		ID: id, Name: cmp.Or(b.req.Name, "data"), App: b.app, AppID: b.owner.ID, Org: b.owner.Org, Node: s.cfg.Node, Region: s.cfg.Region,
 		SizeGB: b.sizeGB, State: api.VolumeCreating, CreatedAt: time.Now().UTC(), Key: s.sealer.seal(id, b.key), Retention: defaultRetention, AutoBackup: true,
+		Shares: b.source != nil && s.shares,
 	}
 	if b.req.SnapshotRetention != nil {
 		r.Retention = *b.req.SnapshotRetention
@@ -181,8 +190,8 @@ func (b *birth) build(ctx context.Context, v *volume) error {
 	image := filepath.Join(b.store.cfg.Dir, v.id+".image.new")
 	switch {
 	case b.source != nil:
-		if err := b.store.copySource(ctx, b.source, image); err != nil {
-			return err
+		if err := b.copySource(ctx, image, size); err != nil {
+			return errors.Join(err, removeFile(image))
 		}
 	case b.from != nil:
 		if err := b.store.cfg.Snapshots.Restore(ctx, b.from, image, nil); err != nil {
@@ -194,12 +203,15 @@ func (b *birth) build(ctx context.Context, v *volume) error {
 	return errors.Join(v.disk.CreateFrom(ctx, image, size), removeFile(image))
 }
 
-func (s *Store) copySource(ctx context.Context, source *volume, to string) error {
-	if err := source.take(ctx); err != nil {
+func (b *birth) copySource(ctx context.Context, to string, size int64) error {
+	if err := b.source.take(ctx); err != nil {
 		return err
 	}
-	defer source.give()
-	return source.disk.Copy(ctx, to)
+	defer b.source.give()
+	if has, err := b.source.disk.Size(); err != nil || has > size {
+		return cmp.Or(err, error(api.Errorf(api.CodeConflict, "volume %q grew meanwhile", b.source.id).WithField("source_volume_id").WithHint("try again")))
+	}
+	return b.source.copy(ctx, to)
 }
 
 func removeFile(path string) error {

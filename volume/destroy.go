@@ -15,26 +15,25 @@ func (s *Store) Destroy(ctx context.Context, app, id string, now bool) (out api.
 	if err != nil {
 		return out, err
 	}
-	err = s.onTurn(ctx, v, func(ctx context.Context) error {
+	return onTurn(ctx, s, v, func(ctx context.Context) (out api.Volume, err error) {
 		r := v.now()
 		if r.Machine != "" {
-			return api.Errorf(api.CodePrecondition, "volume %q is attached to machine %s", id, r.Machine).WithHint("destroy the machine first")
+			return out, api.Errorf(api.CodePrecondition, "volume %q is attached to machine %s", id, r.Machine).WithHint("destroy the machine first")
 		}
 		if now && len(s.unsent(v)) > 0 {
-			return api.Errorf(api.CodeConflict, "volume %q cannot be destroyed at once: a snapshot of it is not complete yet", id).
+			return out, api.Errorf(api.CodeConflict, "volume %q cannot be destroyed at once: a snapshot of it is not complete yet", id).
 				WithHint("wait until it is; perigee volumes snapshots list shows that")
 		}
 		if err := s.mark(ctx, v); err != nil {
-			return err
+			return out, err
 		}
 		out = s.look(v)
 		if !now {
-			return nil
+			return out, nil
 		}
 		out.State = api.VolumeDestroyed
-		return s.end(ctx, v)
+		return out, s.end(ctx, v)
 	})
-	return out, err
 }
 
 // mark lets a volume end in a day.
@@ -72,20 +71,18 @@ func (s *Store) Keep(ctx context.Context, app, id string) (out api.Volume, err e
 	if err != nil {
 		return out, err
 	}
-	err = s.onTurn(ctx, v, func(ctx context.Context) error {
+	return onTurn(ctx, s, v, func(ctx context.Context) (out api.Volume, err error) {
 		switch r := v.now(); r.State {
 		case api.VolumeCreated:
 		case api.VolumePendingDestroy:
 			if err := s.save(ctx, v, func(r *Record) { r.State, r.DestroyAt = api.VolumeCreated, nil }); err != nil {
-				return err
+				return out, err
 			}
 		default:
-			return api.Errorf(api.CodePrecondition, "volume %q cannot be kept: it is %s", id, r.State).WithHint("make a new one from a snapshot")
+			return out, api.Errorf(api.CodePrecondition, "volume %q cannot be kept: it is %s", id, r.State).WithHint("make a new one from a snapshot")
 		}
-		out = s.look(v)
-		return nil
+		return s.look(v), nil
 	})
-	return out, err
 }
 
 // destroyNow is end for a volume whose turn is free.

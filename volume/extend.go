@@ -18,22 +18,20 @@ func (s *Store) Extend(ctx context.Context, app, id string, req api.ExtendVolume
 	if err != nil {
 		return out, err
 	}
-	err = s.onTurn(ctx, v, func(ctx context.Context) error {
+	return onTurn(ctx, s, v, func(ctx context.Context) (out api.ExtendVolumeResponse, err error) {
 		r := v.now()
 		switch {
 		case r.State != api.VolumeCreated:
-			return api.Errorf(api.CodePrecondition, "volume %q cannot be extended: it is %s", id, r.State)
+			return out, api.Errorf(api.CodePrecondition, "volume %q cannot be extended: it is %s", id, r.State)
 		case req.SizeGB < r.SizeGB:
-			return invalid("size_gb", "size_gb is %d; volume %q has %d, and a volume never shrinks", req.SizeGB, id, r.SizeGB).
+			return out, invalid("size_gb", "size_gb is %d; volume %q has %d, and a volume never shrinks", req.SizeGB, id, r.SizeGB).
 				WithHint("make a smaller volume and copy the files")
 		}
 		if err := s.grow(ctx, v, req.SizeGB); err != nil {
-			return err
+			return out, err
 		}
-		out.Volume, out.NeedsRestart = s.look(v), v.now().Growing
-		return nil
+		return api.ExtendVolumeResponse{Volume: s.look(v), NeedsRestart: v.now().Growing}, nil
 	})
-	return out, err
 }
 
 // grow makes the volume gb large, now or when it is mounted next. The wish is on
@@ -41,10 +39,10 @@ func (s *Store) Extend(ctx context.Context, app, id string, req api.ExtendVolume
 func (s *Store) grow(ctx context.Context, v *volume, gb int) error {
 	r := v.now()
 	if gb > r.SizeGB {
-		if err := s.room(int64(gb-r.SizeGB) * disk.GiB); err != nil {
-			return err
-		}
-		if err := s.save(ctx, v, func(r *Record) { r.SizeGB, r.Growing = gb, true }); err != nil {
+		err := s.promise(int64(gb-r.SizeGB)*disk.GiB, func() error {
+			return s.save(ctx, v, func(r *Record) { r.SizeGB, r.Growing = gb, true })
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -65,7 +63,8 @@ func (s *Store) catchUp(ctx context.Context, v *volume) error {
 		return err
 	}
 	return s.save(ctx, v, func(r *Record) {
-		r.Growing, r.Problem = false, ""
+		r.Growing = false
+		r.solved(growthProblem)
 		if u, ok := v.disk.Usage(); ok {
 			r.Usage = u
 		}

@@ -9,7 +9,9 @@ import (
 var (
 	idForm   = regexp.MustCompile(`^vol_[a-z0-9]{17}$`)
 	nameForm = regexp.MustCompile(`^[a-z0-9_]{1,30}$`)
-	halfForm = regexp.MustCompile(`^(vol_[a-z0-9]{17}|vs_[A-Za-z0-9]{17})(\.image)?\.(new|part)$`)
+	// snapshotForm is no stricter than is needed: whether there is one, the store says.
+	snapshotForm = regexp.MustCompile(`^vs_[A-Za-z0-9]{1,40}$`)
+	halfForm     = regexp.MustCompile(`^(vol_[a-z0-9]{17}|vs_[A-Za-z0-9]{17})(\.image)?\.(new|part)$`)
 )
 
 const (

@@ -30,6 +30,8 @@ type Record struct {
 	Extend *Extend `json:"extend,omitempty"`
 	// Growing says that SizeGB is what it is to become when it is mounted next.
 	Growing bool `json:"growing,omitempty"`
+	// Shares says that it was made as a copy whose blocks are also another's.
+	Shares bool `json:"shares,omitempty"`
 	// DestroyAt is when one that is pending_destroy is gone for good.
 	DestroyAt *time.Time `json:"destroy_at,omitempty"`
 

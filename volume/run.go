@@ -13,6 +13,7 @@ import (
 // mounted when it returns. It is called once.
 func (s *Store) Run(ctx context.Context) error {
 	defer s.close()
+	defer context.AfterFunc(ctx, s.stop)() // what is under way in the background may hold the end up
 	select {
 	case <-s.settled:
 	case <-ctx.Done():
@@ -22,15 +23,27 @@ func (s *Store) Run(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		for _, v := range s.all() {
-			if ctx.Err() == nil {
-				s.ensure(ctx, v, time.Now())
-			}
+			s.keep(ctx, v)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
+	}
+}
+
+// keep has ensure done beside other volumes', unless that of before is not done yet.
+func (s *Store) keep(ctx context.Context, v *volume) {
+	if ctx.Err() != nil || !v.keeping.TryLock() {
+		return
+	}
+	ok := s.spawn(func() {
+		defer v.keeping.Unlock()
+		s.ensure(ctx, v, time.Now())
+	})
+	if !ok {
+		v.keeping.Unlock()
 	}
 }
 
@@ -48,11 +61,15 @@ func (s *Store) ensure(ctx context.Context, v *volume, now time.Time) {
 		s.send(v, id)
 	}
 	s.orphan(ctx, v)
+	s.leave(ctx, v)
 	s.noteUsage(ctx, v)
 	r := v.now()
 	switch r.State {
 	case api.VolumeCreated:
 		s.growByItself(ctx, v)
+		if r.Growing && r.Extend != nil {
+			s.complain(ctx, v, growthProblem+"it grows when its machine is started next: the kernel does not let it while it is in use")
+		}
 		if r.AutoBackup && now.Sub(later(r.BackedUp, r.CreatedAt)) >= s.cfg.Day {
 			s.backUp(ctx, v, now)
 		}
@@ -130,12 +147,17 @@ func (s *Store) growByItself(ctx context.Context, v *volume) {
 	})
 	if err != nil {
 		s.warn("a volume cannot grow by itself", v, err)
-		s.complain(ctx, v, "it cannot grow by itself: "+err.Error())
+		s.complain(ctx, v, growthProblem+"it cannot grow by itself: "+err.Error())
 	}
 }
 
-// backUp takes the daily snapshot.
+// backUp takes the daily snapshot, or waits for its turn: the disk is slow enough with
+// one copy.
 func (s *Store) backUp(ctx context.Context, v *volume, now time.Time) {
+	if !s.daily.TryLock() {
+		return
+	}
+	defer s.daily.Unlock()
 	err := s.onTurn(ctx, v, func(ctx context.Context) error {
 		if _, err := s.take(ctx, v, true); err != nil {
 			return err
@@ -144,7 +166,7 @@ func (s *Store) backUp(ctx context.Context, v *volume, now time.Time) {
 	})
 	if err != nil && !api.IsCode(err, api.CodeConflict) {
 		s.warn("cannot take the daily snapshot yet", v, err)
-		s.complain(ctx, v, "the daily snapshot cannot be taken: "+err.Error())
+		s.complain(ctx, v, snapshotProblem+"the daily one cannot be taken: "+err.Error())
 	}
 }
 

@@ -26,6 +26,10 @@ type Store struct {
 	stop    context.CancelFunc
 	settled chan struct{} // closed by Settle
 
+	rooms  rooms
+	shares bool       // copies on the node's disk share blocks
+	daily  sync.Mutex // held while a daily snapshot is copied: one at a time
+
 	mu      sync.RWMutex // guards what follows
 	volumes map[string]*volume
 	closing bool
@@ -35,16 +39,39 @@ type Store struct {
 // volume is one volume of this node. An operation holds its turn.
 type volume struct {
 	id   string
-	disk *disk.Disk
+	disk files
 	turn chan struct{} // holds one token while an operation is under way
 
+	keeping sync.Mutex // held by ensure
 	storing sync.Mutex // held while its snapshots in the store are written or deleted
 	sending sync.Map   // ids of snapshots that are being sent
 
-	mu   sync.Mutex // guards what follows
-	rec  Record
-	open bool // a machine of this run of the daemon uses it
+	mu      sync.Mutex // guards what follows
+	rec     Record
+	open    bool // a machine of this run of the daemon uses it
+	freeing bool // its machine is gone, and it could not be unmounted
+	copying bool // it is being copied, and stays mounted if it is
 }
+
+// files is a volume on disk; *disk.Disk is one.
+type files interface {
+	Create(ctx context.Context, size int64, key disk.Key) error
+	CreateFrom(ctx context.Context, image string, size int64) error
+	Exists() bool
+	Remove() error
+	Mount(ctx context.Context, key disk.Key) error
+	Mounted() bool
+	Unmount(ctx context.Context) error
+	Thaw() bool
+	Data() string
+	Size() (int64, error)
+	Allocated() int64
+	Usage() (disk.Usage, bool)
+	Grow(ctx context.Context, size int64) error
+	Copy(ctx context.Context, to string) error
+}
+
+var _ files = (*disk.Disk)(nil)
 
 // now returns the present record; what it points to is not to be changed.
 func (v *volume) now() Record {
@@ -74,7 +101,7 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{cfg: cfg, log: cfg.Logger, sealer: seal, settled: make(chan struct{}), volumes: map[string]*volume{}}
+	s := &Store{cfg: cfg, log: cfg.Logger, sealer: seal, settled: make(chan struct{}), volumes: map[string]*volume{}, rooms: rooms{copies: map[string]int64{}}}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	for _, dir := range []string{cfg.Dir, s.copies()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -84,6 +111,7 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	if err := disk.Share(cfg.Dir); err != nil && disk.Check() == nil && os.Geteuid() == 0 {
 		return nil, err
 	}
+	s.shares = disk.SharesBlocks(s.copies())
 	for _, e := range cfg.Records.List("") {
 		if e.Value.Node == cfg.Node {
 			s.volumes[e.Value.ID] = s.known(e.Value)
@@ -93,7 +121,7 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 }
 
 func (s *Store) known(r Record) *volume {
-	return &volume{id: r.ID, disk: disk.At(filepath.Join(s.cfg.Dir, r.ID)), turn: make(chan struct{}, 1), rec: r}
+	return &volume{id: r.ID, disk: s.cfg.at(filepath.Join(s.cfg.Dir, r.ID)), turn: make(chan struct{}, 1), rec: r}
 }
 
 // copies is the folder of images that are on their way into the store.
@@ -131,54 +159,53 @@ func (s *Store) spawn(f func()) bool {
 	return true
 }
 
-// detached carries op to its end also if the caller leaves, and has Run wait for it.
-func (s *Store) detached(ctx context.Context, op func(ctx context.Context) error) error {
-	done := make(chan error, 1)
+// onTurn carries op to its end with the volume's turn, also if the caller leaves, and
+// has Run wait for it.
+func onTurn[T any](ctx context.Context, s *Store, v *volume, op func(ctx context.Context) (T, error)) (out T, err error) {
+	if err := v.take(ctx); err != nil {
+		return out, err
+	}
+	return carry(ctx, s, v.give, func() bool { return true }, op)
+}
+
+// carry runs op in the background and waits for it, while the caller does. What op
+// returns comes by a channel: a caller that has left must not see it. leave is asked
+// when the caller would; with false it takes what op has ended with. Then after is
+// called.
+func carry[T any](ctx context.Context, s *Store, after func(), leave func() bool, op func(ctx context.Context) (T, error)) (out T, err error) {
+	type result struct {
+		out T
+		err error
+	}
+	done := make(chan result, 1)
 	ok := s.spawn(func() {
+		defer after()
 		run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		defer cancel()
 		defer context.AfterFunc(s.ctx, cancel)()
-		done <- op(run)
+		out, err := op(run)
+		done <- result{out, err}
 	})
 	if !ok {
-		return errClosing()
+		after()
+		return out, errClosing()
 	}
 	select {
-	case err := <-done:
-		return err
+	case r := <-done:
+		return r.out, r.err
 	case <-ctx.Done():
-		return ctx.Err()
+		if leave() {
+			return out, ctx.Err()
+		}
+		r := <-done
+		return r.out, r.err
 	}
 }
 
-// onTurn is detached with the volume's turn.
+// onTurn is for what has no result.
 func (s *Store) onTurn(ctx context.Context, v *volume, op func(ctx context.Context) error) error {
-	if err := v.take(ctx); err != nil {
-		return err
-	}
-	handed := false
-	defer func() {
-		if !handed {
-			v.give()
-		}
-	}()
-	done := make(chan error, 1)
-	handed = s.spawn(func() {
-		defer v.give()
-		run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-		defer cancel()
-		defer context.AfterFunc(s.ctx, cancel)()
-		done <- op(run)
-	})
-	if !handed {
-		return errClosing()
-	}
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	_, err := onTurn(ctx, s, v, func(ctx context.Context) (struct{}, error) { return struct{}{}, op(ctx) })
+	return err
 }
 
 // save changes the volume's record durably and then shows it. It may be called with
@@ -287,25 +314,6 @@ func (s *Store) Summaries() map[string]Summary {
 
 // Shared says that other nodes can restore this one's snapshots.
 func (s *Store) Shared() bool { return s.cfg.Snapshots.Shared() }
-
-// room fails if so many more bytes cannot be promised: what all volumes may still
-// grow to fits on the disk, or writes would fail in the middle of somebody's file.
-func (s *Store) room(more int64) error {
-	free, err := disk.Free(s.cfg.Dir)
-	if err != nil {
-		return err
-	}
-	for _, v := range s.all() {
-		if r := v.now(); r.State != api.VolumeDestroyed {
-			free -= max(0, int64(r.SizeGB)*disk.GiB-v.disk.Allocated())
-		}
-	}
-	if more <= free {
-		return nil
-	}
-	return api.Errorf(api.CodeCapacity, "node %q has no room for %d GiB more of volumes: %d GiB are neither used nor promised", s.cfg.Node, (more+disk.GiB-1)/disk.GiB, max(0, free)/disk.GiB).
-		WithField("size_gb").WithHint("choose another region, or a larger disk")
-}
 
 // quiet is a context of its own for what must be done though the caller has left.
 func quiet(ctx context.Context) (context.Context, context.CancelFunc) {

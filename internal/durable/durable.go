@@ -39,6 +39,9 @@ func write(path string, mode fs.FileMode, data []byte) error {
 	return errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
 }
 
+// Sync makes what was made, renamed and removed in a folder survive a crash.
+func Sync(dir string) error { return syncDir(dir) }
+
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"unsafe"
 
+	"github.com/perigee-run/perigee/internal/durable"
 	"golang.org/x/sys/unix"
 )
 
@@ -41,7 +42,7 @@ func (d *Disk) Copy(ctx context.Context, to string) error {
 	err = d.still(func() error { return duplicate(ctx, out, from) })
 	err = errors.Join(err, out.Sync(), out.Close())
 	if err == nil {
-		err = os.Rename(part, to)
+		err = durable.Rename(part, to)
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("cannot copy a volume: %w", err), os.Remove(part))
@@ -143,4 +144,31 @@ func copyRange(ctx context.Context, out, from *os.File, start, end int64) error 
 		}
 	}
 	return nil
+}
+
+// SharesBlocks reports whether the file system of the folder can copy a file by
+// sharing its blocks.
+func SharesBlocks(dir string) bool {
+	from, err := os.CreateTemp(dir, "shares-")
+	if err != nil {
+		return false
+	}
+	defer os.Remove(from.Name())
+	defer from.Close()
+	to, err := os.CreateTemp(dir, "shares-")
+	if err != nil {
+		return false
+	}
+	defer os.Remove(to.Name())
+	defer to.Close()
+	return unix.IoctlFileClone(int(to.Fd()), int(from.Fd())) == nil
+}
+
+// Taken is how many bytes of its file system a file takes, 0 if it is not there.
+func Taken(path string) int64 {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return 0
+	}
+	return st.Blocks * 512
 }

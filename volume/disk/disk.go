@@ -66,6 +66,9 @@ func (d *Disk) make(build func(half *Disk) error) error {
 		err = build(half)
 	}
 	if err == nil {
+		err = durable.Sync(half.dir)
+	}
+	if err == nil {
 		err = durable.Rename(half.dir, d.dir)
 	}
 	if err != nil {
@@ -105,7 +108,8 @@ func (d *Disk) Exists() bool {
 	return err == nil
 }
 
-// Remove unmounts the disk and deletes it; one that is not there is no error.
+// Remove unmounts the disk and deletes it; one that is not there is no error. When it
+// has returned nil the disk does not come back after a crash.
 func (d *Disk) Remove() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -116,7 +120,13 @@ func (d *Disk) Remove() error {
 	if err := os.Remove(d.Image()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return os.RemoveAll(d.dir)
+	if err := os.RemoveAll(d.dir); err != nil {
+		return err
+	}
+	if err := durable.Sync(filepath.Dir(d.dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // Mounted reports whether the disk is mounted.
@@ -126,9 +136,12 @@ func (d *Disk) Mounted() bool {
 }
 
 // Mount mounts the disk and hands the key to the kernel; Data is there then. One
-// that is mounted stays as it is.
+// that is mounted stays as it is; one that is damaged is not mounted (ErrDamaged).
 func (d *Disk) Mount(ctx context.Context, key Key) error {
 	if !d.Mounted() {
+		if err := d.mend(ctx); err != nil {
+			return fmt.Errorf("cannot mount a volume: %w", err)
+		}
 		lock, err := lockImage(d.Image()) // a tool that a killed daemon started may still be at it
 		if err != nil {
 			return fmt.Errorf("cannot mount a volume: %w", err)
@@ -182,11 +195,7 @@ func (d *Disk) Size() (int64, error) {
 
 // Allocated is how many bytes of the node's own disk it takes.
 func (d *Disk) Allocated() int64 {
-	var st unix.Stat_t
-	if unix.Stat(d.Image(), &st) != nil {
-		return 0
-	}
-	return st.Blocks * 512
+	return Taken(d.Image())
 }
 
 // Usage is how full a file system is, in blocks of BlockSize bytes.

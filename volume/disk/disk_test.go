@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -196,6 +197,65 @@ func TestWhatACrashLeaves(t *testing.T) {
 	two := At(d.dir)
 	mount(t, two, key)
 	has(t, two, "f", "x")
+}
+
+// debug changes a file system that is not mounted behind its back.
+func debug(t *testing.T, d *Disk, request string) {
+	t.Helper()
+	path, err := find("debugfs")
+	if err != nil {
+		t.Skip(err)
+	}
+	if out, err := exec.Command(path, "-w", "-R", request, d.Image()).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// TestFaultyFileSystem: one that is marked as faulty is mended before it is mounted,
+// or is not mounted.
+func TestFaultyFileSystem(t *testing.T) {
+	d, key := testDisk(t)
+	mount(t, d, key)
+	put(t, d, "f", "kept")
+	unmount(t, d)
+	debug(t, d, "ssv state 2")
+	mount(t, d, key)
+	unmount(t, d)
+	if sb, err := d.settled(); err != nil || !sb.clean() {
+		t.Errorf("it was mounted as it was: %v", err)
+	}
+	debug(t, d, "sif data block[0] 1") // the folder's block is the file system's own
+	debug(t, d, "ssv state 2")
+	if err := d.Mount(t.Context(), key); !errors.Is(err, ErrDamaged) || d.Mounted() {
+		t.Errorf("beyond what a tool may mend: %v", err)
+	}
+	if err := d.Grow(t.Context(), 2*size); !errors.Is(err, ErrDamaged) {
+		t.Errorf("it grows: %v", err)
+	}
+}
+
+// TestToolIsNotKilled when the daemon ends, and what comes next waits for it.
+func TestToolIsNotKilled(t *testing.T) {
+	bin, image := t.TempDir(), filepath.Join(t.TempDir(), "image")
+	mark := filepath.Join(bin, "done")
+	script := "#!/bin/sh\nsleep 0.3\necho said\n: > " + mark + "\n"
+	if err := errors.Join(os.WriteFile(filepath.Join(bin, "a-tool"), []byte(script), 0o755), os.WriteFile(image, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := run(ctx, image, "a-tool"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("it is waited for: %v", err)
+	}
+	lock, err := lockImage(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock.Close()
+	if _, err := os.Stat(mark); err != nil {
+		t.Errorf("it did not come to its end: %v", err)
+	}
 }
 
 func TestCreateFails(t *testing.T) {

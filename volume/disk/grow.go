@@ -3,7 +3,6 @@ package disk
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"unsafe"
 
@@ -50,6 +49,9 @@ func (d *Disk) Grow(ctx context.Context, size int64) error {
 // growOffline grows a file system that is not mounted. The kernel's own growing
 // needs a right that not every host gives; these tools need none.
 func (d *Disk) growOffline(ctx context.Context, size int64) error {
+	if err := d.mend(ctx); err != nil {
+		return err
+	}
 	fi, err := os.Stat(d.Image())
 	if err != nil {
 		return err
@@ -64,17 +66,6 @@ func (d *Disk) growOffline(ctx context.Context, size int64) error {
 		return err
 	}
 	return run(ctx, d.Image(), "resize2fs", d.Image())
-}
-
-// check has the journal read, and repairs what it can. An image that was cut off
-// in the middle of a write is whole after that.
-func (d *Disk) check(ctx context.Context) error {
-	err := run(ctx, d.Image(), "e2fsck", "-f", "-p", d.Image())
-	var e *toolError
-	if errors.As(err, &e) && e.code == 1 { // errors were corrected
-		return nil
-	}
-	return err
 }
 
 // stretch makes the image longer, never shorter.
@@ -98,15 +89,9 @@ func (d *Disk) blocks() (int64, error) {
 		return 0, err
 	}
 	defer f.Close()
-	var sb [1024]byte
-	if _, err := f.ReadAt(sb[:], 1024); err != nil {
-		return 0, fmt.Errorf("cannot read the superblock of a volume: %w", err)
+	sb, err := readSuperblock(f)
+	if err != nil {
+		return 0, err
 	}
-	if sb[0x38] != 0x53 || sb[0x39] != 0xef {
-		return 0, errors.New("a volume's image holds no ext4 file system")
-	}
-	word := func(at int) int64 {
-		return int64(sb[at]) | int64(sb[at+1])<<8 | int64(sb[at+2])<<16 | int64(sb[at+3])<<24
-	}
-	return word(0x04) | word(0x150)<<32, nil
+	return sb.blocks(), nil
 }

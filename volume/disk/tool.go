@@ -1,10 +1,10 @@
 package disk
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,8 +25,9 @@ func (e *toolError) Error() string {
 	return fmt.Sprintf("%s ended with code %d: %s", e.name, e.code, e.said)
 }
 
-// run runs a tool of e2fsprogs that changes an image. The tool outlives a daemon
-// that is killed, so it holds a lock that the next one waits for.
+// run runs a tool of e2fsprogs that changes an image. One that is stopped in the
+// middle leaves a broken file system, so it is left to itself when ctx ends, as when
+// the daemon is killed: it holds a lock that whoever comes next waits for.
 func run(ctx context.Context, image, name string, args ...string) error {
 	path, err := find(name)
 	if err != nil {
@@ -40,17 +41,48 @@ func run(ctx context.Context, image, name string, args ...string) error {
 	if err := idle(ctx, image); err != nil {
 		return fmt.Errorf("cannot run %s: %w", name, err)
 	}
-	cmd := exec.CommandContext(ctx, path, args...)
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
+	said, err := scratch()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(path, args...)
+	cmd.Stdout, cmd.Stderr = said, said
 	cmd.ExtraFiles = []*os.File{lock} // the child's copy keeps the lock
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
-	err = cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return &toolError{name, exit.ExitCode(), strings.TrimSpace(said.String())}
+	if err := cmd.Start(); err != nil {
+		said.Close()
+		return err
 	}
-	return err
+	done := make(chan error, 1)
+	go func() {
+		defer said.Close()
+		done <- outcome(name, cmd.Wait(), said)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%s goes on by itself: %w", name, ctx.Err())
+	}
+}
+
+// scratch is a file without a name. What a tool says goes there, for a pipe would end
+// with the daemon, and the tool with that.
+func scratch() (*os.File, error) {
+	f, err := os.CreateTemp("", "perigee-tool-")
+	if err != nil {
+		return nil, err
+	}
+	return f, os.Remove(f.Name())
+}
+
+func outcome(name string, err error, said *os.File) error {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return err
+	}
+	text, _ := io.ReadAll(io.NewSectionReader(said, 0, 4096))
+	return &toolError{name, exit.ExitCode(), strings.TrimSpace(string(text))}
 }
 
 // lockImage waits until no tool changes the image; until the file is closed none

@@ -14,12 +14,19 @@ import (
 )
 
 // Dir is a Store in a folder of the node. It is lost with the node's disk.
-type Dir struct{ path string }
+type Dir struct {
+	path  string
+	spare func(dir string, bytes int64) error
+}
 
 var _ Store = (*Dir)(nil)
 
 // NewDir keeps objects in the folder path, which is made when it is needed.
-func NewDir(path string) *Dir { return &Dir{path} }
+func NewDir(path string) *Dir { return &Dir{path: path} }
+
+// Guard has Put ask before it takes so many bytes of the folder's disk. It must be
+// called before the Dir is used.
+func (d *Dir) Guard(spare func(dir string, bytes int64) error) { d.spare = spare }
 
 // Shared is false: other nodes have folders of their own.
 func (d *Dir) Shared() bool { return false }
@@ -40,6 +47,11 @@ func (d *Dir) Put(_ context.Context, name string, data []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
+	if d.spare != nil {
+		if err := d.spare(d.path, int64(len(data))); err != nil {
+			return fmt.Errorf("cannot write object %q: %w", name, err)
+		}
+	}
 	return durable.WriteFile(path, 0o600, data)
 }
 
@@ -59,8 +71,11 @@ func (d *Dir) Get(_ context.Context, name string) ([]byte, error) {
 // List implements Store.
 func (d *Dir) List(ctx context.Context, prefix string) ([]string, error) {
 	from := d.path
-	if i := strings.LastIndexByte(prefix, '/'); i > 0 {
-		from = filepath.Join(d.path, filepath.FromSlash(prefix[:i]))
+	if i := strings.LastIndexByte(prefix, '/'); i >= 0 {
+		var err error
+		if from, err = d.file(prefix[:i]); err != nil {
+			return nil, err
+		}
 	}
 	var out []string
 	err := filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {

@@ -127,6 +127,11 @@ func TestDirRefusesWaysOut(t *testing.T) {
 			t.Errorf("%q is taken", name)
 		}
 	}
+	for _, prefix := range []string{"../", "a/../../x", "/etc/"} {
+		if names, err := d.List(t.Context(), prefix); err == nil {
+			t.Errorf("%q is listed: %q", prefix, names)
+		}
+	}
 }
 
 func TestConfig(t *testing.T) {

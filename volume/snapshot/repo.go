@@ -286,14 +286,18 @@ func (r *Repo) List(ctx context.Context, volume string) ([]string, error) {
 	return out, err
 }
 
+// ErrUnswept says that a snapshot is deleted, but that its chunks are left.
+var ErrUnswept = errors.New("it is deleted, but its chunks are not")
+
 // Delete removes a snapshot of the volume with all chunks that no other one needs;
-// one that is not there is no error.
+// one that is not there is no error. With ErrUnswept the chunks are left for the next
+// Delete or Sweep.
 func (r *Repo) Delete(ctx context.Context, volume, id string) error {
 	if err := r.objects.Delete(ctx, manifestName(volume, id)); err != nil {
 		return fmt.Errorf("cannot delete snapshot %q: %w", id, err)
 	}
 	if err := r.Sweep(ctx, volume); err != nil {
-		return fmt.Errorf("snapshot %q is deleted, but not all of its chunks: %w", id, err)
+		return fmt.Errorf("snapshot %q: %w: %w", id, ErrUnswept, err)
 	}
 	return nil
 }

@@ -79,7 +79,7 @@ func (b box) open(name string, sealed []byte) ([]byte, error) {
 	}
 	body, err := b.aead.Open(nil, sealed[headLen:n], sealed[n:], bound(sealed[:headLen], name))
 	if err != nil {
-		return nil, fmt.Errorf("object %q is damaged, or was sealed with another key than this cloud's snapshots.key", name)
+		return nil, fmt.Errorf("object %q is damaged, or was sealed with another key than this cloud's: see snapshots.key in docs/formats.md", name)
 	}
 	switch sealed[1] {
 	case asItIs:
