@@ -75,3 +75,34 @@ func TestArchiveMustHaveWhatItNames(t *testing.T) {
 		t.Errorf("an archive of zeros gives %+v", img)
 	}
 }
+
+// TestForgottenRepository: whoever has an app's name after it gets none of its images
+// by a tag, and other repositories keep theirs.
+func TestForgottenRepository(t *testing.T) {
+	s := open(t)
+	host := serve(t, s)
+	push(t, host+"/shop:v1", simple(t, "old"))
+	push(t, host+"/shop/web:v1", simple(t, "old web"))
+	push(t, host+"/shopping:v1", simple(t, "another"))
+	for _, ref := range []string{"/shop:v1", "/shop/web:v1", "/shopping:v1"} {
+		pull(t, s, "registry.test"+ref)
+	}
+	for range 2 {
+		if err := s.ForgetRepository("shop"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for ref, want := range map[string]bool{"/shop:v1": false, "/shop/web:v1": false, "/shopping:v1": true} {
+		if got, ok := s.Get("registry.test" + ref); ok != want {
+			t.Errorf("%s: %v %+v", ref, ok, got)
+		}
+		if _, err := s.Pull(context.Background(), "registry.test"+ref, nil); (err == nil) != want {
+			t.Errorf("Pull of %s: %v", ref, err)
+		}
+	}
+	push(t, host+"/shop:v1", simple(t, "new"))
+	pull(t, s, "registry.test/shop:v1")
+	if err := s.ForgetRepository("../etc"); err != nil {
+		t.Error(err)
+	}
+}

@@ -161,6 +161,27 @@ func (s *Store) forget(ref string, but *record) error {
 	return nil
 }
 
+// ForgetRepository drops the built-in registry's repository of an app that was
+// destroyed, with all below it: an app that takes the name finds none of its images.
+// Machines elsewhere that run one by its digest keep it.
+func (s *Store) ForgetRepository(name string) error {
+	if err := s.repos.Drop(name); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.images {
+		for ref := range r.Refs {
+			if repo, ok := s.BuiltIn(ref); ok && (repo == name || strings.HasPrefix(repo, name+"/")) {
+				if err := s.forget(ref, nil); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // has reports whether the reference's repository was seen to have the image: who knows
 // a digest alone gets nothing by naming a repository of their own.
 func (s *Store) has(r *record, ref reference) bool {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 
@@ -16,7 +17,7 @@ import (
 func (n *Node) openFleet(context.Context) (err error) {
 	n.fleet, err = fleet.New(fleet.Config{
 		Self: n.cfg.Name, Local: n.machines, Peers: fleet.Over(n.cluster), Summaries: n.index, Nodes: neighbours{n},
-		Place: n.place, Router: drains{n}, Forget: n.store.Forget, SSH: n.visit, Logger: n.log,
+		Place: n.place, Router: drains{n}, Forget: n.forgetApp, SSH: n.visit, Logger: n.log,
 	})
 	if err != nil {
 		return err
@@ -109,3 +110,9 @@ var (
 	_ httpapi.Machines = (*fleet.Fleet)(nil)
 	_ fleet.LogReader  = lines{(*logs.Store)(nil)}
 )
+
+// forgetApp drops what this node keeps of an app that was destroyed: what it said,
+// and the images that were pushed for it.
+func (n *Node) forgetApp(ctx context.Context, app string) error {
+	return errors.Join(n.store.Forget(ctx, app), n.images.ForgetRepository(app))
+}

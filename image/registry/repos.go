@@ -59,6 +59,9 @@ func OpenRepos(dir string, blobs *blob.Store) (*Repos, error) {
 	if err := blob.MakeDir(dir); err != nil {
 		return nil, fmt.Errorf("cannot make repository folder: %w", err)
 	}
+	if err := os.RemoveAll(filepath.Join(dir, goneDir)); err != nil { // what a crash left
+		return nil, fmt.Errorf("cannot empty the repository folder: %w", err)
+	}
 	return &Repos{dir: dir, blobs: blobs}, nil
 }
 
@@ -246,6 +249,32 @@ func (r *Repos) Delete(repo, digest string) error {
 		}
 	}
 	return remove(r.path(repo, manifestsDir, blob.Hex(digest)))
+}
+
+// goneDir holds the repositories that are being dropped.
+const goneDir = "_gone"
+
+// Drop removes a repository and all below it, at once for those who ask. It may be
+// repeated; the blobs stay until they are collected.
+func (r *Repos) Drop(repo string) error {
+	if !ValidName(repo) {
+		return nil // there can be none
+	}
+	gone := filepath.Join(r.dir, goneDir)
+	if err := blob.MakeDir(gone); err != nil {
+		return err
+	}
+	to, err := os.MkdirTemp(gone, "")
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	err = os.Rename(filepath.Join(r.dir, filepath.FromSlash(repo)), filepath.Join(to, "repo"))
+	r.mu.Unlock()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot drop repository %q: %w", repo, err)
+	}
+	return os.RemoveAll(to)
 }
 
 func remove(path string) error {
