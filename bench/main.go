@@ -47,6 +47,7 @@ var figures = []struct {
 	{"sleepers", (*bench).sleepersFigure, false},
 	{"loop", (*bench).loopFigure, false},
 	{"flyctl", (*bench).flyctlFigure, false},
+	{"api", (*bench).apiFigure, false},
 	{"catalog", (*bench).catalogFigure, true},
 	{"cities", (*bench).citiesFigure, true},
 }
