@@ -134,7 +134,9 @@ func (c *crash) prepare() {
 // round does operations until the killer strikes at a random moment, brings
 // the daemon back and checks.
 func (c *crash) round(most int) int {
-	after := time.Duration(c.rand.Intn(400)) * time.Millisecond
+	// A machine takes some 50 to 400 ms to be made: a daemon that dies sooner each time
+	// would never have any.
+	after := time.Duration(c.rand.Intn(1000)) * time.Millisecond
 	timer := time.AfterFunc(after, func() { c.n.cmd.Process.Kill() })
 	did := 0
 	for did < most {
