@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/perigee-run/perigee/api"
-	"github.com/perigee-run/perigee/internal/debian"
 )
 
 // atOnce is how many machines are made at the same time.
@@ -18,15 +17,7 @@ const atOnce = 50
 // what the node says that the operation itself took; and what becomes of many machines
 // that are made at the same time.
 func (b *bench) apiFigure(ctx context.Context) error {
-	tiny, err := debian.Tiny()
-	if err != nil {
-		return err
-	}
-	img, err := b.makeImage("tiny", tiny, 128)
-	if err != nil {
-		return err
-	}
-	ref, err := b.cloud.put(ctx, "calls", img.archive)
+	ref, err := b.putTiny(ctx, "calls")
 	if err != nil {
 		return err
 	}

@@ -11,8 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-
-	"github.com/perigee-run/perigee/internal/debian"
 )
 
 // flyctlFigure measures `flyctl deploy --image` of an app with one machine, first
@@ -20,18 +18,11 @@ import (
 // or the PATH), and the node's share of it: the same requests, made one after the
 // other without the client's own pauses.
 func (b *bench) flyctlFigure(ctx context.Context) error {
-	tiny, err := debian.Tiny()
+	image, err := b.putTiny(ctx, "images")
 	if err != nil {
 		return err
 	}
-	img, err := b.makeImage("tiny", tiny, 128)
-	if err != nil {
-		return err
-	}
-	f := &fly{b: b, bin: os.Getenv("FLYCTL")}
-	if f.image, err = b.cloud.put(ctx, "images", img.archive); err != nil {
-		return err
-	}
+	f := &fly{b: b, bin: os.Getenv("FLYCTL"), image: image}
 	token, err := os.ReadFile(filepath.Join(b.work, "data", "token"))
 	if err != nil {
 		return err

@@ -107,15 +107,7 @@ func (b *bench) sleepersFigure(ctx context.Context) error {
 
 // loopFigure makes, starts and destroys machines and counts what stays.
 func (b *bench) loopFigure(ctx context.Context) error {
-	tiny, err := debian.Tiny()
-	if err != nil {
-		return err
-	}
-	img, err := b.makeImage("tiny", tiny, 128)
-	if err != nil {
-		return err
-	}
-	ref, err := b.cloud.put(ctx, "loop", img.archive)
+	ref, err := b.putTiny(ctx, "loop")
 	if err != nil {
 		return err
 	}
@@ -231,4 +223,17 @@ func controlGroups(root string) (n int) {
 		}
 	}
 	return n
+}
+
+// putTiny gives the node the smallest image that serves, for an app.
+func (b *bench) putTiny(ctx context.Context, app string) (ref string, err error) {
+	tiny, err := debian.Tiny()
+	if err != nil {
+		return "", err
+	}
+	img, err := b.makeImage("tiny", tiny, 128)
+	if err != nil {
+		return "", err
+	}
+	return b.cloud.put(ctx, app, img.archive)
 }

@@ -119,11 +119,11 @@ func (s *shells) pipes(t *testing.T) {
 	data := make([]byte, 12<<20)
 	rand.Read(data)
 	sum := fmt.Sprintf("%x", sha256.Sum256(data))
-	out, errs, code := s.run("perigee", data, "ssh", "web.internal", "tee /tmp/copy | sha256sum")
+	out, errs, code := s.run("perigee", data, "ssh", "web.internal", "tee ~/copy | sha256sum")
 	if code != 0 || !strings.HasPrefix(out, sum) {
 		t.Fatalf("in: exit code %d, %s%s, want %s", code, out, errs, sum)
 	}
-	out, errs, code = s.ssh("web.internal", "cat /tmp/copy")
+	out, errs, code = s.ssh("web.internal", "cat ~/copy")
 	if code != 0 || fmt.Sprintf("%x", sha256.Sum256([]byte(out))) != sum {
 		t.Fatalf("out: exit code %d, %d bytes, %s", code, len(out), errs)
 	}
@@ -391,9 +391,13 @@ func (s *shells) tokens(t *testing.T) {
 // agent has the ssh-agent hold key and certificate.
 func (s *shells) agent(t *testing.T) {
 	sock := filepath.Join(s.home, "agent")
-	cmd := exec.Command("ssh-agent", "-D", "-a", sock)
+	agent, err := exec.LookPath("ssh-agent")
+	if err != nil {
+		t.Skip("needs ssh-agent, of OpenSSH's client; scripts/deps.sh test installs it")
+	}
+	cmd := exec.Command(agent, "-D", "-a", sock)
 	if err := cmd.Start(); err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	defer func() { cmd.Process.Kill(); cmd.Wait() }()
 	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {

@@ -204,7 +204,7 @@ func debug(t *testing.T, d *Disk, request string) {
 	t.Helper()
 	path, err := find("debugfs")
 	if err != nil {
-		t.Skip(err)
+		t.Skipf("needs debugfs, of e2fsprogs; scripts/deps.sh test installs it: %v", err)
 	}
 	if out, err := exec.Command(path, "-w", "-R", request, d.Image()).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
