@@ -22,9 +22,10 @@ type machine struct {
 	view atomic.Pointer[view]
 
 	// Only who holds the turn touches these.
-	plan *plan         // how to start the present version; nil until it is known
-	life *life         // the sandbox there is, nil if none
-	read chan struct{} // closed when the former life's console has been read; nil if there was none
+	plan  *plan         // how to start the present version; nil until it is known
+	life  *life         // the sandbox there is, nil if none
+	later func()        // is done before the turn goes on, while the caller has its answer; nil for nothing
+	read  chan struct{} // closed when the former life's console has been read; nil if there was none
 
 	busy atomic.Int32 // commands running by Exec: the machine is not idle
 
@@ -102,7 +103,13 @@ func (m *machine) tryTake() bool {
 	}
 }
 
-func (m *machine) give() { <-m.turn }
+func (m *machine) give() {
+	if f := m.later; f != nil {
+		m.later = nil
+		f()
+	}
+	<-m.turn
+}
 
 // show changes what readers see, and does not write it down: for states that
 // are passed through.

@@ -69,7 +69,8 @@ func (h *Host) stopNow(ctx context.Context, m *machine, hg halting) error {
 
 // halt ends the machine's life, if it has one, and returns when that is on
 // disk. What is wanted is written first, so that a crash in between is carried
-// to the same end.
+// to the same end. What is left of the life goes before the turn does, and who
+// only stops the machine does not wait for that.
 func (h *Host) halt(ctx context.Context, m *machine, hg halting) error {
 	was := m.now().rec
 	m.cancelRetry()
@@ -95,10 +96,17 @@ func (h *Host) halt(ctx context.Context, m *machine, hg halting) error {
 		m.say("machine stopped: " + exitWords(l.exit))
 	}
 	err := m.sync(ctx)
-	if l != nil {
-		h.bury(m, l)
+	clear := func() {
+		if l != nil {
+			h.bury(m, l)
+		}
+		h.tidy(&m.now().rec)
 	}
-	h.tidy(&m.now().rec)
+	if hg.after == api.StateStopped {
+		m.later = clear // nothing follows in this turn
+	} else {
+		clear()
+	}
 	return err
 }
 
