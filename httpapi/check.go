@@ -38,6 +38,9 @@ func check(body []byte, v any) (unknown []string, err error) {
 	if err := k.value("", reflect.TypeOf(v).Elem(), doc, "", 0); err != nil {
 		return k.unknown, err
 	}
+	if err := repeats(json.NewDecoder(bytes.NewReader(body)), ""); err != nil {
+		return k.unknown, err
+	}
 	if err := json.Unmarshal(body, v); err != nil {
 		return k.unknown, leftover(err)
 	}
@@ -130,8 +133,64 @@ func (k *checker) object(path string, t reflect.Type, v any, depth int) error {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(m)) {
-		if !known[name] {
-			k.unknown = append(k.unknown, printable(join(path, name)))
+		if known[name] {
+			continue
+		}
+		if right := spelling(name, known); right != "" {
+			return invalid(join(path, printable(name)), "there is no field %s; it is written %s", join(path, printable(name)), join(path, right))
+		}
+		k.unknown = append(k.unknown, printable(join(path, name)))
+	}
+	return nil
+}
+
+// spelling is the known name that the decoder would take a name for, which goes by
+// letters of either case; "" if there is none.
+func spelling(name string, known map[string]bool) string {
+	for right := range known {
+		if strings.EqualFold(right, name) {
+			return right
+		}
+	}
+	return ""
+}
+
+// repeats refuses an object that has a field twice: the checker has seen the last one
+// only, and the decoder makes one of both.
+func repeats(dec *json.Decoder, path string) error {
+	at, err := dec.Token()
+	switch {
+	case err != nil:
+		return malformed(err)
+	case at == json.Delim('{'):
+		err = fieldsRepeat(dec, path)
+	case at == json.Delim('['):
+		for i := 0; err == nil && dec.More(); i++ {
+			err = repeats(dec, path+"["+strconv.Itoa(i)+"]")
+		}
+	default:
+		return nil
+	}
+	if err == nil {
+		_, err = dec.Token() // the bracket at its end
+	}
+	return err
+}
+
+func fieldsRepeat(dec *json.Decoder, path string) error {
+	seen := map[any]bool{}
+	for dec.More() {
+		name, err := dec.Token()
+		if err != nil {
+			return malformed(err)
+		}
+		field := join(path, printable(fmt.Sprint(name)))
+		if seen[name] {
+			return invalid(field, "%s is there twice", field)
+		}
+		seen[name] = true
+		if err := repeats(dec, field); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -34,6 +34,10 @@ func TestCheckNamesTheField(t *testing.T) {
 		`{"config":"x"}`:                                                           "config",
 		`{"config":{"services":[{"http_options":{"x":1}}],"metadata":{"a":true}}}`: "config.metadata.a",
 		`{"config":{"services":[null,7]}}`:                                         "config.services[1]",
+		`{"CONFIG":{"image":"x"}}`:                                                 "CONFIG",
+		`{"config":{"re\u017ftart":{"policy":"maybe"}}}`:                           `config.re\u017ftart`,
+		`{"config":{"restart":{"policy":"maybe"},"restart":{}}}`:                   "config.restart",
+		`{"config":{"services":[{},{"ports":[],"ports":[]}]}}`:                     "config.services[1].ports",
 	} {
 		var in api.CreateMachineRequest
 		_, err := check([]byte(body), &in)

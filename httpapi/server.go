@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -175,7 +176,8 @@ type Node interface {
 // Server is the API. Make its handlers with [Server.Handler].
 type Server struct {
 	cfg   Config
-	rates *rates // nil: no bound
+	rates *rates   // nil: no bound
+	naps  sync.Map // the ids of machines that are being put to sleep at their own word
 	doc   *huma.OpenAPI
 	json  []byte // the document
 	yaml  []byte

@@ -3,9 +3,18 @@ package image_test
 import (
 	"bytes"
 	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/compression"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
 // TestDigestIsNoKey: who knows the digest of another repository's image does not get
@@ -34,6 +43,114 @@ func TestDigestIsNoKey(t *testing.T) {
 	if _, ok := s.Get(away + "/mine" + at); !ok {
 		t.Error("a registry that has it too is not believed")
 	}
+}
+
+// hollow is a registry of images whose blobs it sends only as far as it has them.
+type hollow struct {
+	images map[string]v1.Image // by tag
+	sends  map[string]bool     // digests of blobs
+}
+
+func (l hollow) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	_, at, _ := strings.Cut(r.URL.Path, "/mine/")
+	kind, name, _ := strings.Cut(at, "/")
+	for tag, img := range l.images {
+		d, err := img.Digest()
+		if err != nil {
+			panic(err)
+		}
+		if kind == "manifests" && (name == tag || name == d.String()) {
+			b, _ := img.RawManifest()
+			w.Header().Set("Content-Type", string(types.OCIManifestSchema1))
+			w.Header().Set("Docker-Content-Digest", d.String())
+			_, _ = w.Write(b)
+			return
+		}
+		if c, err := img.ConfigName(); err == nil && kind == "blobs" && name == c.String() && l.sends[name] {
+			b, _ := img.RawConfigFile()
+			_, _ = w.Write(b)
+			return
+		}
+		if h, err := v1.NewHash(name); err == nil && kind == "blobs" && l.sends[name] {
+			if layer, err := img.LayerByDigest(h); err == nil {
+				c, _ := layer.Compressed()
+				_, _ = io.Copy(w, c)
+				c.Close()
+				return
+			}
+		}
+	}
+	if r.URL.Path != "/v2/" {
+		http.NotFound(w, r)
+	}
+}
+
+// claims is an image of a layer whose configuration says that it is another's.
+func claims(t *testing.T, layer v1.Layer, as v1.Image) v1.Image {
+	t.Helper()
+	img := build(t, v1.Config{Cmd: []string{"/mine"}}, layer)
+	theirs, err := as.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c = c.DeepCopy()
+	c.RootFS = theirs.RootFS
+	if img, err = mutate.ConfigFile(img, c); err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// TestForeignManifestIsNoKey: a registry that names another's layers gets none of them
+// for that, whether its manifest is the other's, names its layer, or says of a layer of
+// its own that it is the other's. What it does send is kept once.
+func TestForeignManifestIsNoKey(t *testing.T) {
+	s := open(t)
+	theirs := simple(t, "theirs")
+	push(t, serve(t, s)+"/theirs:v1", theirs)
+	pull(t, s, "registry.test/theirs:v1")
+	layers, err := theirs.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := pack(t, archive(t, file("mine", "mine")), compression.GZip)
+	l := hollow{map[string]v1.Image{"whole": theirs, "layer": build(t, v1.Config{Cmd: []string{"/mine"}}, layers...), "claim": claims(t, own, theirs)}, map[string]bool{}}
+	for _, tag := range []string{"layer", "claim"} {
+		c, err := l.images[tag].ConfigName()
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.sends[c.String()] = true
+	}
+	d, err := own.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.sends[d.String()] = true
+	srv := httptest.NewServer(l)
+	defer srv.Close()
+	host := strings.TrimPrefix(srv.URL, "http://")
+	for tag := range l.images {
+		for range 2 {
+			if got, err := s.Pull(context.Background(), host+"/mine:"+tag, nil); err == nil {
+				t.Errorf("%s gives %+v", tag, got)
+			}
+		}
+	}
+	for _, img := range l.images {
+		ls, _ := img.Layers()
+		h, _ := ls[0].Digest()
+		c, _ := img.ConfigName()
+		l.sends[h.String()], l.sends[c.String()] = true, true
+	}
+	pull(t, s, host+"/mine:whole")
+	pull(t, s, host+"/mine:layer")
+	clear(l.sends)
+	pull(t, s, host+"/mine:whole") // it has proved that it has it
 }
 
 func TestBuiltIn(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -78,10 +79,15 @@ func (s *Store) rootfsKey(c *v1.ConfigFile) string {
 
 // fill makes the rootfs of rec, or takes the one that another image has.
 func (s *Store) fill(ctx context.Context, from origin, m manifest.Manifest, config *v1.ConfigFile, rec *record, tell func(Progress)) error {
+	if s.sharesRootfs(rec) {
+		if err := s.prove(ctx, from, m); err != nil {
+			return err
+		}
+	}
 	if s.shareRootfs(rec) {
 		return nil
 	}
-	if err := s.EnsureSpace(ctx, s.estimate(m)); err != nil {
+	if err := s.EnsureSpace(ctx, s.estimate(from, m)); err != nil {
 		return err
 	}
 	track := newTracker(m.Layers, tell)
@@ -106,18 +112,35 @@ func (s *Store) fill(ctx context.Context, from origin, m manifest.Manifest, conf
 	return group.Wait()
 }
 
+// sharesRootfs reports whether there is an image with the same layers.
+func (s *Store) sharesRootfs(rec *record) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.twin(rec) != nil
+}
+
 // shareRootfs takes the rootfs of an image with the same layers.
 func (s *Store) shareRootfs(rec *record) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	other := s.twin(rec)
+	if other == nil {
+		return false
+	}
+	rec.Size, rec.Dropped, rec.Passwd, rec.Group = other.Size, other.Dropped, other.Passwd, other.Group
+	s.pins[pinRootfs(rec.RootfsKey)]++
+	return true
+}
+
+// twin is an image whose rootfs the layers of rec would give. It goes by the layers
+// themselves: what a configuration says of them has not been looked at. s.mu is held.
+func (s *Store) twin(rec *record) *record {
 	for _, other := range s.images {
-		if other.RootfsKey == rec.RootfsKey {
-			rec.Size, rec.Dropped, rec.Passwd, rec.Group = other.Size, other.Dropped, other.Passwd, other.Group
-			s.pins[pinRootfs(rec.RootfsKey)]++
-			return true
+		if other.RootfsKey == rec.RootfsKey && slices.Equal(other.layers(), rec.layers()) {
+			return other
 		}
 	}
-	return false
+	return nil
 }
 
 // pinRootfs is the name under which a rootfs is pinned until its record exists.
@@ -125,10 +148,10 @@ func pinRootfs(key string) string { return "rootfs:" + key }
 
 // estimate is about how many bytes an image will take: the blobs that are not
 // here and the rootfs, for which compressed layers are taken times two.
-func (s *Store) estimate(m manifest.Manifest) int64 {
+func (s *Store) estimate(from origin, m manifest.Manifest) int64 {
 	var need int64
 	for _, d := range m.Layers {
-		if _, here := s.blobs.Stat(d.Digest); !here {
+		if _, here := s.blobs.Stat(d.Digest); !here || !from.vouches(d.Digest) {
 			need += min(d.Size, s.cfg.MaxSize)
 		}
 		unpacked := min(d.Size, s.cfg.MaxSize)
@@ -164,18 +187,20 @@ func (s *Store) unpinRootfs(key string) {
 }
 
 // fetch brings one blob into the store. What is there already was verified when
-// it came.
+// it came, and is downloaded all the same if its origin does not vouch for it.
 func (s *Store) fetch(ctx context.Context, from origin, d manifest.Descriptor, moved func(int64)) error {
 	if size, ok := s.blobs.Stat(d.Digest); ok && size == d.Size {
-		s.blobs.Touch(d.Digest)
-		return nil
+		if from.vouches(d.Digest) {
+			s.blobs.Touch(d.Digest)
+			return nil
+		}
 	} else if ok {
 		return fmt.Errorf("blob %s has %d bytes, the manifest says %d: %w", d.Digest, size, d.Size, blob.ErrMismatch)
 	}
 	if d.Size > s.cfg.MaxSize {
 		return fmt.Errorf("blob %s is larger than %d bytes", d.Digest, s.cfg.MaxSize)
 	}
-	key := "blob:" + d.Digest
+	key := "blob:" + from.key() + " " + d.Digest
 	return s.flights.do(ctx, key, func(p Progress) { moved(p.Done) }, func(ctx context.Context, tell func(Progress)) error {
 		return s.download(ctx, from, d, tell)
 	})
@@ -223,5 +248,9 @@ func (s *Store) downloadOnce(ctx context.Context, from origin, d manifest.Descri
 		}
 		return brokenOff{fmt.Errorf("cannot download %s: %w", d.Digest, err)}
 	}
-	return w.Commit(d.Digest, d.Size)
+	if err := w.Commit(d.Digest, d.Size); err != nil {
+		return err
+	}
+	s.sent(from.key(), d.Digest)
+	return nil
 }

@@ -20,6 +20,11 @@ type origin interface {
 	manifest(ctx context.Context, at string) (content []byte, mediaType string, err error)
 	// blob opens a blob that is not on the node.
 	blob(ctx context.Context, digest string) (io.ReadCloser, error)
+	// vouches reports whether a blob that is on the node may be taken for the one
+	// that the origin has; if not, it is to be downloaded.
+	vouches(digest string) bool
+	// key tells this origin's downloads from those of others.
+	key() string
 }
 
 // Pull makes the image that ref names ready to run and returns it. A tag is
@@ -69,13 +74,23 @@ func (b builtIn) blob(_ context.Context, digest string) (io.ReadCloser, error) {
 	return nil, fmt.Errorf("blob %s is missing from the built-in registry; push the image again", digest)
 }
 
+// vouches is true: a registry of ours takes no manifest before its blobs.
+func (builtIn) vouches(string) bool { return true }
+
+func (builtIn) key() string { return "" }
+
 func (s *Store) pullFrom(ctx context.Context, from origin, r reference, progress func(Progress)) (Image, error) {
 	found, err := s.resolve(ctx, from, r.at())
 	if err != nil {
 		return Image{}, err
 	}
-	if img, ok, err := s.adopt(found.digest, r, found.indexes); ok || err != nil {
-		return img, err
+	if _, here := s.snapshot(found.digest); here {
+		if err := s.prove(ctx, from, found.manifest); err != nil {
+			return Image{}, err
+		}
+		if img, ok, err := s.adopt(found.digest, r, found.indexes); ok || err != nil {
+			return img, err
+		}
 	}
 	err = s.flights.do(ctx, found.digest, progress, func(ctx context.Context, tell func(Progress)) error {
 		err := s.make(ctx, from, r, found, tell)
@@ -84,6 +99,9 @@ func (s *Store) pullFrom(ctx context.Context, from origin, r reference, progress
 		}
 		return err
 	})
+	if err == nil {
+		err = s.prove(ctx, from, found.manifest) // the flight may have been another registry's
+	}
 	if err != nil {
 		return Image{}, err
 	}

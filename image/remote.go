@@ -24,6 +24,7 @@ const stalled = time.Minute
 
 // remoteRegistry is a registry over the network.
 type remoteRegistry struct {
+	store  *Store
 	ref    reference
 	puller *remote.Puller
 	err    error // of making the puller
@@ -32,8 +33,14 @@ type remoteRegistry struct {
 func newRemote(s *Store, r reference) origin {
 	puller, err := remote.NewPuller(remote.WithAuthFromKeychain(s.cfg.Keychain), remote.WithTransport(s.http),
 		remote.WithUserAgent("perigee"))
-	return remoteRegistry{r, puller, err}
+	return remoteRegistry{s, r, puller, err}
 }
+
+func (g remoteRegistry) vouches(digest string) bool {
+	return g.store.hasSent(g.ref.registry, digest)
+}
+
+func (g remoteRegistry) key() string { return g.ref.registry }
 
 func newTransport() *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()

@@ -34,6 +34,7 @@ type Store struct {
 	mu     sync.Mutex         // guards what follows
 	images map[string]*record // by digest of the manifest
 	pins   map[string]int     // digests that work under way needs
+	had    map[string]bool    // registry and digest of blobs that were downloaded, see [Store.sent]
 }
 
 // The folders below Config.Dir.
@@ -53,7 +54,7 @@ func New(cfg Config) (*Store, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	s := &Store{cfg: cfg, arch: runtime.GOARCH, http: newTransport(), images: map[string]*record{}, pins: map[string]int{}}
+	s := &Store{cfg: cfg, arch: runtime.GOARCH, http: newTransport(), images: map[string]*record{}, pins: map[string]int{}, had: map[string]bool{}}
 	if err := s.open(); err != nil {
 		return nil, fmt.Errorf("cannot open the image store in %q: %w", cfg.Dir, err)
 	}

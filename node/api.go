@@ -56,7 +56,7 @@ func (n *Node) openAPI(context.Context) (err error) {
 		return err
 	}
 	f.guests = &guests{n: n}
-	f.inside = f.guests.face(server)
+	f.inside = n.face(server, f.guests)
 	f.nodes = n.cluster.Server(n.peerFace(server))
 	if f.peer, err = n.listenPeers(); err != nil {
 		f.close()
@@ -86,8 +86,9 @@ func (n *Node) face(server *httpapi.Server, who httpapi.Authenticator) http.Hand
 	return httpapi.SameSite(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/") {
 			kept := &statusKeeper{ResponseWriter: w}
+			by, _ := visitor.Authenticate(r) // nobody, where it fails; before, for a push may outlast its token
 			registry.ServeHTTP(kept, r)
-			n.auditPush(r, visitor, kept.status)
+			n.auditPush(r, by, kept.status)
 			return
 		}
 		rest.ServeHTTP(w, r)
@@ -143,7 +144,6 @@ func (f *faces) Run(ctx context.Context) error {
 	if f.peer != nil {
 		g.Go(func() error { return f.nodes.Run(ctx, f.peer) })
 	}
-	defer f.guests.sleep.Wait()
 	return g.Wait()
 }
 

@@ -69,13 +69,12 @@ func (n *Node) askAudit(ctx context.Context, node, org string, q api.AuditQuery)
 }
 
 // auditPush writes down a push to the registry, or one that was refused.
-func (n *Node) auditPush(r *http.Request, who httpapi.Authenticator, status int) {
+func (n *Node) auditPush(r *http.Request, p httpapi.Principal, status int) {
 	w := registryWant(r)
 	refused := status == http.StatusUnauthorized || status == http.StatusForbidden
 	if !refused && (w.Class != token.Changes || !strings.Contains(r.URL.Path, "/manifests/")) {
 		return
 	}
-	p, _ := who.Authenticate(r) // nobody, where it fails
 	if p.Node != "" || refused && p.Name == "" && r.Header.Get("Authorization") == "" {
 		return // docker asks without a token first, to hear which kind is wanted
 	}

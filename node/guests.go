@@ -5,9 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"strings"
 	"sync"
-	"time"
 
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/httpapi"
@@ -18,8 +16,7 @@ import (
 // guests are the machines of this node as callers of the API. Each has a socket
 // that leads here, and needs no token: the supervisor says who calls.
 type guests struct {
-	n     *Node
-	sleep sync.WaitGroup // machines that are being put to sleep at their own word
+	n *Node
 }
 
 // guestClasses are what a machine may do with its app, and with nothing else.
@@ -47,41 +44,6 @@ func (g *guests) Authenticate(r *http.Request) (httpapi.Principal, error) {
 		return httpapi.Principal{}, api.Errorf(api.CodeUnauthorized, "the machine's app is gone")
 	}
 	return httpapi.Principal{Name: "machine:" + id, App: s.App, Machine: id, Scope: token.Grant(org, []string{s.App}, guestClasses...)}, nil
-}
-
-// face answers machines. One that puts itself to sleep is answered before: while
-// it sleeps it could not listen, and a connection does not outlive a suspension.
-func (g *guests) face(server *httpapi.Server) http.Handler {
-	rest := g.n.face(server, g)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		p, err := g.Authenticate(r)
-		verb, own := strings.CutPrefix(r.URL.Path, "/v1/apps/"+p.App+"/machines/"+p.Machine+"/")
-		if err != nil || !own || r.Method != http.MethodPost || verb != "suspend" && verb != "pause" {
-			rest.ServeHTTP(w, r)
-			return
-		}
-		g.putToSleep(w, p.Machine, verb, r.Header.Get(api.NonceHeader))
-	})
-}
-
-// napTime bounds a suspension that a machine asked for.
-const napTime = 5 * time.Minute
-
-func (g *guests) putToSleep(w http.ResponseWriter, id, verb, nonce string) {
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write([]byte("{\"ok\":true}\n"))
-	_ = http.NewResponseController(w).Flush()
-	g.sleep.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), napTime)
-		defer cancel()
-		act := g.n.fleet.Suspend
-		if verb == "pause" {
-			act = g.n.fleet.Pause
-		}
-		if err := act(ctx, id, nonce); err != nil {
-			g.n.log.Warn("a machine that asked for it was not put to sleep", "machine", id, "error", err)
-		}
-	})
 }
 
 // maxVisits bounds the connections of one machine.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -157,6 +158,34 @@ func TestFilesAndSnapshots(t *testing.T) {
 	}
 	if code, err := end(); code != 0 || err != nil {
 		t.Errorf("ended with %d, %v", code, err)
+	}
+}
+
+// TestFalseName: a program that calls itself as ours are called is not taken for one,
+// neither the main process nor what it forks.
+func TestFalseName(t *testing.T) {
+	k := newKit(t)
+	s := k.spec("/bin/sh", "-c", "cp /bin/busybox '/tmp/host:[7]'; (exec -a sleep '/tmp/host:[7]' 100) & exec -a sleep '/tmp/host:[7]' 101")
+	k.start(s)
+	c, end := k.files(t.Context(), s.ID, sandbox.ExecSpec{})
+	for named := 0; named < 2; {
+		p, err := k.Processes(t.Context(), s.ID)
+		must(t, err)
+		named = 0
+		for _, p := range p {
+			if strings.HasPrefix(p.Command, "host:[7]") {
+				named++
+			}
+		}
+	}
+	must(t, c.Mkdir("/tmp/here"))
+	must(t, k.Checkpoint(t.Context(), s.ID, filepath.Join(k.dir, "snap")))
+	must(t, k.Resume(t.Context(), s.ID))
+	_, _ = end()
+	p, err := k.Processes(t.Context(), s.ID)
+	must(t, err)
+	if len(p) != 2 {
+		t.Errorf("there are %+v", p)
 	}
 }
 

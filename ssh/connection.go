@@ -22,6 +22,7 @@ type connection struct {
 	conn    *gossh.ServerConn
 	grant   Grant
 
+	forwards sync.Once // the first is told of; ssh -L opens one for each connection
 	channels atomic.Int32
 	work     sync.WaitGroup // sessions and forwards
 }
@@ -79,9 +80,17 @@ func (c *connection) config(ctx context.Context) (*gossh.ServerConfig, error) {
 func (s *Server) letIn(ctx context.Context, key gossh.PublicKey, user string, m Machine) (Grant, error) {
 	g, err := s.cfg.Authority.Check(key, user, m, time.Now())
 	if err == nil {
-		err = s.cfg.Permit(ctx, g)
+		err = s.permit(ctx, g)
 	}
 	return g, err
+}
+
+// permit refuses a grant whose token is not good any more.
+func (s *Server) permit(ctx context.Context, g Grant) error {
+	if err := g.ended(time.Now()); err != nil {
+		return err
+	}
+	return s.cfg.Permit(ctx, g)
 }
 
 // lookAfter ends the connection when the client says nothing any more, or its
@@ -94,7 +103,7 @@ func (c *connection) lookAfter(ctx context.Context) {
 			return
 		case <-time.After(beat):
 		}
-		if err := c.server.cfg.Permit(ctx, c.grant); err != nil && ctx.Err() == nil {
+		if err := c.server.permit(ctx, c.grant); err != nil && ctx.Err() == nil {
 			c.server.cfg.Logger.Info("SSH connection ended: its token is not good any more", "machine", c.machine.ID, "who", c.grant.Who, "why", err)
 			c.conn.Close()
 			return
@@ -122,7 +131,7 @@ func (c *connection) open(ctx context.Context, ch gossh.NewChannel) {
 	}
 	c.work.Go(func() {
 		defer c.channels.Add(-1)
-		if err := c.server.cfg.Permit(ctx, c.grant); err != nil {
+		if err := c.server.permit(ctx, c.grant); err != nil {
 			_ = ch.Reject(gossh.Prohibited, "perigee: "+err.Error())
 			return
 		}
@@ -133,6 +142,5 @@ func (c *connection) open(ctx context.Context, ch gossh.NewChannel) {
 // note writes down that somebody does something, and with what it returns how that
 // ended.
 func (c *connection) note(ctx context.Context, did string) (ended func(exitCode int)) {
-	c.server.cfg.Noted(c.machine, c.grant)
 	return c.server.cfg.Machines.NoteSession(ctx, c.machine.ID, machine.Session{Who: c.grant.Who, User: c.conn.User(), Did: did})
 }

@@ -15,21 +15,16 @@ import (
 // forward joins the client to a port of the machine. Other hosts are refused: a
 // certificate opens one machine, not what it can reach.
 func (c *connection) forward(ctx context.Context, offer gossh.NewChannel) {
-	var to struct {
-		Host   string
-		Port   uint32
-		Origin string
-		From   uint32
-	}
-	if err := gossh.Unmarshal(offer.ExtraData(), &to); err != nil || to.Port == 0 || to.Port > 65535 {
+	host, port, ok := target(offer.ExtraData())
+	if !ok {
 		_ = offer.Reject(gossh.ConnectionFailed, "perigee: that is no host and port")
 		return
 	}
-	if !c.own(to.Host) {
-		_ = offer.Reject(gossh.Prohibited, fmt.Sprintf("perigee: forwards lead to machine %s itself, as localhost:%d, and not to %q", c.machine.ID, to.Port, api.Clip(to.Host)))
+	if !c.own(host) {
+		_ = offer.Reject(gossh.Prohibited, fmt.Sprintf("perigee: forwards lead to machine %s itself, as localhost:%d, and not to %q", c.machine.ID, port, api.Clip(host)))
 		return
 	}
-	far, err := c.reach(ctx, int(to.Port))
+	far, err := c.reach(ctx, port)
 	if err != nil {
 		_ = offer.Reject(gossh.ConnectionFailed, "perigee: "+err.Error())
 		return
@@ -40,10 +35,25 @@ func (c *connection) forward(ctx context.Context, offer gossh.NewChannel) {
 		return
 	}
 	go gossh.DiscardRequests(requests)
-	defer c.note(ctx, fmt.Sprintf("forward to port %d", to.Port))(0)
+	c.forwards.Do(func() { c.server.cfg.Noted(c.machine, c.grant) })
+	defer c.note(ctx, fmt.Sprintf("forward to port %d", port))(0)
 	stop := context.AfterFunc(ctx, func() { far.Close(); near.Close() })
 	defer stop()
 	join(near, far)
+}
+
+// target reads where a forward is to lead.
+func target(b []byte) (host string, port int, ok bool) {
+	var to struct {
+		Host   string
+		Port   uint32
+		Origin string
+		From   uint32
+	}
+	if err := gossh.Unmarshal(b, &to); err != nil || to.Port == 0 || to.Port > 65535 {
+		return "", 0, false
+	}
+	return to.Host, int(to.Port), true
 }
 
 // own reports whether a host name means the machine.

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	gossh "golang.org/x/crypto/ssh"
 )
@@ -17,16 +19,20 @@ const (
 	optApps     = "apps@perigee"
 	optMachines = "machines@perigee"
 	optToken    = "token@perigee"
+	optUntil    = "until@perigee"
 )
 
-var options = []string{optOrg, optApps, optMachines, optToken}
+var options = []string{optOrg, optApps, optMachines, optToken, optUntil}
 
 // Grant is what a certificate is good for.
 type Grant struct {
 	// Who is the name of the one it was made for, Token the id of the token that
 	// it was asked for with; "" if there was none.
 	Who, Token string
-	Org        string
+	// Until is when that token ends, as it was presented: it may have been narrowed.
+	// What was begun with the certificate ends then; zero if never.
+	Until time.Time
+	Org   string
 	// Users are the users of a machine that it may become.
 	Users []string
 	// Apps and Machines narrow it; empty means all of the org, or of the apps.
@@ -42,7 +48,22 @@ func grantOf(c *gossh.Certificate) (Grant, error) {
 	if g.Org == "" || len(g.Users) == 0 { // to other servers no user means any
 		return g, errors.New("the certificate names no org or no user")
 	}
+	if s := c.CriticalOptions[optUntil]; s != "" {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil {
+			return g, errors.New("the certificate has a time that is none")
+		}
+		g.Until = time.Unix(n, 0)
+	}
 	return g, nil
+}
+
+// ended is the error of a grant whose token has ended.
+func (g Grant) ended(now time.Time) error {
+	if g.Until.IsZero() || now.Before(g.Until) {
+		return nil
+	}
+	return fmt.Errorf("the token that the certificate was asked for with ended at %s", g.Until.UTC().Format(time.RFC3339))
 }
 
 // options is the grant as a certificate holds it.
@@ -52,6 +73,9 @@ func (g Grant) options() map[string]string {
 		if v != "" {
 			out[name] = v
 		}
+	}
+	if !g.Until.IsZero() {
+		out[optUntil] = strconv.FormatInt(g.Until.Unix(), 10)
 	}
 	return out
 }

@@ -35,7 +35,7 @@ func (a *Authority) issue(org, who, token string, end time.Time, req api.SSHCert
 	if err != nil {
 		return api.SSHCertificate{}, err
 	}
-	grant := Grant{Who: who, Token: token, Org: org, Users: req.Principals, Apps: req.Apps, Machines: req.Machines, Serial: serial()}
+	grant := Grant{Who: who, Token: token, Org: org, Users: req.Principals, Apps: req.Apps, Machines: req.Machines, Serial: serial(), Until: end}
 	if last := now.Add(time.Duration(req.ValidHours) * time.Hour); end.IsZero() || end.After(last) {
 		end = last
 	}

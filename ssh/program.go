@@ -37,6 +37,7 @@ func (s *session) run(ctx context.Context, p program) int {
 	if err := s.server.cfg.Machines.Enter(ctx, s.machine.ID); err != nil {
 		return s.failed(err)
 	}
+	s.server.cfg.Noted(s.machine, s.grant)
 	ended := s.note(ctx, p.did())
 	code, err := p.run(ctx, s)
 	if err != nil {

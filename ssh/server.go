@@ -38,7 +38,8 @@ type Config struct {
 	Machines  Machines
 	// Permit refuses a grant whose token is not good any more. Default: all are.
 	Permit func(ctx context.Context, g Grant) error
-	// Noted hears of every session and forward that begins. Default: nobody does.
+	// Noted hears of every session that begins, and of the first forward of a
+	// connection. Default: nobody does.
 	Noted func(m Machine, g Grant)
 	// Connections is how many a machine takes at a time, Channels how many
 	// sessions and forwards one connection holds. Default 64 and 64.

@@ -187,7 +187,8 @@ func TestForwards(t *testing.T) {
 		}
 		return net.Dial("tcp", l.Addr().String())
 	}}
-	c := enter(t, server(t, f, nil))
+	var noted atomic.Int32
+	c := enter(t, server(t, f, func(c *Config) { c.Noted = func(Machine, Grant) { noted.Add(1) } }))
 	for _, to := range []string{"localhost:5432", "127.0.0.1:5432", "[::1]:5432", "shop.internal:5432", "m1.vm.shop.internal:5432"} {
 		conn, err := c.Dial("tcp", to)
 		if err != nil {
@@ -204,6 +205,9 @@ func TestForwards(t *testing.T) {
 		if _, err := c.Dial("tcp", to); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", to, err, want)
 		}
+	}
+	if n := noted.Load(); n != 1 {
+		t.Errorf("the forwards of one connection are noted %d times", n)
 	}
 }
 
@@ -263,6 +267,40 @@ func TestRevoked(t *testing.T) {
 	select {
 	case <-done:
 	case <-time.After(10 * time.Second):
+		t.Error("the connection outlives its token")
+	}
+}
+
+// TestTokenRunsOut: a connection ends with the token as it was presented, though its
+// record, which a narrowed one shares with others, goes on.
+func TestTokenRunsOut(t *testing.T) {
+	t.Parallel()
+	s := server(t, &fake{}, func(c *Config) { c.Beat = 20 * time.Millisecond })
+	key, end := newKey(t), time.Now().Add(3*time.Second)
+	made, err := s.cfg.Authority.Issue(shop.Org, "ann", "t1", end, api.SSHCertificateRequest{PublicKey: line(key.PublicKey(), "")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := publicLine(made.Certificate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := gossh.NewCertSigner(k.(*gossh.Certificate), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, said, err := client(t, s, "root", signer)
+	if err != nil {
+		t.Fatal(err, said)
+	}
+	done := make(chan error, 1)
+	go func() { done <- c.Wait() }()
+	select {
+	case <-done:
+		if left := time.Until(end); left > time.Second { // certificates know whole seconds
+			t.Errorf("it ended %s early", left)
+		}
+	case <-time.After(20 * time.Second):
 		t.Error("the connection outlives its token")
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -170,6 +171,12 @@ func (i insider) suspendsItself(t *testing.T) {
 	wait(api.StateSuspended)
 	if _, b := get(t, v, "http://shop.apps.localhost/suspended"); !strings.HasPrefix(b, "200") {
 		t.Errorf("it was told %q", b)
+	}
+	said, err := i.n.Client.Audit(t.Context(), "personal", api.AuditQuery{App: "shop"})
+	if err != nil || !slices.ContainsFunc(said.Entries, func(e api.AuditEntry) bool {
+		return e.Operation == "Machines_suspend" && e.Who == "machine:"+i.m.ID && e.Machine == i.m.ID && e.Code == ""
+	}) {
+		t.Errorf("the audit log does not know of it: %+v, %v", said, err)
 	}
 	wait(api.StateStarted)
 	if got := i.get(t, "GET", "/v1/apps/shop/machines"); !strings.HasPrefix(got, "200") {

@@ -98,6 +98,9 @@ type pipes struct {
 // guestEnd is how long a program of ours that was killed may take to be gone.
 const guestEnd = 5 * time.Second
 
+// guestPause is the longest time between two looks at it.
+const guestPause = 100 * time.Millisecond
+
 func (b *box) addGuest(x *execution) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -142,13 +145,19 @@ func (s *supervisor) endGuests(b *box) error {
 }
 
 // isGuest goes by the name that gVisor gives to a process whose program is an
-// open file of the host.
-func isGuest(p *control.Process) bool { return strings.HasPrefix(p.Cmd, "host:[") }
+// open file of the host. Any program may call itself so; but ours are begun from
+// outside, and so have no parent, as the first process and what is forked have not:
+// it takes an exec of its owner's to be mistaken for one, which then is killed.
+func isGuest(p *control.Process) bool {
+	return p.PPID == 0 && p.PID != 1 && strings.HasPrefix(p.Cmd, "host:[")
+}
 
 // killGuests goes by what runs: programs that an earlier supervisor began are
-// in no list of ours.
+// in no list of ours. It asks ever less often, for who makes new ones faster
+// than that is not to keep us busy.
 func (b *box) killGuests() error {
-	for end := time.Now().Add(guestEnd); ; time.Sleep(time.Millisecond) {
+	wait := time.Millisecond
+	for end := time.Now().Add(guestEnd); ; time.Sleep(wait) {
 		list, err := b.handle().Processes(b.rec.Container)
 		switch {
 		case err != nil:
@@ -163,5 +172,6 @@ func (b *box) killGuests() error {
 				_ = b.handle().SignalProcess(b.rec.Container, int32(p.PID), unix.SIGKILL, false)
 			}
 		}
+		wait = min(2*wait, guestPause)
 	}
 }
