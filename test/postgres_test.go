@@ -40,7 +40,7 @@ func TestPostgresOnAVolume(t *testing.T) {
 		}
 		done <- err
 	}()
-	kills := envInt("PERIGEE_PG_KILLS", 4)
+	kills := envInt("PERIGEE_PG_KILLS", 2)
 	random := rand.New(rand.NewSource(seed(t)))
 	for i := range kills {
 		p.progress(fmt.Sprintf("before kill %d", i))
