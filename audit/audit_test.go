@@ -40,6 +40,25 @@ func read(t *testing.T, l *Log, org string, q api.AuditQuery) string {
 	return strings.Join(out, " ")
 }
 
+// FuzzPart: whatever an org or an app is called, an entry has a subject of three words,
+// and a filter finds no other org's.
+func FuzzPart(f *testing.F) {
+	for _, s := range []string{"acme", "", "*", ">", "a.b", "A", "a b", "-a", "a-", "\x00", strings.Repeat("a", 99), "_"} {
+		f.Add(s, s)
+	}
+	f.Fuzz(func(t *testing.T, org, app string) {
+		subject := "audit." + part(org) + "." + part(app)
+		if words := strings.Split(subject, "."); len(words) != 3 || strings.ContainsAny(subject, " *>\t\r\n\x00") || len(subject) > 140 {
+			t.Errorf("the subject is %q", subject)
+		}
+		for _, s := range []string{org, app} {
+			if got := or(s); got != s && got != nobody && (got != "*" || s != "") {
+				t.Errorf("%q is looked for as %q", s, got)
+			}
+		}
+	})
+}
+
 func TestEntries(t *testing.T) {
 	dir := t.TempDir()
 	l, cat := open(t, dir)

@@ -112,6 +112,6 @@ func (e *env) did(format string, a ...any) error {
 	if e.json {
 		return e.printJSON(map[string]any{"ok": true, "message": fmt.Sprintf(format, a...)})
 	}
-	_, err := fmt.Fprintf(e.Out, "%s %s\n", e.paint(green, "✓"), fmt.Sprintf(format, a...))
+	_, err := fmt.Fprintf(e.Out, "%s %s\n", e.paint(green, "✓"), plainText(fmt.Sprintf(format, a...)))
 	return err
 }

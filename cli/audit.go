@@ -102,7 +102,7 @@ func (e *env) printAudit(list api.AuditList, shown map[string]bool, follow bool)
 		return e.table([]string{"TIME", "WHO", "OPERATION", "APP", "MACHINE", "STATUS", "FROM", "NODE"}, rows)
 	}
 	for _, r := range rows {
-		if _, err := fmt.Fprintln(e.Out, strings.Join(r, "  ")); err != nil {
+		if _, err := fmt.Fprintln(e.Out, plain(strings.Join(r, "  "))); err != nil {
 			return err
 		}
 	}

@@ -148,18 +148,18 @@ func (e *env) certificate(cert api.Certificate) error {
 	if e.json {
 		return e.printJSON(cert)
 	}
-	fmt.Fprintf(e.Out, "%s is %s\n", cert.Hostname, cert.Status)
+	fmt.Fprintf(e.Out, "%s is %s\n", plain(cert.Hostname), cert.Status)
 	for _, d := range cert.Certificates {
 		from := "got by the cloud"
 		if d.Source == "custom" {
 			from = "brought"
 		}
-		fmt.Fprintf(e.Out, "  %s: %s, from %s, until %s\n", from, d.Status, cmp.Or(d.Issuer, "an authority without a name"), d.ExpiresAt.Format(time.DateOnly))
+		fmt.Fprintf(e.Out, "  %s: %s, from %s, until %s\n", from, d.Status, plain(cmp.Or(d.Issuer, "an authority without a name")), d.ExpiresAt.Format(time.DateOnly))
 	}
 	for _, v := range cert.ValidationErrors {
-		fmt.Fprintf(e.Out, "  %s\n", v.Message)
+		fmt.Fprintf(e.Out, "  %s\n", plainText(v.Message))
 		if v.Remediation != "" {
-			fmt.Fprintf(e.Out, "    %s\n", v.Remediation)
+			fmt.Fprintf(e.Out, "    %s\n", plainText(v.Remediation))
 		}
 	}
 	return nil

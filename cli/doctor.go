@@ -59,7 +59,7 @@ func (e *env) printFindings(found []finding) {
 		} else if !f.OK {
 			mark = e.paint(yellow, "warning ")
 		}
-		fmt.Fprintf(e.Out, "%s %-16s %s\n", mark, f.Name, f.Text)
+		fmt.Fprintf(e.Out, "%s %-16s %s\n", mark, f.Name, plainText(f.Text))
 		if !f.OK && f.Cure != "" {
 			fmt.Fprintf(e.Out, "         %-16s cure: %s\n", "", f.Cure)
 		}

@@ -50,5 +50,9 @@ func (e *env) logLine(l api.LogLine) {
 	if l.Source == "platform" {
 		who += " " + e.paint(yellow, "platform")
 	}
-	fmt.Fprintf(e.Out, "%s %s[%s] %s\n", e.paint(dim, l.Time.Local().Format("2006-01-02T15:04:05.000")), l.Region, who, l.Text)
+	text := l.Text // a script has it as it was said
+	if tty(e.Out) {
+		text = coloured(text)
+	}
+	fmt.Fprintf(e.Out, "%s %s[%s] %s\n", e.paint(dim, l.Time.Local().Format("2006-01-02T15:04:05.000")), l.Region, who, text)
 }

@@ -41,7 +41,7 @@ func (e *env) onMachines(ctx context.Context, ids []string, done string, do func
 			if failed == nil {
 				failed = e.explain(err)
 			} else {
-				fmt.Fprintln(e.Err, e.paint(red, "Error:"), err)
+				fmt.Fprintln(e.Err, e.paint(red, "Error:"), plainText(err.Error()))
 			}
 			continue
 		}
@@ -174,7 +174,7 @@ func (e *env) showMachine(m api.Machine) error {
 		fmt.Fprintln(e.Out, "cordoned: the router sends it nothing")
 	}
 	for _, c := range m.Checks {
-		fmt.Fprintf(e.Out, "check %s: %s %s\n", c.Name, c.Status, strings.TrimSpace(c.Output))
+		fmt.Fprintf(e.Out, "check %s: %s %s\n", plain(c.Name), c.Status, plain(strings.TrimSpace(c.Output)))
 	}
 	fmt.Fprintln(e.Out)
 	return e.eventTable(m.Events)
@@ -249,7 +249,7 @@ func (e *env) madeMachine(m api.Machine, what string) error {
 	if e.json {
 		return e.printJSON(m)
 	}
-	fmt.Fprintf(e.Out, "%s machine %s (%s) %s\n", e.paint(green, "✓"), m.ID, m.Name, what)
+	fmt.Fprintf(e.Out, "%s machine %s (%s) %s\n", e.paint(green, "✓"), m.ID, plain(m.Name), what)
 	return nil
 }
 

@@ -105,7 +105,7 @@ func (e *env) problems(n api.NodeInfo) {
 		if p.Cure != "" {
 			text += "; " + p.Cure
 		}
-		fmt.Fprintln(e.Err, e.paint(yellow, "warning:"), text)
+		fmt.Fprintln(e.Err, e.paint(yellow, "warning:"), plainText(text))
 	}
 }
 

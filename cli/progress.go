@@ -20,7 +20,7 @@ func (e *env) newProgress() *progressView { return &progressView{e: e, last: map
 
 func (v *progressView) note(format string, a ...any) {
 	if !v.e.json {
-		v.line(v.e.paint(dim, "· ") + fmt.Sprintf(format, a...))
+		v.line(v.e.paint(dim, "· ") + plainText(fmt.Sprintf(format, a...)))
 	}
 }
 
@@ -58,13 +58,13 @@ func (v *progressView) show(p api.Progress) {
 	case "build":
 		v.build(p)
 	case "log":
-		v.line("  " + e.paint(dim, "| ") + p.Message)
+		v.line("  " + e.paint(dim, "| ") + plainText(p.Message))
 	case "warning":
-		v.line(e.paint(yellow, "warning: ") + p.Message)
+		v.line(e.paint(yellow, "warning: ") + plainText(p.Message))
 	case "done", "error":
 	default:
 		if p.Message != "" {
-			v.line(e.paint(dim, "· ") + p.Message)
+			v.line(e.paint(dim, "· ") + plainText(p.Message))
 		}
 	}
 }
@@ -72,7 +72,7 @@ func (v *progressView) show(p api.Progress) {
 // build shows a line of the builder's output. A step may tell its end twice,
 // for looking up and for fetching.
 func (v *progressView) build(p api.Progress) {
-	text := strings.TrimRight(p.Message, "\n")
+	text := plainText(strings.TrimRight(p.Message, "\n"))
 	if text == "" || v.last["build"] == text {
 		return
 	}
@@ -87,7 +87,7 @@ func (v *progressView) layer(p api.Progress) {
 	if _, hex, ok := strings.Cut(id, ":"); ok {
 		id = hex
 	}
-	id = id[:min(len(id), 12)]
+	id, p.Message = plain(id[:min(len(id), 12)]), plain(p.Message)
 	if tty(v.e.Err) && p.Total > 0 && p.Current < p.Total {
 		fmt.Fprintf(v.e.Err, "\r\x1b[K  %s %s %s of %s", id, p.Message, bytesText(p.Current), bytesText(p.Total))
 		v.moving = true

@@ -96,7 +96,7 @@ func (e *env) proxy(ctx context.Context, client *api.Client, f forward) error {
 	defer leave()
 	way := tunnel{mesh, client, f}
 	if err := way.rouse(ctx); err != nil {
-		fmt.Fprintln(e.Err, e.paint(yellow, "Warning:"), err)
+		fmt.Fprintln(e.Err, e.paint(yellow, "Warning:"), plainText(err.Error()))
 	}
 	fmt.Fprintf(e.Err, "Forwarding %s to %s. Press Ctrl-C to end.\n", l.Addr(), f.target())
 	return e.serveProxy(ctx, l, way)
@@ -212,7 +212,7 @@ func (e *env) serveProxy(ctx context.Context, l net.Listener, way tunnel) error 
 		}
 		conns.Go(func() {
 			if err := forwardConn(ctx, c, way); err != nil {
-				fmt.Fprintln(e.Err, e.paint(yellow, "Warning:"), err)
+				fmt.Fprintln(e.Err, e.paint(yellow, "Warning:"), plainText(err.Error()))
 			}
 		})
 	}

@@ -90,9 +90,9 @@ func (e *env) report(err error) int {
 		fmt.Fprintln(e.Err, "interrupted")
 		return exit.Interrupted
 	}
-	fmt.Fprintln(e.Err, e.paint(red, "Error:"), err)
+	fmt.Fprintln(e.Err, e.paint(red, "Error:"), plainText(err.Error()))
 	if h := hintOf(err); h != "" {
-		fmt.Fprintln(e.Err, e.paint(dim, "hint: ")+h)
+		fmt.Fprintln(e.Err, e.paint(dim, "hint: ")+plainText(h))
 	}
 	return exitCode(err)
 }

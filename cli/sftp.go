@@ -209,7 +209,7 @@ func sftpFindCmd(e *env) *cobra.Command {
 				if r.env.json {
 					err = enc.Encode(entryOf(w.Path(), w.Stat()))
 				} else {
-					_, err = fmt.Fprintln(r.env.Out, w.Path())
+					_, err = fmt.Fprintln(r.env.Out, r.env.shown(w.Path()))
 				}
 				if err != nil {
 					return err

@@ -38,7 +38,7 @@ func (r *remote) get(from, to string, recursive bool) error {
 			return fmt.Errorf("cannot get %q: the machine names a file %q in it", from, x.Name())
 		}
 		if x.Mode()&(fs.ModeDir|fs.ModeType) != 0 && !x.IsDir() {
-			fmt.Fprintf(r.env.Err, "left out %s: it is neither a file nor a folder\n", path.Join(from, x.Name()))
+			fmt.Fprintf(r.env.Err, "left out %s: it is neither a file nor a folder\n", plain(path.Join(from, x.Name())))
 			continue
 		}
 		if err := r.get(path.Join(from, x.Name()), filepath.Join(to, x.Name()), true); err != nil {
@@ -99,7 +99,7 @@ func (r *remote) put(from, to string, recursive bool) error {
 	}
 	for _, x := range inside {
 		if !x.IsDir() && !x.Type().IsRegular() {
-			fmt.Fprintf(r.env.Err, "left out %s: it is neither a file nor a folder\n", filepath.Join(from, x.Name()))
+			fmt.Fprintf(r.env.Err, "left out %s: it is neither a file nor a folder\n", plain(filepath.Join(from, x.Name())))
 			continue
 		}
 		if err := r.put(filepath.Join(from, x.Name()), path.Join(to, x.Name()), true); err != nil {
@@ -161,13 +161,13 @@ func (c *copying) Write(b []byte) (int, error) {
 	c.sent += int64(len(b))
 	if tty(c.env.Err) && time.Since(c.shown) > 100*time.Millisecond {
 		c.shown = time.Now()
-		fmt.Fprintf(c.env.Err, "\r\x1b[K%s  %s of %s", c.name, bytesText(c.sent), bytesText(c.total))
+		fmt.Fprintf(c.env.Err, "\r\x1b[K%s  %s of %s", plain(c.name), bytesText(c.sent), bytesText(c.total))
 	}
 	return len(b), nil
 }
 
 func (c *copying) done() {
 	if tty(c.env.Err) {
-		fmt.Fprintf(c.env.Err, "\r\x1b[K%s  %s\n", c.name, bytesText(c.sent))
+		fmt.Fprintf(c.env.Err, "\r\x1b[K%s  %s\n", plain(c.name), bytesText(c.sent))
 	}
 }

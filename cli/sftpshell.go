@@ -50,7 +50,7 @@ var sftpVerbs = map[string]sftpVerb{
 		return p.print(list)
 	}},
 	"cd":  {"cd [PATH]", 0, 1, (*place).cd},
-	"pwd": {"pwd", 0, 0, func(p *place, _ []string) error { _, err := fmt.Fprintln(p.env.Out, p.dir); return err }},
+	"pwd": {"pwd", 0, 0, func(p *place, _ []string) error { _, err := fmt.Fprintln(p.env.Out, p.env.shown(p.dir)); return err }},
 	"cat": {"cat PATH", 1, 1, func(p *place, a []string) error {
 		f, err := p.Open(p.path(a[0]))
 		if err != nil {
@@ -124,7 +124,7 @@ func (r *remote) walk() error {
 	p, lines, asks := &place{r, home}, bufio.NewScanner(r.env.In), r.env.asks()
 	for {
 		if asks {
-			fmt.Fprintf(r.env.Err, "%s> ", p.dir)
+			fmt.Fprintf(r.env.Err, "%s> ", plain(p.dir))
 		}
 		if !lines.Scan() {
 			return lines.Err()
@@ -140,7 +140,7 @@ func (r *remote) walk() error {
 			return err
 		}
 		if err != nil {
-			fmt.Fprintln(r.env.Err, r.env.paint(red, "Error:"), err)
+			fmt.Fprintln(r.env.Err, r.env.paint(red, "Error:"), plainText(err.Error()))
 		}
 	}
 }
@@ -172,7 +172,7 @@ func wordsOf(line string) ([]string, error) {
 		switch {
 		case quote == 0 && (c == '"' || c == '\''):
 			quote, begun = c, true
-		case c == quote:
+		case quote != 0 && c == quote:
 			quote = 0
 		case quote == 0 && (c == ' ' || c == '\t'):
 			if begun {

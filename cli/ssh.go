@@ -186,7 +186,7 @@ func (e *env) sshTarget(ctx context.Context, client *api.Client, app string, f s
 		return "", err
 	}
 	for i, m := range machines {
-		fmt.Fprintf(e.Err, "%3d  %s  %s  %s  %s\n", i+1, m.ID, m.Name, m.Region, m.State)
+		fmt.Fprintf(e.Err, "%3d  %s  %s  %s  %s\n", i+1, m.ID, plain(m.Name), m.Region, m.State)
 	}
 	fmt.Fprint(e.Err, "Which one? ")
 	var n int

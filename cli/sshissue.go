@@ -194,13 +194,23 @@ func (e *env) toFiles(path string, private ed25519.PrivateKey, made api.SSHCerti
 	return err
 }
 
-// writeWhole writes a file that only its owner reads, all of it or nothing.
+// writeWhole writes a file that only its owner reads, all of it or nothing, also
+// across a power cut. Where a link stands, what it leads to is written: people keep
+// such files in folders of their own.
 func writeWhole(path string, b []byte) error {
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*")
+	if err != nil {
 		return err
 	}
-	return os.Rename(tmp, path)
+	defer os.Remove(f.Name()) // nothing, once it has its name
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	return os.Rename(f.Name(), path)
 }
 
 func sshConfigCmd(e *env) *cobra.Command {

@@ -73,7 +73,7 @@ func TestCheckTakesWhatFlySends(t *testing.T) {
 // in the API's shape or with a value that can be written again.
 func FuzzBody(f *testing.F) {
 	for _, s := range []string{`{}`, `{"config":{"image":"x","guest":{"cpus":2}}}`, `{"app_name":"shop"}`, `[`, `{"a":{"a":{"a":1}}}`, `{"config":{"checks":{"\u0000":{"interval":"1s"}}}}`,
-		`{"values":{"A":null}}`, `{"image":"x","groups":{"web":{"services":[{"autostop":true}]}},"wait_timeout":1e3}`, "\xff", `{"config":{"env":{"A":"\ud800"}}}`} {
+		`{"command":["sh"],"tty":true,"size":{"rows":65536}}`, `{"values":{"A":null}}`, `{"image":"x","groups":{"web":{"services":[{"autostop":true}]}},"wait_timeout":1e3}`, "\xff", `{"config":{"env":{"A":"\ud800"}}}`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
@@ -81,6 +81,7 @@ func FuzzBody(f *testing.F) {
 		fuzzOne[api.CreateAppRequest](t, body)
 		fuzzOne[api.DeployRequest](t, body)
 		fuzzOne[api.SetSecretsRequest](t, body)
+		fuzzOne[api.ExecStreamRequest](t, body)
 	})
 }
 

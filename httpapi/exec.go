@@ -118,19 +118,22 @@ func (x *execution) listen(stdin *io.PipeWriter) {
 		if err != nil {
 			return
 		}
-		if kind != websocket.MessageBinary || len(b) == 0 {
-			continue
+		if kind == websocket.MessageBinary {
+			x.take(b, stdin)
 		}
-		switch b[0] {
-		case api.FrameStdin:
-			if len(b) == 1 {
-				stdin.Close()
-				continue
-			}
-			_, _ = stdin.Write(b[1:]) // a command that reads no more is not at fault
-		case api.FrameResize:
-			x.resize(b[1:])
-		}
+	}
+}
+
+// take does what a frame says; one of no known kind says nothing.
+func (x *execution) take(b []byte, stdin io.WriteCloser) {
+	switch {
+	case len(b) == 0:
+	case b[0] == api.FrameResize:
+		x.resize(b[1:])
+	case b[0] == api.FrameStdin && len(b) == 1:
+		stdin.Close()
+	case b[0] == api.FrameStdin:
+		_, _ = stdin.Write(b[1:]) // a command that reads no more is not at fault
 	}
 }
 

@@ -1,12 +1,14 @@
 package httpapi
 
 import (
+	"bytes"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/sandbox"
 )
 
 // FuzzBodies sends bodies to everything that takes one: no panic, and nothing that is our
@@ -54,6 +56,47 @@ func FuzzBodies(f *testing.F) {
 		handler.ServeHTTP(w, req)
 		if w.Code >= http.StatusInternalServerError {
 			t.Errorf("%s with %q: %d %s", at[i], body, w.Code, w.Body)
+		}
+	})
+}
+
+// input is a command's standard input.
+type input struct {
+	got    []byte
+	closed bool
+}
+
+func (i *input) Write(b []byte) (int, error) {
+	i.got = append(i.got, b...)
+	return len(b), nil
+}
+
+func (i *input) Close() error {
+	i.closed = true
+	return nil
+}
+
+// FuzzFrames gives an exec stream anything for two frames: only input reaches the
+// command, as it came, and only the latest size waits.
+func FuzzFrames(f *testing.F) {
+	stdin, resize := string([]byte{api.FrameStdin}), string([]byte{api.FrameResize})
+	for _, s := range [][2]string{{stdin + "hello", stdin}, {resize + `{"rows":24,"cols":80}`, resize + `{"rows":1}`}, {"", "\x00"}, {resize + "[", resize + `{"rows":65536}`}, {"\xff" + "x", stdin + "\x00"}} {
+		f.Add([]byte(s[0]), []byte(s[1]))
+	}
+	f.Fuzz(func(t *testing.T, first, second []byte) {
+		x, in := &execution{sizes: make(chan sandbox.Size, 1)}, &input{}
+		var want []byte
+		for _, b := range [][]byte{first, second} {
+			x.take(b, in)
+			if len(b) > 0 && b[0] == api.FrameStdin {
+				want = append(want, b[1:]...)
+			}
+		}
+		if !bytes.Equal(in.got, want) {
+			t.Errorf("%q and %q give %q", first, second, in.got)
+		}
+		if ends := len(first) == 1 && first[0] == api.FrameStdin || len(second) == 1 && second[0] == api.FrameStdin; in.closed != ends {
+			t.Errorf("after %q and %q the input is closed: %v", first, second, in.closed)
 		}
 	})
 }

@@ -2,6 +2,8 @@ package machine
 
 import (
 	"encoding/json"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,6 +28,28 @@ func TestProbes(t *testing.T) {
 	if p := probes(c); len(p) != 3 || p[0].name != "servicecheck-00-http-8080" || p[2].check.Port != 8080 {
 		t.Errorf("probes are %+v", p)
 	}
+}
+
+// FuzzWords: what words are joined to, each in quotes, is taken apart to the same, and
+// any line is taken apart or refused.
+func FuzzWords(f *testing.F) {
+	for _, s := range []string{"", "a b", `a "b c" 'd\'`, `\`, "'", `""`, "a\tb\nc", "\xff\\\xfe", `"a\"b"`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, line string) {
+		words, err := Words(line)
+		if err != nil {
+			return
+		}
+		var again []string
+		for _, w := range words {
+			again = append(again, "'"+strings.ReplaceAll(w, "'", `'\''`)+"'")
+		}
+		got, err := Words(strings.Join(again, " "))
+		if err != nil || !slices.Equal(got, words) {
+			t.Errorf("%q is %q, and that %q, %v", line, words, got, err)
+		}
+	})
 }
 
 // FuzzCreate makes machines of arbitrary configurations: each is either made,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/token/caveat"
@@ -79,8 +80,8 @@ func (s *Store) record(by Maker, org string, req api.CreateTokenRequest) (Record
 		return Record{}, invalid("app", "an %s token is for all apps of the org", req.Kind).WithHint("deploy is the kind for one app")
 	case req.Kind != api.TokenMachineExec && (len(req.Machines) > 0 || len(req.Commands) > 0):
 		return Record{}, invalid("kind", "machines and commands go with the kind machine-exec, not %s", req.Kind)
-	case len(req.Name) > maxName || strings.ContainsFunc(req.Name, func(r rune) bool { return r < ' ' }):
-		return Record{}, invalid("name", "the name has more than %d bytes, or more than one line", maxName)
+	case len(req.Name) > maxName || strings.ContainsFunc(req.Name, func(r rune) bool { return !unicode.IsPrint(r) }):
+		return Record{}, invalid("name", "the name has more than %d bytes, or a character that is not printed", maxName)
 	}
 	if req.App != "" && s.cfg.OrgOf(req.App) != org {
 		return Record{}, api.Errorf(api.CodeNotFound, "org %q has no app %s", org, quote(req.App)).WithField("app")

@@ -203,7 +203,7 @@ func TestMintErrors(t *testing.T) {
 		{api.CreateTokenRequest{Kind: api.TokenDeploy}, api.CodeInvalid, "app"}, {api.CreateTokenRequest{Kind: api.TokenOrg, App: "shop"}, api.CodeInvalid, "app"},
 		{api.CreateTokenRequest{Kind: api.TokenDeploy, App: "none"}, api.CodeNotFound, "app"}, {api.CreateTokenRequest{Kind: api.TokenDeploy, App: "far"}, api.CodeNotFound, "app"},
 		{api.CreateTokenRequest{Kind: api.TokenOrg, Machines: []string{"m"}}, api.CodeInvalid, "kind"},
-		{api.CreateTokenRequest{Kind: api.TokenOrg, Name: "a\nb"}, api.CodeInvalid, "name"}, {api.CreateTokenRequest{Kind: api.TokenOrg, Name: strings.Repeat("n", 99)}, api.CodeInvalid, "name"},
+		{api.CreateTokenRequest{Kind: api.TokenOrg, Name: "a\nb"}, api.CodeInvalid, "name"}, {api.CreateTokenRequest{Kind: api.TokenOrg, Name: "a\u202eb"}, api.CodeInvalid, "name"}, {api.CreateTokenRequest{Kind: api.TokenOrg, Name: "a\u009bb"}, api.CodeInvalid, "name"}, {api.CreateTokenRequest{Kind: api.TokenOrg, Name: strings.Repeat("n", 99)}, api.CodeInvalid, "name"},
 		{api.CreateTokenRequest{Kind: api.TokenOrg, Expiry: "soon"}, api.CodeInvalid, "expiry"}, {api.CreateTokenRequest{Kind: api.TokenOrg, Expiry: "-1h"}, api.CodeInvalid, "expiry"},
 		{api.CreateTokenRequest{Kind: api.TokenMachineExec, App: "shop", Machines: []string{"M 1"}}, api.CodeInvalid, "machines"},
 		{api.CreateTokenRequest{Kind: api.TokenMachineExec, App: "shop", Commands: [][]string{{}}}, api.CodeInvalid, "commands"},
