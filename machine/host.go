@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -29,8 +30,9 @@ type Host struct {
 	stop  context.CancelFunc
 	ready chan struct{} // closed when adoption is done
 
-	starting atomic.Int32 // starts under way
-	latest   atomic.Int64 // when the latest start ended, in Unix nanoseconds
+	starting atomic.Int32  // starts under way
+	atOnce   chan struct{} // a token for each start that nobody waits for at the door
+	latest   atomic.Int64  // when the latest start ended, in Unix nanoseconds
 
 	watchers watchers
 	voice    voice
@@ -57,7 +59,8 @@ func New(cfg Config) (*Host, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make machine directory: %w", err)
 	}
-	h := &Host{cfg: cfg, log: cfg.Logger, ready: make(chan struct{}), machines: map[string]*machine{}, names: map[string]string{}}
+	h := &Host{cfg: cfg, log: cfg.Logger, ready: make(chan struct{}), machines: map[string]*machine{}, names: map[string]string{},
+		atOnce: make(chan struct{}, 2*runtime.NumCPU())}
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	h.pool = newPool(h)
 	for _, e := range cfg.Records.List("") {

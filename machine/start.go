@@ -76,6 +76,9 @@ func (h *Host) rouse(ctx context.Context, m *machine, source string) error {
 func (h *Host) launch(ctx context.Context, m *machine, source string) error {
 	m.cancelRetry()
 	m.pass(api.StateStarting)
+	if source != byRouter {
+		defer h.queue(ctx, m)()
+	}
 	l, t, err := h.begin(ctx, m, "")
 	if h.ctx.Err() != nil && err != nil {
 		return errClosing() // not the machine's failure
@@ -91,6 +94,19 @@ func (h *Host) launch(ctx context.Context, m *machine, source string) error {
 	h.live(m, l, func(r *Record) { r.note("start", source, t.detail("cold")) })
 	m.say(fmt.Sprintf("machine started in %v ms", milliseconds(t.total)))
 	return nil
+}
+
+// queue waits until few enough machines are starting, and returns what lets the next one
+// go. A start is work for a processor: side by side many of them would all be done when the
+// last one is. The starts that visitors wait for do not come here.
+func (h *Host) queue(ctx context.Context, m *machine) (leave func()) {
+	select {
+	case h.atOnce <- struct{}{}:
+		return func() { <-h.atOnce }
+	case <-ctx.Done(): // begin says so
+	case <-m.hurry: // it is to go, and not to wait for its turn before
+	}
+	return func() {}
 }
 
 // begin makes a life: a slot, a sandbox, a running process. With a snapshot's
