@@ -4,17 +4,28 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"strings"
 )
 
 // ListVolumes returns the app's volumes, oldest first; those that are to be
-// destroyed are among them.
-func (c *Client) ListVolumes(ctx context.Context, app string) (v []Volume, err error) {
-	return v, c.call(ctx, http.MethodGet, pathf("/apps/%s/volumes", app), nil, nil, &v)
+// destroyed are among them. With states it is those in one of these; destroyed are
+// those whose files are gone and of which there are snapshots.
+func (c *Client) ListVolumes(ctx context.Context, app string, states ...string) (v []Volume, err error) {
+	return v, c.call(ctx, http.MethodGet, pathf("/apps/%s/volumes", app), inStates(states), nil, &v)
 }
 
-// ListOrgVolumes returns the volumes of all apps of an org.
-func (c *Client) ListOrgVolumes(ctx context.Context, org string) (v []Volume, err error) {
-	return v, c.call(ctx, http.MethodGet, pathf("/orgs/%s/volumes", org), nil, nil, &v)
+// ListOrgVolumes returns the volumes of all apps of an org, or with states those in
+// one of these. For whoever owns the org those of apps that were destroyed are among
+// them.
+func (c *Client) ListOrgVolumes(ctx context.Context, org string, states ...string) (v []Volume, err error) {
+	return v, c.call(ctx, http.MethodGet, pathf("/orgs/%s/volumes", org), inStates(states), nil, &v)
+}
+
+func inStates(states []string) url.Values {
+	if len(states) == 0 {
+		return nil
+	}
+	return url.Values{"state": {strings.Join(states, ",")}}
 }
 
 // GetVolume returns one volume as its node has it.
@@ -24,6 +35,9 @@ func (c *Client) GetVolume(ctx context.Context, app, id string) (v Volume, err e
 
 // CreateVolume makes a volume and returns when it can be used.
 func (c *Client) CreateVolume(ctx context.Context, app string, req CreateVolumeRequest) (v Volume, err error) {
+	if req.IdempotencyKey != "" {
+		c = c.With(IdempotencyHeader, req.IdempotencyKey)
+	}
 	return v, c.call(ctx, http.MethodPost, pathf("/apps/%s/volumes", app), nil, req, &v)
 }
 
@@ -47,7 +61,8 @@ func (c *Client) DestroyVolume(ctx context.Context, app, id string, now bool) (v
 	return v, c.call(ctx, http.MethodDelete, pathf("/apps/%s/volumes/%s", app, id), q, nil, &v)
 }
 
-// KeepVolume takes DestroyVolume back, within the day.
+// KeepVolume takes DestroyVolume back, within the day. A volume of the org whose app
+// was destroyed is the named app's from then on.
 func (c *Client) KeepVolume(ctx context.Context, app, id string) (v Volume, err error) {
 	return v, c.call(ctx, http.MethodPost, pathf("/apps/%s/volumes/%s/keep", app, id), nil, nil, &v)
 }

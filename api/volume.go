@@ -54,7 +54,7 @@ type CreateVolumeRequest struct {
 	SizeGB *int   `json:"size_gb,omitempty" doc:"1 to 16384; default 1, or that of what it is made from"`
 
 	SnapshotID        string `json:"snapshot_id,omitempty" doc:"Restore this snapshot, of a volume of the same app"`
-	SourceVolumeID    string `json:"source_volume_id,omitempty" doc:"Copy this volume of the app, on its node"`
+	SourceVolumeID    string `json:"source_volume_id,omitempty" doc:"Copy this volume of the app: on its node, or with a region in that, by a snapshot"`
 	SnapshotRetention *int   `json:"snapshot_retention,omitempty" doc:"Days, 1 to 60; default 5"`
 	AutoBackupEnabled *bool  `json:"auto_backup_enabled,omitempty" doc:"Default true"`
 
@@ -65,6 +65,10 @@ type CreateVolumeRequest struct {
 	MachinesOnly      *bool  `json:"machines_only,omitempty" doc:"Taken for Fly's clients and not looked at"`
 	Compute           *Guest `json:"compute,omitempty" doc:"The machine to come: its node has room for it"`
 	ComputeImage      string `json:"compute_image,omitempty" doc:"Taken for Fly's clients and not looked at"`
+
+	// IdempotencyKey travels in [IdempotencyHeader]: a creation that is sent again under
+	// the same key makes nothing new.
+	IdempotencyKey string `json:"-"`
 }
 
 // UpdateVolumeRequest changes a volume's settings (PUT …/volumes/{id}).

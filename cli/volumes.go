@@ -70,40 +70,58 @@ func (e *env) completeVolumes(c *cobra.Command, _ []string, _ string) ([]string,
 }
 
 func volumesListCmd(e *env) *cobra.Command {
-	all := false
+	all, org := false, ""
 	c := &cobra.Command{
-		Use: "list", Aliases: []string{"ls"}, Short: "List the app's volumes", Args: noArgs, Example: "  perigee volumes list --app shop\n  perigee volumes list --all --json",
+		Use: "list", Aliases: []string{"ls"}, Short: "List the app's volumes, or an org's", Args: noArgs,
+		Example: "  perigee volumes list --app shop\n  perigee volumes list --all --json\n  perigee volumes list --org personal --all   # also those of destroyed apps",
 		RunE: func(c *cobra.Command, _ []string) error {
-			client, app, err := e.forApp()
-			if err != nil {
-				return err
+			states := []string{api.VolumeCreating, api.VolumeCreated}
+			if all {
+				states = append(states, api.VolumePendingDestroy, api.VolumeDestroying, api.VolumeDestroyed)
 			}
-			volumes, err := client.ListVolumes(c.Context(), app)
+			shown, err := e.volumesOf(c.Context(), org, states)
 			if err != nil {
 				return e.explain(err)
 			}
-			shown := []api.Volume{}
-			for _, v := range volumes {
-				if all || v.State == api.VolumeCreated || v.State == api.VolumeCreating {
-					shown = append(shown, v)
-				}
-			}
 			if e.json {
-				return e.printJSON(shown)
+				return e.printJSON(append([]api.Volume{}, shown...))
 			}
-			return e.volumeTable(shown)
+			return e.volumeTable(shown, org != "")
 		},
 	}
-	c.Flags().BoolVar(&all, "all", false, "also those that are to be destroyed")
+	c.Flags().BoolVar(&all, "all", false, "also those that are to be destroyed, and those of which there are but snapshots")
+	c.Flags().StringVarP(&org, "org", "o", "", "those of all apps of this org, for its owner also of apps that were destroyed")
 	return c
 }
 
-func (e *env) volumeTable(volumes []api.Volume) error {
-	rows := make([][]string, len(volumes))
+// volumesOf are those of an org, or with "" of the app that is meant.
+func (e *env) volumesOf(ctx context.Context, org string, states []string) ([]api.Volume, error) {
+	if org != "" {
+		client, err := e.client()
+		if err != nil {
+			return nil, err
+		}
+		return client.ListOrgVolumes(ctx, org, states...)
+	}
+	client, app, err := e.forApp()
+	if err != nil {
+		return nil, err
+	}
+	return client.ListVolumes(ctx, app, states...)
+}
+
+func (e *env) volumeTable(volumes []api.Volume, apps bool) error {
+	head, rows := []string{"ID", "NAME", "STATE", "SIZE", "USED", "REGION", "NODE", "MACHINE", "CREATED"}, make([][]string, len(volumes))
+	if apps {
+		head = append(head, "APP")
+	}
 	for i, v := range volumes {
 		rows[i] = []string{v.ID, v.Name, volumeState(v), fmt.Sprintf("%d GB", v.SizeGB), usedText(v), v.Region, v.Node, deref(v.AttachedMachineID), ago(v.CreatedAt)}
+		if apps {
+			rows[i] = append(rows[i], v.App)
+		}
 	}
-	return e.table([]string{"ID", "NAME", "STATE", "SIZE", "USED", "REGION", "NODE", "MACHINE", "CREATED"}, rows)
+	return e.table(head, rows)
 }
 
 func volumeState(v api.Volume) string {
@@ -259,7 +277,11 @@ func volumesForkCmd(e *env) *cobra.Command {
 	var f volumeFlags
 	name := ""
 	c := &cobra.Command{
-		Use: "fork ID", Short: "Make a copy of a volume as it is now, on its node", Args: exactArgs("ID"), Example: "  perigee volumes fork vol_4xm1vzq6p2d8n0rk3 --name trial", ValidArgsFunction: e.completeVolumes,
+		Use: "fork ID", Short: "Make a copy of a volume as it is now", Args: exactArgs("ID"), ValidArgsFunction: e.completeVolumes, Long: `Make a copy of a volume as it is now, on its node.
+
+With --region it is made in that region, where snapshots are kept in a bucket: one
+is taken, and restored there.`,
+		Example: "  perigee volumes fork vol_4xm1vzq6p2d8n0rk3 --name trial\n  perigee volumes fork vol_4xm1vzq6p2d8n0rk3 --region syd",
 		RunE: func(c *cobra.Command, args []string) error {
 			return e.onVolume(c, args[0], func(ctx context.Context, client *api.Client, app, id string) error {
 				req := f.request(c, name)
@@ -274,6 +296,7 @@ func volumesForkCmd(e *env) *cobra.Command {
 	}
 	f.add(c)
 	c.Flags().StringVar(&name, "name", "", "name of the copy (default: that of the volume)")
+	c.Flags().StringVarP(&f.region, "region", "r", "", "region of the copy (default: that of the volume)")
 	return c
 }
 
@@ -364,7 +387,11 @@ func volumesDestroyCmd(e *env) *cobra.Command {
 
 func volumesKeepCmd(e *env) *cobra.Command {
 	return &cobra.Command{
-		Use: "keep ID", Aliases: []string{"undestroy"}, Short: "Have a volume back that was destroyed less than a day ago", Args: exactArgs("ID"), Example: "  perigee volumes keep vol_4xm1vzq6p2d8n0rk3", ValidArgsFunction: e.completeVolumes,
+		Use: "keep ID", Aliases: []string{"undestroy"}, Short: "Have a volume back that was destroyed less than a day ago", Args: exactArgs("ID"), Long: `Have a volume back that was destroyed less than a day ago.
+
+An owner of the org gives the app one of an app that was destroyed; later than a day
+after that it is the snapshots alone. perigee volumes list --org ORG --all has them.`,
+		Example: "  perigee volumes keep vol_4xm1vzq6p2d8n0rk3\n  perigee volumes keep vol_4xm1vzq6p2d8n0rk3 --app shop-again", ValidArgsFunction: e.completeVolumes,
 		RunE: func(c *cobra.Command, args []string) error {
 			return e.onVolume(c, args[0], func(ctx context.Context, client *api.Client, app, id string) error {
 				v, err := client.KeepVolume(ctx, app, id)

@@ -6,12 +6,15 @@ import (
 	"slices"
 	"time"
 
+	"github.com/oklog/ulid/v2"
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/volume"
 )
 
 // Create makes a volume of the app: on the node of what it is made from, else on the
-// one that Place chooses.
+// one that Place chooses. A creation whose answer is lost on the way is asked for again
+// under the same key, so it makes one volume, not two; the caller's own key counts
+// across all nodes.
 func (v *Volumes) Create(ctx context.Context, app string, req api.CreateVolumeRequest) (api.Volume, error) {
 	if forwarded(ctx) {
 		return v.cfg.Local.Create(ctx, app, req)
@@ -19,14 +22,39 @@ func (v *Volumes) Create(ctx context.Context, app string, req api.CreateVolumeRe
 	if err := volume.Check(req); err != nil {
 		return api.Volume{}, err
 	}
-	node, err := v.nodeForNew(ctx, app, req)
+	all, err := v.of(app)
+	if err != nil {
+		return api.Volume{}, err
+	}
+	if id := madeBy(all, req.IdempotencyKey); id != "" {
+		return v.Get(ctx, app, id)
+	}
+	if i := find(all, req.SourceVolumeID); i >= 0 {
+		return v.copy(ctx, app, req, all[i])
+	}
+	node, err := v.nodeForNew(ctx, app, req, all)
 	if err != nil {
 		return api.Volume{}, err
 	}
 	return v.createOn(ctx, node, app, req)
 }
 
-// createOn makes a volume on a node. A call whose answer is lost is not repeated.
+// madeBy is the volume that was made under the key, "" if there is none.
+func madeBy(all []volume.Summary, key string) string {
+	for _, s := range all {
+		if key != "" && s.CreateKey == key && s.Volume.State != api.VolumeCreating {
+			return s.Volume.ID
+		}
+	}
+	return ""
+}
+
+// find is the place of a volume in the list, -1 if it is not there.
+func find(all []volume.Summary, id string) int {
+	return slices.IndexFunc(all, func(s volume.Summary) bool { return s.Volume.ID == id })
+}
+
+// createOn makes a volume on a node. A call whose answer is lost is repeated.
 func (v *Volumes) createOn(ctx context.Context, node, app string, req api.CreateVolumeRequest) (made api.Volume, err error) {
 	if node == v.fleet.cfg.Self {
 		return v.cfg.Local.Create(ctx, app, req)
@@ -35,7 +63,8 @@ func (v *Volumes) createOn(ctx context.Context, node, app string, req api.Create
 	if err != nil {
 		return made, err
 	}
-	err = v.fleet.ask(ctx, node, "the place for a new volume of app \""+app+"\"", func(ctx context.Context, c *api.Client) (err error) {
+	req.IdempotencyKey = cmp.Or(req.IdempotencyKey, ulid.Make().String())
+	err = v.fleet.askAgain(ctx, node, "the place for a new volume of app \""+app+"\"", func(ctx context.Context, c *api.Client) (err error) {
 		made, err = c.CreateVolume(ctx, app, req)
 		return err
 	})
@@ -45,33 +74,20 @@ func (v *Volumes) createOn(ctx context.Context, node, app string, req api.Create
 	return made, err
 }
 
-func (v *Volumes) nodeForNew(ctx context.Context, app string, req api.CreateVolumeRequest) (string, error) {
-	all, err := v.of(app)
-	if err != nil {
-		return "", err
-	}
+func (v *Volumes) nodeForNew(ctx context.Context, app string, req api.CreateVolumeRequest, all []volume.Summary) (string, error) {
 	switch {
 	case req.SourceVolumeID != "":
-		return v.nodeOf(all, req)
+		return v.fleet.cfg.Self, nil // which says that there is none
 	case req.SnapshotID != "" && !v.cfg.Local.Shared():
-		return v.nodeOfSnapshot(all, app, req)
+		return v.nodeOfSnapshot(all, req)
 	}
 	return v.cfg.Place(ctx, app, req, crowded(all, req))
 }
 
-// nodeOf is where the volume that is to be copied is.
-func (v *Volumes) nodeOf(all []volume.Summary, req api.CreateVolumeRequest) (string, error) {
-	i := slices.IndexFunc(all, func(s volume.Summary) bool { return s.Volume.ID == req.SourceVolumeID })
-	if i < 0 {
-		return v.fleet.cfg.Self, nil // which says that there is none
-	}
-	return stays(all[i].Volume, req, "volume "+req.SourceVolumeID, "a copy is made on the same node; to bring it elsewhere restore a snapshot, with snapshots kept in a bucket")
-}
-
 // nodeOfSnapshot is where a snapshot is that only one node has.
-func (v *Volumes) nodeOfSnapshot(all []volume.Summary, app string, req api.CreateVolumeRequest) (string, error) {
+func (v *Volumes) nodeOfSnapshot(all []volume.Summary, req api.CreateVolumeRequest) (string, error) {
 	for _, s := range all {
-		if slices.ContainsFunc(s.Snapshots, func(o api.VolumeSnapshot) bool { return o.ID == req.SnapshotID }) {
+		if has(s, req.SnapshotID) {
 			return stays(s.Volume, req, "snapshot "+req.SnapshotID, "snapshots are on the disks of their nodes; keep them in a bucket to restore them anywhere")
 		}
 	}

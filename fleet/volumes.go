@@ -58,7 +58,7 @@ type LocalVolumes interface {
 	Extend(ctx context.Context, app, id string, req api.ExtendVolumeRequest) (api.ExtendVolumeResponse, error)
 	Destroy(ctx context.Context, app, id string, now bool) (api.Volume, error)
 	DestroyAll(ctx context.Context, app string) error
-	Keep(ctx context.Context, app, id string) (api.Volume, error)
+	Keep(ctx context.Context, app, id string, orphans bool) (api.Volume, error)
 	Snapshots(ctx context.Context, app, id string) ([]api.VolumeSnapshot, error)
 	Snapshot(ctx context.Context, app, id string) (api.VolumeSnapshot, error)
 }
@@ -134,17 +134,22 @@ func (v *Volumes) of(app string) ([]volume.Summary, error) {
 	return out, nil
 }
 
-// List returns an app's volumes, oldest first. It never waits: those of other nodes
-// are as their summaries tell.
+// List returns an app's volumes, oldest first; also those whose files are gone, as long
+// as there are snapshots of them. It never waits: those of other nodes are as their
+// summaries tell.
 func (v *Volumes) List(app string) ([]api.Volume, error) {
 	all, err := v.of(app)
 	out := []api.Volume{}
 	for _, s := range all {
-		if s.Volume.State != api.VolumeDestroyed {
-			out = append(out, s.Volume)
-		}
+		out = append(out, s.Volume)
 	}
 	return out, err
+}
+
+// Lists reports whether a volume of the app has the snapshot in its list.
+func (v *Volumes) Lists(app, snapshot string) bool {
+	all, _ := v.of(app)
+	return slices.ContainsFunc(all, func(s volume.Summary) bool { return has(s, snapshot) })
 }
 
 // at finds the node of an app's volume if that is another one. Everything else is
@@ -168,6 +173,11 @@ func (v *Volumes) at(ctx context.Context, app, id string) (node string, remote b
 // onVolume does something to a volume: here if it is here, by its owner if not.
 func onVolume[T any](ctx context.Context, v *Volumes, app, id string, again bool, here func() (T, error), there func(context.Context, *api.Client) (T, error)) (out T, err error) {
 	node, remote := v.at(ctx, app, id)
+	return onNode(ctx, v, node, remote, id, again, here, there)
+}
+
+// onNode is onVolume once it is known where that is.
+func onNode[T any](ctx context.Context, v *Volumes, node string, remote bool, id string, again bool, here func() (T, error), there func(context.Context, *api.Client) (T, error)) (out T, err error) {
 	if !remote {
 		return here()
 	}
@@ -192,7 +202,7 @@ func (v *Volumes) Get(ctx context.Context, app, id string) (api.Volume, error) {
 	}
 	all, _ := v.List(app)
 	for _, known := range all {
-		if known.ID == id {
+		if known.ID == id && known.State != api.VolumeDestroyed {
 			known.HostStatus = "unreachable"
 			return known, nil
 		}
@@ -223,9 +233,14 @@ func (v *Volumes) Destroy(ctx context.Context, app, id string, now bool) (api.Vo
 		})
 }
 
-// Keep takes Destroy back.
-func (v *Volumes) Keep(ctx context.Context, app, id string) (api.Volume, error) {
-	return onVolume(ctx, v, app, id, true, func() (api.Volume, error) { return v.cfg.Local.Keep(ctx, app, id) },
+// Keep takes Destroy back. With orphans the volume may be one of an app of the same org
+// that was destroyed, and is this app's then.
+func (v *Volumes) Keep(ctx context.Context, app, id string, orphans bool) (api.Volume, error) {
+	node, remote := v.at(ctx, app, id)
+	if !remote && orphans {
+		node, remote = v.orphanAt(ctx, id)
+	}
+	return onNode(ctx, v, node, remote, id, true, func() (api.Volume, error) { return v.cfg.Local.Keep(ctx, app, id, orphans) },
 		func(ctx context.Context, c *api.Client) (api.Volume, error) { return c.KeepVolume(ctx, app, id) })
 }
 

@@ -69,11 +69,20 @@ func (s *Server) createMachine(c *call, in api.CreateMachineRequest) (api.Machin
 	if err := c.mayConfigs(in.Config); err != nil {
 		return api.Machine{}, err
 	}
-	if in.IdempotencyKey = c.r.Header.Get(api.IdempotencyHeader); len(in.IdempotencyKey) > maxKey {
-		return api.Machine{}, invalid(api.IdempotencyHeader, "the idempotency key has more than %d bytes", maxKey)
+	if in.IdempotencyKey, err = c.idempotencyKey(); err != nil {
+		return api.Machine{}, err
 	}
 	m, err := s.cfg.Machines.Create(c.r.Context(), name, in)
 	return shown(c, m), err
+}
+
+// idempotencyKey is the name that the caller gave a creation, "" if it gave none.
+func (c *call) idempotencyKey() (string, error) {
+	key := c.r.Header.Get(api.IdempotencyHeader)
+	if len(key) > maxKey {
+		return "", invalid(api.IdempotencyHeader, "the idempotency key has more than %d bytes", maxKey)
+	}
+	return key, nil
 }
 
 func (s *Server) showMachine(c *call) (api.Machine, error) {

@@ -62,7 +62,7 @@ func (r route) operation(reg huma.Registry, fault *huma.Response) *huma.Operatio
 	if r.method != http.MethodGet && strings.HasPrefix(r.path, pMachine) {
 		op.Parameters = append(op.Parameters, &huma.Param{Name: api.NonceHeader, In: "header", Description: "Nonce of the caller's lease", Schema: &huma.Schema{Type: huma.TypeString}})
 	}
-	if r.id == "Machines_create" {
+	if r.id == "Machines_create" || r.id == "Volumes_create" {
 		op.Parameters = append(op.Parameters, &huma.Param{Name: api.IdempotencyHeader, In: "header", Description: "A creation that is sent again under the same key makes nothing new", Schema: &huma.Schema{Type: huma.TypeString}})
 	}
 	if r.access != open {

@@ -46,7 +46,11 @@ func (s shelves) Destroy(_ context.Context, app, id string, _ bool) (api.Volume,
 	return v, err
 }
 
-func (s shelves) Keep(_ context.Context, app, id string) (api.Volume, error) { return s.one(app, id) }
+func (s shelves) Keep(_ context.Context, app, id string, _ bool) (api.Volume, error) {
+	return s.one(app, id)
+}
+
+func (shelves) Orphans(string) []api.Volume { return nil }
 
 func (s shelves) Snapshots(_ context.Context, app, id string) ([]api.VolumeSnapshot, error) {
 	_, err := s.one(app, id)

@@ -24,13 +24,13 @@ func (n *Node) openHealer(context.Context) (err error) {
 		return err
 	}
 	removed := func(name string) bool { _, there := n.cluster.Node(name); return !there }
-	leader, err := placement.NewLease(n.catalog, "healer", n.cfg.Name, 0, removed, n.log)
+	n.healing, err = placement.NewLease(n.catalog, "healer", n.cfg.Name, 0, removed, n.log)
 	if err != nil {
 		return err
 	}
 	n.healer, err = placement.NewHealer(placement.HealerConfig{
 		HealConfig: placement.HealConfig{DeadAfter: n.cfg.DeadAfter}, Node: n.cfg.Name,
-		Fleet: movers{n}, Own: ownMachines{n}, Moves: n.moves, Leader: leader, Logger: n.log,
+		Fleet: movers{n}, Own: ownMachines{n}, Moves: n.moves, Leader: n.healing, Logger: n.log,
 		Lock: n.lockForMove, Left: func() []string { return n.apps.LockedBy(n.cfg.Name + app.Mover) }, Unlock: n.unlockMoved,
 	})
 	return err

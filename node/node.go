@@ -90,6 +90,7 @@ type Node struct {
 	lines     *fleet.Lines
 	moves     *placement.MoveTable
 	healer    *placement.Healer
+	healing   *placement.Lease       // which node decides
 	asked     sync.Once              // the state, before machines are started again
 	sayNow    chan struct{}          // holds one token when the status is to be said
 	left      atomic.Bool            // draining, and no clients come in any more

@@ -66,8 +66,8 @@ func (n *Node) forgetRemoved(ctx context.Context) {
 			n.log.Warn("cannot forget a removed node; it is tried again", "node", name, "err", err)
 			return
 		}
-		if err := n.forgetVolumes(ctx, name); err != nil {
-			n.log.Warn("cannot forget the volumes of a removed node; it is tried again", "node", name, "err", err)
+		if err := n.inheritVolumes(ctx, name); err != nil {
+			n.log.Warn("cannot take over the snapshots of a removed node; it is tried again", "node", name, "err", err)
 			return
 		}
 		for _, s := range n.index.On(name) {

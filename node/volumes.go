@@ -95,6 +95,7 @@ func (n *Node) openVolumes(ctx context.Context) error {
 	n.volumes, err = volume.New(ctx, volume.Config{
 		Dir: n.path("volumes"), Node: n.cfg.Name, Region: n.cfg.Region, Key: own, Records: records, Apps: owners{n.apps}, Snapshots: repo,
 		Holder: n.mounting, Changed: n.sayVolume, Synced: n.synced, Logger: n.log,
+		Listed: func(app, snapshot string) bool { return n.allVolumes.Lists(app, snapshot) },
 	})
 	return err
 }
@@ -189,11 +190,17 @@ func (v appVolumes) DestroyAll(ctx context.Context, name string) error {
 	return v.n.allVolumes.DestroyAll(ctx, name)
 }
 
-// forgetVolumes drops what a removed node said of its volumes. Snapshots of them that
-// are in a bucket can still be restored, by their ids.
-func (n *Node) forgetVolumes(ctx context.Context, name string) error {
-	if !slices.ContainsFunc(n.saidVolumes.List(), func(e catalog.PublishedEntry[volume.Summary]) bool { return e.Node == name }) {
+// inheritVolumes drops what a removed node said of its volumes, once one node, the one
+// that decides on moves, has taken over the snapshots of them that are in a bucket.
+func (n *Node) inheritVolumes(ctx context.Context, name string) error {
+	left := slices.DeleteFunc(n.saidVolumes.List(), func(e catalog.PublishedEntry[volume.Summary]) bool { return e.Node != name })
+	if len(left) == 0 || !n.healing.Held(ctx) {
 		return nil
+	}
+	for _, e := range left {
+		if err := n.volumes.Adopt(ctx, e.Value); err != nil {
+			return err
+		}
 	}
 	return n.saidVolumes.Forget(ctx, name)
 }

@@ -23,7 +23,7 @@ import (
 func TestAPIOverCrashes(t *testing.T) {
 	n := Start(t)
 	ctx := t.Context()
-	image := n.importImage("calls", tiny(t))
+	image := n.importImage("calls", Tiny(t))
 	m, err := n.Client.CreateMachine(ctx, "calls", api.CreateMachineRequest{Config: &api.MachineConfig{Image: image, Guest: &api.Guest{MemoryMB: 64, MaxMemoryMB: 256}}})
 	if err != nil {
 		t.Fatal(err)

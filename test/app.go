@@ -52,6 +52,16 @@ func App(t testing.TB) string {
 	})
 }
 
+// Tiny is an image of busybox, as an archive.
+func Tiny(t testing.TB) string {
+	t.Helper()
+	r, err := debian.Tiny()
+	if err != nil {
+		t.Skipf("needs busybox-static: %v", err)
+	}
+	return archive(t, "tiny:test", r)
+}
+
 // Checks is the part of a configuration that has its health looked at each second.
 const Checks = `
   [[http_service.checks]]

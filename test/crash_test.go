@@ -126,7 +126,7 @@ type crash struct {
 }
 
 func (c *crash) prepare() {
-	c.image = c.n.importImage("crash", tiny(c.t))
+	c.image = c.n.importImage("crash", Tiny(c.t))
 	c.ips = map[string]string{}
 	c.unsure = map[string]bool{}
 }

@@ -17,15 +17,6 @@ import (
 	"github.com/perigee-run/perigee/internal/debian"
 )
 
-func tiny(t testing.TB) string {
-	t.Helper()
-	r, err := debian.Tiny()
-	if err != nil {
-		t.Skipf("needs busybox-static: %v", err)
-	}
-	return archive(t, "tiny:test", r)
-}
-
 // app writes a configuration for an image that serves HTTP, into a folder of
 // its own, and returns the folder.
 func app(t testing.TB, name string, port int, more string) string {

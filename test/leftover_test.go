@@ -96,7 +96,7 @@ func (n *Node) noLeftovers(running int) {
 // (PERIGEE_LOOP of them) and compares the host before and after.
 func TestNothingIsLeftBehind(t *testing.T) {
 	n := Start(t)
-	image := n.importImage("loop", tiny(t))
+	image := n.importImage("loop", Tiny(t))
 	ctx := context.Background()
 	cycle := func() {
 		m, err := n.Client.CreateMachine(ctx, "loop", api.CreateMachineRequest{Config: &api.MachineConfig{Image: image, Guest: &api.Guest{MemoryMB: 128}}})

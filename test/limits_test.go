@@ -15,7 +15,7 @@ import (
 // time is limited a little after the start.
 func TestLimits(t *testing.T) {
 	n := Start(t)
-	image := n.importImage("limits", tiny(t))
+	image := n.importImage("limits", Tiny(t))
 	_, err := n.Client.CreateMachine(context.Background(), "limits", api.CreateMachineRequest{Config: &api.MachineConfig{Image: image, Guest: &api.Guest{CPUs: 1, MemoryMB: 128, PIDs: 64}}})
 	if err != nil {
 		t.Fatal(err)

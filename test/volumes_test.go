@@ -29,7 +29,7 @@ func mounted(t *testing.T, flags ...string) *store {
 		t.Skipf("%v; scripts/deps.sh run installs it", err)
 	}
 	n := Start(t, flags...)
-	return &store{n, t, n.importImage("store", tiny(t))}
+	return &store{n, t, n.importImage("store", Tiny(t))}
 }
 
 func (s *store) volume(req api.CreateVolumeRequest) api.Volume {
@@ -309,19 +309,48 @@ func TestVolumes(t *testing.T) {
 		if n := s.mountsLeft(); n != 0 {
 			t.Errorf("%d volumes are mounted", n)
 		}
-		s.importImage("store", tiny(t)) // another app of the same name
+		s.importImage("store", Tiny(t)) // another app of the same name
 		if list, err := s.Client.ListVolumes(ctx, "store"); err != nil || len(list) != 0 {
 			t.Errorf("the volumes of another app that had the name: %v, %v", list, err)
 		}
 		_, err := s.Client.CreateVolume(ctx, "store", api.CreateVolumeRequest{SnapshotID: snap.ID})
 		refused(t, err, api.CodeNotFound, "a snapshot of another app that had the name")
 	})
+	t.Run("from an app that is gone", func(t *testing.T) {
+		if out := s.Must("volumes", "list", "--org", "personal"); strings.Contains(out, "vol_") {
+			t.Errorf("volumes of a destroyed app are listed unasked:\n%s", out)
+		}
+		all, err := s.Client.ListOrgVolumes(ctx, "personal", api.VolumePendingDestroy, api.VolumeDestroyed)
+		back := slices.IndexFunc(all, func(o api.Volume) bool { return o.Name == "back" && o.State == api.VolumePendingDestroy })
+		if err != nil || back < 0 || !slices.ContainsFunc(all, func(o api.Volume) bool { return o.ID == v.ID && o.State == api.VolumeDestroyed }) {
+			t.Fatalf("the volumes of a destroyed app: %+v, %v", all, err)
+		}
+		made, err := s.Client.CreateToken(ctx, "personal", api.CreateTokenRequest{Kind: api.TokenDeploy, App: "store"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		narrow, err := api.NewClient(api.ClientConfig{Addr: "http://" + s.API, Token: made.Token})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = narrow.KeepVolume(ctx, "store", all[back].ID)
+		refused(t, err, api.CodeNotFound, "to keep another app's, with the token of one app")
+		s.Must("volumes", "keep", all[back].ID, "-a", "store")
+		s.says(s.machineOn(all[back].ID).ID, "cat /data/f", "a-very-well-known-sentence")
+		if _, err := s.Client.KeepVolume(ctx, "store", v.ID); err != nil {
+			t.Fatal(err)
+		}
+		old := s.volume(api.CreateVolumeRequest{SnapshotID: snap.ID})
+		s.says(s.machineOn(old.ID).ID, "cat /data/f", "a-very-well-known-sentence")
+	})
 }
 
 // TestVolumesSurviveCrashes kills the daemon in the middle of operations. After
-// each the volume is as it was acknowledged, and nothing half made is left.
+// each the volume is as it was acknowledged, and nothing half made is left. Its
+// snapshots are kept in a bucket of a real S3 server.
 func TestVolumesSurviveCrashes(t *testing.T) {
-	s, ctx := mounted(t), context.Background()
+	bucket := ownBucket(t)
+	s, ctx := mounted(t, bucket.Flags...), context.Background()
 	v := s.volume(api.CreateVolumeRequest{Name: "data"})
 	m := s.machineOn(v.ID)
 	s.says(m.ID, "dd if=/dev/urandom of=/data/r bs=1M count=40 2>/dev/null; md5sum /data/r > /data/sum; sync", "")
@@ -388,6 +417,9 @@ func TestVolumesSurviveCrashes(t *testing.T) {
 		}
 	}
 	last := s.snapshot(v.ID)
+	if n := bucket.Manifests(last.ID + ".*"); n != 1 {
+		t.Errorf("the bucket has %d manifests of snapshot %s", n, last.ID)
+	}
 	old := s.volume(api.CreateVolumeRequest{SnapshotID: last.ID})
 	s.says(s.machineOn(old.ID).ID, "md5sum -c /data/sum", "/data/r: OK")
 	if copies, _ := os.ReadDir(filepath.Join(s.Data(), "volumes", "copies")); len(copies) != 0 {
@@ -401,7 +433,7 @@ func TestVolumesSurviveCrashes(t *testing.T) {
 func TestMountsInDeploys(t *testing.T) {
 	s, ctx := mounted(t), context.Background()
 	dir := app(t, "shop", 8080, "[[mounts]]\n  source = \"data\"\n  destination = \"/data\"\n  initial_size = \"1gb\"\n  snapshot_retention = 7\n[env]\n  RELEASE = \"1\"\n")
-	s.deploy(dir, "--image", tiny(t))
+	s.deploy(dir, "--image", Tiny(t))
 	one := s.machine("shop")
 	vols, err := s.Client.ListVolumes(ctx, "shop")
 	if err != nil || len(vols) != 1 || vols[0].Name != "data" || vols[0].SnapshotRetention != 7 || vols[0].AttachedMachineID == nil || *vols[0].AttachedMachineID != one.ID {

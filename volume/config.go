@@ -37,6 +37,10 @@ type Config struct {
 	// know is gone. Default: it never does.
 	Synced func() bool
 
+	// Listed reports whether a volume of the app, on any node, has the snapshot in its
+	// list. Default: none has.
+	Listed func(app, snapshot string) bool
+
 	// Every is how often it is looked what is to be done by itself. Default 20 s.
 	Every time.Duration
 	// Day is how long a day is; tests shorten it. Default 24 hours.
@@ -89,6 +93,9 @@ func (c *Config) check() error {
 	}
 	if c.Synced == nil {
 		c.Synced = func() bool { return false }
+	}
+	if c.Listed == nil {
+		c.Listed = func(string, string) bool { return false }
 	}
 	if c.Every <= 0 {
 		c.Every = 20 * time.Second

@@ -18,7 +18,8 @@ import (
 
 // Create makes a volume of the app: an empty one, one from a snapshot, or a copy of
 // another volume of this node. When it returns without error the volume is on disk;
-// with an error there is nothing, also if the caller has left meanwhile.
+// with an error there is nothing, also if the caller has left meanwhile. Under the
+// same key it makes one volume, however often it is called.
 func (s *Store) Create(ctx context.Context, app string, req api.CreateVolumeRequest) (out api.Volume, err error) {
 	if err := Check(req); err != nil {
 		return out, err
@@ -30,10 +31,18 @@ func (s *Store) Create(ctx context.Context, app string, req api.CreateVolumeRequ
 	if o.Deleting {
 		return out, api.Errorf(api.CodeConflict, "app %q is being destroyed", app)
 	}
+	done, err := s.alone(ctx, app, req.IdempotencyKey)
+	if err != nil {
+		return out, err
+	}
+	if v := s.madeBy(o, req.IdempotencyKey); v != nil {
+		done()
+		return s.look(v), nil
+	}
 	// The first one has it: the volume that is made, or the caller who leaves.
 	var over atomic.Bool
 	first := func() bool { return over.CompareAndSwap(false, true) }
-	return carry(ctx, s, func() {}, first, func(run context.Context) (out api.Volume, err error) {
+	return carry(ctx, s, done, first, func(run context.Context) (out api.Volume, err error) {
 		b := birth{store: s, app: app, owner: o, req: req}
 		v, err := b.make(run)
 		switch {
@@ -148,8 +157,10 @@ func (b *birth) findSource() error {
 func (b *birth) findSnapshot(ctx context.Context) error {
 	id := b.req.SnapshotID
 	m, err := b.store.cfg.Snapshots.Find(ctx, id)
-	// A snapshot of another app is as good as none.
-	if errors.Is(err, objects.ErrNotFound) || err == nil && m.App != b.owner.ID {
+	// A snapshot of another app is as good as none, unless this one was given it with
+	// a volume of an app that was destroyed.
+	given := func() bool { return m.Org == b.owner.Org && b.store.cfg.Listed(b.app, id) }
+	if errors.Is(err, objects.ErrNotFound) || err == nil && m.App != b.owner.ID && !given() {
 		return noSnapshot(b.app, id)
 	}
 	if err != nil {
@@ -173,7 +184,7 @@ func (b *birth) record() Record {
 	r := Record{
 		ID: id, Name: cmp.Or(b.req.Name, "data"), App: b.app, AppID: b.owner.ID, Org: b.owner.Org, Node: s.cfg.Node, Region: s.cfg.Region,
 		SizeGB: b.sizeGB, State: api.VolumeCreating, CreatedAt: time.Now().UTC(), Key: s.sealer.seal(id, b.key), Retention: defaultRetention, AutoBackup: true,
-		Shares: b.source != nil && s.shares,
+		Shares: b.source != nil && s.shares, CreateKey: b.req.IdempotencyKey,
 	}
 	if b.req.SnapshotRetention != nil {
 		r.Retention = *b.req.SnapshotRetention

@@ -65,9 +65,13 @@ func (s *Store) DestroyAll(ctx context.Context, app string) error {
 	return nil
 }
 
-// Keep takes Destroy back, while the volume is there.
-func (s *Store) Keep(ctx context.Context, app, id string) (out api.Volume, err error) {
+// Keep takes Destroy back, while the volume is there. With orphans it may be one of an
+// app of the same org that was destroyed, and is this app's then.
+func (s *Store) Keep(ctx context.Context, app, id string, orphans bool) (out api.Volume, err error) {
 	v, err := s.there(app, id)
+	if orphans && api.IsCode(err, api.CodeNotFound) {
+		return s.bequeath(ctx, app, id)
+	}
 	if err != nil {
 		return out, err
 	}
@@ -79,7 +83,7 @@ func (s *Store) Keep(ctx context.Context, app, id string) (out api.Volume, err e
 				return out, err
 			}
 		default:
-			return out, api.Errorf(api.CodePrecondition, "volume %q cannot be kept: it is %s", id, r.State).WithHint("make a new one from a snapshot")
+			return out, noKeeping(r)
 		}
 		return s.look(v), nil
 	})

@@ -136,6 +136,8 @@ func (oneApp) Owner(app string) (Owner, error) {
 // slow is a store of objects that takes its time, if it is told to.
 type slow struct {
 	*objects.Dir
+	shared bool
+
 	mu   sync.Mutex // guards what follows
 	hold chan struct{}
 }
@@ -153,6 +155,8 @@ func (s *slow) Put(ctx context.Context, name string, data []byte) error {
 	}
 	return s.Dir.Put(ctx, name, data)
 }
+
+func (s *slow) Shared() bool { return s.shared }
 
 func (s *slow) stall(hold chan struct{}) {
 	s.mu.Lock()

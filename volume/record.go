@@ -21,6 +21,8 @@ type Record struct {
 	SizeGB    int       `json:"size_gb"`
 	State     string    `json:"state"`
 	CreatedAt time.Time `json:"created_at"`
+	// CreateKey is the idempotency key of its creation, "" if that had none.
+	CreateKey string `json:"create_key,omitempty"`
 	// Key is the volume's, sealed with the node's.
 	Key []byte `json:"key,omitempty"`
 
@@ -112,11 +114,12 @@ type Summary struct {
 	Volume    api.Volume           `json:"volume"`
 	AppID     string               `json:"app_id"`
 	Org       string               `json:"org"`
+	CreateKey string               `json:"create_key,omitempty"`
 	Snapshots []api.VolumeSnapshot `json:"snapshots,omitempty"`
 }
 
 func (r *Record) summary() Summary {
-	s := Summary{Volume: r.shown(), AppID: r.AppID, Org: r.Org}
+	s := Summary{Volume: r.shown(), AppID: r.AppID, Org: r.Org, CreateKey: r.CreateKey}
 	for _, one := range r.Snapshots {
 		s.Snapshots = append(s.Snapshots, one.shown(r.ID))
 	}

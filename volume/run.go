@@ -103,11 +103,7 @@ func (s *Store) endDue(ctx context.Context, v *volume, now time.Time) error {
 // orphan marks a volume whose app was destroyed while this node was away.
 func (s *Store) orphan(ctx context.Context, v *volume) {
 	r := v.now()
-	if r.State != api.VolumeCreated || r.Machine != "" || !s.cfg.Synced() {
-		return
-	}
-	o, err := s.cfg.Apps.Owner(r.App)
-	if gone := api.IsCode(err, api.CodeNotFound) || err == nil && o.ID != r.AppID; !gone {
+	if r.State != api.VolumeCreated || r.Machine != "" || !s.ownerless(r) {
 		return
 	}
 	s.log.Info("a volume's app is gone", "volume", v.id, "app", r.App)

@@ -32,6 +32,7 @@ type Store struct {
 
 	mu      sync.RWMutex // guards what follows
 	volumes map[string]*volume
+	making  map[string]chan struct{} // by app and key; closed when that creation has ended
 	closing bool
 	wg      sync.WaitGroup // of everything in the background
 }
@@ -101,7 +102,7 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{cfg: cfg, log: cfg.Logger, sealer: seal, settled: make(chan struct{}), volumes: map[string]*volume{}, rooms: rooms{copies: map[string]int64{}}}
+	s := &Store{cfg: cfg, log: cfg.Logger, sealer: seal, settled: make(chan struct{}), volumes: map[string]*volume{}, making: map[string]chan struct{}{}, rooms: rooms{copies: map[string]int64{}}}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	for _, dir := range []string{cfg.Dir, s.copies()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -231,7 +231,7 @@ func TestTime(t *testing.T) {
 	if _, err := k.Destroy(ctx, "shop", v.ID, false); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := k.Keep(ctx, "shop", v.ID); err != nil {
+	if _, err := k.Keep(ctx, "shop", v.ID, false); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(2 * k.day)
