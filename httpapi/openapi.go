@@ -49,10 +49,22 @@ func (s *Server) document() (err error) {
 	return err
 }
 
+// tag is the kind of thing that the operation is about. Operation ids are Fly's, where it
+// has the operation, and those say it in more than one way.
+func (r route) tag() string {
+	kind, _, _ := strings.Cut(r.id, "_")
+	switch kind {
+	case "App", "Secret", "Volume", "Node":
+		return kind + "s"
+	case "createVolumeSnapshot":
+		return "Volumes"
+	}
+	return kind
+}
+
 // operation is the route in the document's words.
 func (r route) operation(reg huma.Registry, fault *huma.Response) *huma.Operation {
-	tag, _, _ := strings.Cut(r.id, "_")
-	op := &huma.Operation{Method: r.method, Path: r.path, OperationID: r.id, Summary: r.summary, Tags: []string{tag}}
+	op := &huma.Operation{Method: r.method, Path: r.path, OperationID: r.id, Summary: r.summary, Tags: []string{r.tag()}}
 	for _, m := range segment.FindAllStringSubmatch(r.path, -1) {
 		op.Parameters = append(op.Parameters, &huma.Param{Name: m[1], In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}})
 	}

@@ -11,7 +11,7 @@ import (
 type route struct {
 	method, path string
 	access       access
-	id           string // operation id; the word before "_" is its tag
+	id           string // operation id; see tag
 	summary      string
 	query        []param
 	endpoint     endpoint
