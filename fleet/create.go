@@ -3,6 +3,8 @@ package fleet
 import (
 	"context"
 	"errors"
+	"fmt"
+	"time"
 
 	"github.com/oklog/ulid/v2"
 	"github.com/perigee-run/perigee/api"
@@ -26,10 +28,50 @@ func (f *Fleet) Create(ctx context.Context, app string, req api.CreateMachineReq
 	if err != nil {
 		return api.Machine{}, err
 	}
+	m, err := f.createOn(ctx, node, app, req)
+	if !lostVolume(req, err) {
+		return m, err
+	}
+	if node, err = f.placeElsewhere(ctx, app, req, node); err != nil {
+		return api.Machine{}, err
+	}
+	return f.createOn(ctx, node, app, req)
+}
+
+func (f *Fleet) createOn(ctx context.Context, node, app string, req api.CreateMachineRequest) (api.Machine, error) {
 	if node == f.cfg.Self {
 		return f.cfg.Local.Create(ctx, app, req)
 	}
 	return f.createThere(ctx, node, app, req)
+}
+
+// lostVolume reports whether the chosen node has no free volume of a name that is
+// mounted: another machine was faster.
+func lostVolume(req api.CreateMachineRequest, err error) bool {
+	if !api.IsCode(err, api.CodePrecondition) || req.Config == nil {
+		return false
+	}
+	for i, m := range req.Config.Mounts {
+		if m.Volume == "" && api.AsError(err).Field == fmt.Sprintf("config.mounts[%d].name", i) {
+			return true
+		}
+	}
+	return false
+}
+
+// placeElsewhere chooses anew once it is known here that the node has no volume left.
+func (f *Fleet) placeElsewhere(ctx context.Context, app string, req api.CreateMachineRequest, not string) (node string, err error) {
+	for end := time.Now().Add(trip); ; {
+		node, err = f.cfg.Place(ctx, app, req)
+		if err != nil || node != not || time.Now().After(end) {
+			return node, err
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
 }
 
 func (f *Fleet) createThere(ctx context.Context, node, app string, req api.CreateMachineRequest) (m api.Machine, err error) {

@@ -3,6 +3,7 @@ package machine
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +22,23 @@ func (h *Host) Create(ctx context.Context, app string, req api.CreateMachineRequ
 	if err := h.awaitReady(ctx); err != nil {
 		return api.Machine{}, err
 	}
+	for {
+		made, err := h.create(ctx, app, req)
+		if !lostVolume(req, err) || ctx.Err() != nil {
+			return made, err
+		}
+	}
+}
+
+// lostVolume reports whether another machine was faster to take a volume that the
+// request means by its name. There may be more of that name, or none by now: the next
+// attempt finds out.
+func lostVolume(req api.CreateMachineRequest, err error) bool {
+	return api.IsCode(err, api.CodeConflict) && api.AsError(err).Field == "config.mounts" && req.Config != nil &&
+		slices.ContainsFunc(req.Config.Mounts, func(m api.Mount) bool { return m.Volume == "" })
+}
+
+func (h *Host) create(ctx context.Context, app string, req api.CreateMachineRequest) (api.Machine, error) {
 	o, err := h.intake(ctx, app, "", req)
 	if err != nil {
 		return api.Machine{}, err

@@ -15,7 +15,8 @@ type Volumes interface {
 	// ("" for one that is still to be made) cannot have.
 	Resolve(app, machine string, mounts []api.Mount) ([]api.Mount, error)
 	// Attach gives the machine the volumes of its mounts, all or none. Those that it
-	// has already are no error.
+	// has already are no error; one that another got meanwhile is api.CodeConflict
+	// about config.mounts.
 	Attach(ctx context.Context, app, machine string, mounts []api.Mount) error
 	// Detach takes all volumes from the machine but those of the mounts.
 	Detach(ctx context.Context, machine string, but []api.Mount)

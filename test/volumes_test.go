@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -151,6 +152,24 @@ func TestVolumes(t *testing.T) {
 		if list, _ := s.Client.ListMachines(ctx, "store"); len(list) != 1 {
 			t.Errorf("%d machines", len(list))
 		}
+	})
+	t.Run("by name, at once", func(t *testing.T) {
+		var all sync.WaitGroup
+		for range 3 {
+			s.volume(api.CreateVolumeRequest{Name: "race"})
+		}
+		for range 3 {
+			all.Go(func() {
+				m, err := s.create(api.Mount{Name: "race", Path: "/data"})
+				if err == nil {
+					err = s.Client.DestroyMachine(ctx, "store", m.ID, true)
+				}
+				if err != nil {
+					t.Errorf("one of three machines for three volumes: %v", err)
+				}
+			})
+		}
+		all.Wait()
 	})
 	t.Run("size is enforced", func(t *testing.T) {
 		out, code := s.sh(m.ID, "dd if=/dev/zero of=/data/big bs=1M count=1100")

@@ -83,7 +83,8 @@ func (r *Record) usable(machine string) *api.Error {
 }
 
 // Attach gives a machine the volumes of its mounts, all of them or none. It waits
-// until Settle was called.
+// until Settle was called. Since Resolve another machine may have got one of them: then
+// it is api.CodeConflict, with config.mounts as its field.
 func (s *Store) Attach(ctx context.Context, app, machine string, mounts []api.Mount) error {
 	select {
 	case <-s.settled:
@@ -115,7 +116,7 @@ func (s *Store) attach(ctx context.Context, v *volume, machine string, m api.Mou
 	err = s.onTurn(ctx, v, func(ctx context.Context) error {
 		r := v.now()
 		if err := r.usable(machine); err != nil {
-			return err
+			return err.WithField("config.mounts")
 		}
 		v.setFreeing(false)
 		x := extendOf(m)

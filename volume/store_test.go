@@ -245,7 +245,7 @@ func TestTime(t *testing.T) {
 		_, err := k.Get(ctx, "shop", v.ID)
 		return api.IsCode(err, api.CodeNotFound)
 	})
-	if names, _ := objects.NewDir(filepath.Join(k.dir, "snapshots")).List(ctx, ""); len(names) != 0 {
+	if names, _ := objects.List(ctx, objects.NewDir(filepath.Join(k.dir, "snapshots")), ""); len(names) != 0 {
 		t.Errorf("the store has %q still", names)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -96,9 +97,7 @@ func (c *volumesCloud) volume(city string, req api.CreateVolumeRequest, node str
 func (c *volumesCloud) machine(city string, mount api.Mount, node string) api.Machine {
 	c.Helper()
 	mount.Path = "/data"
-	m, err := c.at(city).CreateMachine(c.Context(), "shop", api.CreateMachineRequest{Config: &api.MachineConfig{
-		Image: c.image, Mounts: []api.Mount{mount}, Init: &api.Init{Exec: []string{"/bin/busybox", "sleep", "100000"}}, StopConfig: &api.StopConfig{Signal: "SIGKILL"},
-	}})
+	m, err := c.at(city).CreateMachine(c.Context(), "shop", api.CreateMachineRequest{Config: c.asleep(mount)})
 	if err != nil {
 		c.Fatalf("%s makes a machine with %+v: %v", city, mount, err)
 	}
@@ -106,6 +105,11 @@ func (c *volumesCloud) machine(city string, mount api.Mount, node string) api.Ma
 		c.Errorf("a machine with a volume of %s is on %s", node, m.Node)
 	}
 	return m
+}
+
+// asleep is a machine that does nothing.
+func (c *volumesCloud) asleep(mount api.Mount) *api.MachineConfig {
+	return &api.MachineConfig{Image: c.image, Mounts: []api.Mount{mount}, Init: &api.Init{Exec: []string{"/bin/busybox", "sleep", "100000"}}, StopConfig: &api.StopConfig{Signal: "SIGKILL"}}
 }
 
 // says runs a line of shell in a machine, asked for in a city.
@@ -142,6 +146,7 @@ func TestVolumesOfCities(t *testing.T) {
 	t.Parallel()
 	c := startVolumes(t)
 	v := c.asked()
+	c.raced()
 	snap := c.restored(v)
 	c.lost(v, snap)
 }
@@ -183,6 +188,29 @@ func (c *volumesCloud) asked() api.Volume {
 		c.Errorf("iad destroys one at once: %v", err)
 	}
 	return v
+}
+
+// raced: three machines are made at once for three volumes of a name, on two nodes.
+func (c *volumesCloud) raced() {
+	c.Helper()
+	for city, n := range map[string]int{"iad": 1, "syd": 2} {
+		for range n {
+			c.volume("fra", api.CreateVolumeRequest{Name: "race", Region: city}, city+"-1")
+		}
+	}
+	on, all := make([]string, 3), sync.WaitGroup{}
+	for i := range on {
+		all.Go(func() {
+			m, err := c.at(cloudCities[i]).CreateMachine(c.Context(), "shop", api.CreateMachineRequest{Config: c.asleep(api.Mount{Name: "race", Path: "/data"})})
+			if on[i] = m.Node; err != nil {
+				c.Errorf("one of three machines for three volumes, made by %s: %v", cloudCities[i], err)
+			}
+		})
+	}
+	all.Wait()
+	if slices.Sort(on); !slices.Equal(on, []string{"iad-1", "syd-1", "syd-1"}) {
+		c.Errorf("they are on %v", on)
+	}
 }
 
 // restored: a snapshot of fra's volume is restored in syd, and its fork is made in iad.

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/perigee-run/perigee/internal/durable"
@@ -68,31 +67,28 @@ func (d *Dir) Get(_ context.Context, name string) ([]byte, error) {
 	return b, err
 }
 
-// List implements Store.
-func (d *Dir) List(ctx context.Context, prefix string) ([]string, error) {
+// Walk implements Store.
+func (d *Dir) Walk(ctx context.Context, prefix string, each func(name string) error) error {
 	from := d.path
 	if i := strings.LastIndexByte(prefix, '/'); i >= 0 {
 		var err error
 		if from, err = d.file(prefix[:i]); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	var out []string
-	err := filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() || strings.HasSuffix(path, ".new") {
+	return filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // a folder that went meanwhile
+			return ctx.Err()
+		case err != nil || e.IsDir() || strings.HasSuffix(path, ".new"):
 			return errors.Join(err, ctx.Err())
 		}
 		rel, err := filepath.Rel(d.path, path)
 		if name := filepath.ToSlash(rel); err == nil && strings.HasPrefix(name, prefix) {
-			out = append(out, name)
+			err = each(name)
 		}
 		return err
 	})
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	slices.Sort(out)
-	return out, err
 }
 
 // Delete implements Store.

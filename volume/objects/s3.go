@@ -87,18 +87,19 @@ func (s *S3) Get(ctx context.Context, name string) ([]byte, error) {
 	return b, s.fault("read", name, err)
 }
 
-// List implements Store.
-func (s *S3) List(ctx context.Context, prefix string) ([]string, error) {
+// Walk implements Store.
+func (s *S3) Walk(ctx context.Context, prefix string, each func(name string) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // an end before the last one lets the client go
-	var out []string
 	for o := range s.client.ListObjects(ctx, s.bucket, minio.ListObjectsOptions{Prefix: s.prefix + prefix, Recursive: true}) {
 		if o.Err != nil {
-			return nil, s.fault("list", prefix, o.Err)
+			return s.fault("list", prefix, o.Err)
 		}
-		out = append(out, strings.TrimPrefix(o.Key, s.prefix))
+		if err := each(strings.TrimPrefix(o.Key, s.prefix)); err != nil {
+			return err
+		}
 	}
-	return out, ctx.Err()
+	return ctx.Err()
 }
 
 // Delete implements Store.

@@ -22,7 +22,7 @@ func TestS3(t *testing.T) {
 	s := startS3(t)
 	suite(t, s)
 	suite(t, &S3{client: s.client, bucket: s.bucket, prefix: "a/b/"})
-	if all, err := s.List(t.Context(), ""); err != nil || len(all) != 0 {
+	if all, err := List(t.Context(), s, ""); err != nil || len(all) != 0 {
 		t.Errorf("left: %q, %v", all, err)
 	}
 	wrong, err := NewS3(S3Config{Endpoint: s.client.EndpointURL().String(), Bucket: "perigee", Region: "us-east-1", AccessKey: "user", SecretKey: "wrong"})
@@ -81,7 +81,7 @@ func suite(t *testing.T, s Store) {
 	if err := s.Delete(ctx, "none/at/all"); err != nil {
 		t.Errorf("to delete what is not there: %v", err)
 	}
-	if names, err := s.List(ctx, "chunks/"); err != nil || len(names) != 0 {
+	if names, err := List(ctx, s, "chunks/"); err != nil || len(names) != 0 {
 		t.Errorf("an empty store lists %q, %v", names, err)
 	}
 	large := bytes.Repeat([]byte("0123456789abcdef"), 70_000)
@@ -101,21 +101,28 @@ func suite(t *testing.T, s Store) {
 	for prefix, want := range map[string][]string{
 		"chunks/v1/": {"chunks/v1/aa", "chunks/v1/bb"}, "snapshots/s1.": {"snapshots/s1.v1"}, "snapshots/": {"snapshots/s1.v1", "snapshots/s11.v1"}, "other/": nil,
 	} {
-		if got, err := s.List(ctx, prefix); err != nil || !slices.Equal(got, want) {
+		if got, err := List(ctx, s, prefix); err != nil || !slices.Equal(got, want) {
 			t.Errorf("list %s: %q, %v", prefix, got, err)
 		}
+	}
+	stop := errors.New("enough")
+	if err := s.Walk(ctx, "chunks/", func(string) error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("a walk that was ended: %v", err)
+	}
+	if err := s.Walk(ctx, "chunks/", func(name string) error { return s.Delete(ctx, name) }); err != nil { // while it walks
+		t.Errorf("delete: %v", err)
 	}
 	for name := range put {
 		if err := s.Delete(ctx, name); err != nil {
 			t.Errorf("delete %s: %v", name, err)
 		}
 	}
-	if names, err := s.List(ctx, "chunks/"); err != nil || len(names) != 0 {
+	if names, err := List(ctx, s, "chunks/"); err != nil || len(names) != 0 {
 		t.Errorf("after all is deleted: %q, %v", names, err)
 	}
 	over, cancel := context.WithCancel(ctx)
 	cancel()
-	if _, err := s.List(over, "chunks/"); s.Shared() && err == nil {
+	if _, err := List(over, s, "chunks/"); s.Shared() && err == nil {
 		t.Error("a listing that was called off looks whole")
 	}
 }
@@ -128,7 +135,7 @@ func TestDirRefusesWaysOut(t *testing.T) {
 		}
 	}
 	for _, prefix := range []string{"../", "a/../../x", "/etc/"} {
-		if names, err := d.List(t.Context(), prefix); err == nil {
+		if names, err := List(t.Context(), d, prefix); err == nil {
 			t.Errorf("%q is listed: %q", prefix, names)
 		}
 	}

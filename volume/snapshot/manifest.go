@@ -87,6 +87,12 @@ func splitManifestName(name string) (volume, id string, ok bool) {
 
 func chunks(volume string) string { return "chunks/" + volume + "/" }
 
+// chunkOf is the chunk that an object's name is of.
+func chunkOf(name string) (id chunkID, ok bool) {
+	n, err := hex.Decode(id[:], []byte(name[max(strings.LastIndexByte(name, '/')+1, len(name)-2*len(id)):]))
+	return id, err == nil && n == len(id)
+}
+
 func chunkName(volume string, id chunkID) string {
 	h := hex.EncodeToString(id[:])
 	return chunks(volume) + h[:2] + "/" + h

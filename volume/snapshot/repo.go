@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -68,7 +67,7 @@ type writer struct {
 	image    *os.File
 	box      box
 	namer    *namer
-	known    map[string]bool
+	known    map[chunkID]struct{} // in the store, or on the way
 	progress func(done, total int64)
 	buffers  sync.Pool
 }
@@ -79,7 +78,7 @@ func (r *Repo) writer(ctx context.Context, m *Manifest, image *os.File) (*writer
 		return nil, err
 	}
 	m.ImageSize, m.At, m.IDs = fi.Size(), nil, nil
-	w := &writer{repo: r, m: m, image: image, known: map[string]bool{}}
+	w := &writer{repo: r, m: m, image: image, known: map[chunkID]struct{}{}}
 	w.buffers.New = func() any { return new([ChunkSize]byte) }
 	if w.box, err = newBox(r.master, "chunk", m.Volume); err != nil {
 		return nil, err
@@ -87,10 +86,12 @@ func (r *Repo) writer(ctx context.Context, m *Manifest, image *os.File) (*writer
 	if w.namer, err = newNamer(r.master, m.Volume); err != nil {
 		return nil, err
 	}
-	names, err := r.objects.List(ctx, chunks(m.Volume))
-	for _, n := range names {
-		w.known[n] = true
-	}
+	err = r.objects.Walk(ctx, chunks(m.Volume), func(name string) error {
+		if id, ok := chunkOf(name); ok {
+			w.known[id] = struct{}{}
+		}
+		return nil
+	})
 	return w, err
 }
 
@@ -101,14 +102,14 @@ func (w *writer) all(ctx context.Context) error {
 	err := w.eachChunk(ctx, func(at uint32, chunk *[ChunkSize]byte, n int) {
 		id := w.namer.id(chunk[:n])
 		w.m.At, w.m.IDs = append(w.m.At, at), append(w.m.IDs, id[:]...)
-		name := chunkName(w.m.Volume, id)
-		if w.known[name] {
+		if _, there := w.known[id]; there {
 			w.buffers.Put(chunk)
 			return
 		}
-		w.known[name] = true
+		w.known[id] = struct{}{}
 		g.Go(func() error {
 			defer w.buffers.Put(chunk)
+			name := chunkName(w.m.Volume, id)
 			sealed, err := w.box.seal(name, chunk[:n])
 			if err != nil {
 				return err
@@ -181,7 +182,7 @@ func (r *Repo) putManifest(ctx context.Context, m *Manifest) error {
 
 // Find returns a snapshot by its id; objects.ErrNotFound if there is none.
 func (r *Repo) Find(ctx context.Context, id string) (*Manifest, error) {
-	names, err := r.objects.List(ctx, manifests+id+".")
+	names, err := objects.List(ctx, r.objects, manifests+id+".")
 	if err != nil {
 		return nil, err
 	}
@@ -276,13 +277,13 @@ func (r *Repo) fillOne(ctx context.Context, m *Manifest, b box, names *namer, f 
 
 // List returns the ids of the volume's snapshots.
 func (r *Repo) List(ctx context.Context, volume string) ([]string, error) {
-	names, err := r.objects.List(ctx, manifests)
 	var out []string
-	for _, n := range names {
-		if v, id, ok := splitManifestName(n); ok && v == volume {
+	err := r.objects.Walk(ctx, manifests, func(name string) error {
+		if v, id, ok := splitManifestName(name); ok && v == volume {
 			out = append(out, id)
 		}
-	}
+		return nil
+	})
 	return out, err
 }
 
@@ -300,35 +301,4 @@ func (r *Repo) Delete(ctx context.Context, volume, id string) error {
 		return fmt.Errorf("snapshot %q: %w: %w", id, ErrUnswept, err)
 	}
 	return nil
-}
-
-// Sweep removes the volume's chunks that no snapshot of it names. If it cannot read
-// all of these it removes nothing.
-func (r *Repo) Sweep(ctx context.Context, volume string) error {
-	ids, err := r.List(ctx, volume)
-	if err != nil {
-		return err
-	}
-	needed := map[string]bool{}
-	for _, id := range ids {
-		m, err := r.Get(ctx, volume, id)
-		if err != nil {
-			return err
-		}
-		for i := range m.At {
-			needed[chunkName(volume, m.id(i))] = true
-		}
-	}
-	names, err := r.objects.List(ctx, chunks(volume))
-	if err != nil {
-		return err
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(parallel)
-	for _, n := range names {
-		if !needed[n] && strings.HasPrefix(n, chunks(volume)) {
-			g.Go(func() error { return r.objects.Delete(ctx, n) })
-		}
-	}
-	return g.Wait()
 }

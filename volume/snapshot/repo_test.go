@@ -121,7 +121,7 @@ func TestRoundTrip(t *testing.T) {
 	if err := k.Delete(t.Context(), "vol_1", "vs_1"); err != nil {
 		t.Fatal(err)
 	}
-	if names, _ := k.store.List(t.Context(), ""); len(names) != 0 {
+	if names, _ := objects.List(t.Context(), k.store, ""); len(names) != 0 {
 		t.Errorf("left: %q", names)
 	}
 }
@@ -197,7 +197,7 @@ func TestNobodyElseCanRead(t *testing.T) {
 	path := filepath.Join(k.dir, "image")
 	os.WriteFile(path, bytes.Repeat([]byte("a very well known sentence. "), 50_000), 0o600)
 	k.write(t, "vs_1", path)
-	names, _ := k.store.List(t.Context(), "")
+	names, _ := objects.List(t.Context(), k.store, "")
 	for _, n := range names {
 		if b, _ := k.store.Get(t.Context(), n); bytes.Contains(b, []byte("well known")) || bytes.Contains(b, []byte("shop")) {
 			t.Errorf("%s can be read", n)
