@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -241,8 +242,11 @@ func (n *flyNode) program(t *testing.T) {
 		"FLY_API_TOKEN="+n.Token, "FLY_SEND_METRICS=0", "FLY_NO_UPDATE_CHECK=1", "FLY_CONFIG_DIR="+home, "HOME="+home, "NO_COLOR=1")
 	for _, c := range flyCommands {
 		args := os.Expand(c.args, func(k string) string {
-			if k == "MACHINE" {
+			switch k {
+			case "MACHINE":
 				vars[k] = n.first(t, "flown")
+			case "VOLUME":
+				vars[k] = n.volume(t, "flown")
 			}
 			return vars[k]
 		})
@@ -275,6 +279,16 @@ func (n *flyNode) first(t *testing.T, app string) string {
 		t.Fatalf("app %s has no machine: %v", app, err)
 	}
 	return all[0].ID
+}
+
+// volume is the newest volume of an app.
+func (n *flyNode) volume(t *testing.T, app string) string {
+	t.Helper()
+	all, err := n.Client.ListVolumes(t.Context(), app)
+	if err != nil || len(all) == 0 {
+		t.Fatalf("app %s has no volume: %v", app, err)
+	}
+	return slices.MaxFunc(all, func(a, b api.Volume) int { return a.CreatedAt.Compare(b.CreatedAt) }).ID
 }
 
 // serves checks that visitors reach the release.
@@ -354,6 +368,9 @@ var flyCommands = []struct {
 	{args: "secrets set KEY=secret --stage", says: "staged"},
 	{args: "secrets list", says: "Staged"},
 	{args: "secrets unset KEY --stage", says: "staged"},
+	{args: "secrets set KEY=secret --detach", says: "update succeeded"},
+	{args: "secrets list", says: "Deployed"},
+	{args: "secrets unset KEY --detach", says: "update succeeded"},
 	{args: "machine list", says: "lab"},
 	{args: "machine status $MACHINE", says: "started"},
 	{args: "machine stop $MACHINE", says: "successfully stopped"},
@@ -373,6 +390,11 @@ var flyCommands = []struct {
 	{args: "scale count 1 --yes", says: "Destroyed", then: machines("flown", 2)},
 	{args: "volumes create data --size 1 --region lab --yes", says: "data"},
 	{args: "volumes list", says: "created"},
+	{args: "volumes show $VOLUME", says: "Size GB: 1"},
+	{args: "volumes extend $VOLUME --size 2 --yes", says: "Size GB: 2"},
+	{args: "volumes snapshots create $VOLUME", says: "Scheduled to snapshot"},
+	{args: "volumes snapshots list $VOLUME", says: "vs_"},
+	{args: "volumes destroy $VOLUME --yes", says: "Destroyed volume"},
 	{args: "certs add flyctl.example.test", says: "Certificate created"},
 	{args: "certs list", says: "flyctl.example.test"},
 	{args: "certs show flyctl.example.test", says: "flyctl.example.test"},
@@ -380,4 +402,6 @@ var flyCommands = []struct {
 	{args: "tokens list", says: "flyctl deploy token"},
 	{args: "ssh console", says: "docs/flyctl.md", fails: true},
 	{args: "apps destroy flown --yes", says: "Destroyed app flown"},
+	{args: "launch --no-deploy --yes --name launched --region lab --image $ONE --internal-port 8080", says: "launched"},
+	{args: "apps destroy launched --yes", says: "Destroyed app launched"},
 }
