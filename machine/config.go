@@ -45,6 +45,9 @@ type Config struct {
 	// stands for it: then those of the app start that stand by for it. It must not
 	// block. Default: none ever is.
 	Fallen func(app, id string) bool
+	// Room refuses a machine so many MiB more than it has, where the node has promised
+	// its memory already. It must not block. Default: there is room.
+	Room func(moreMB int) error
 	// MaySleep is asked, after the sleeping state is shown to readers, whether
 	// no request to the machine is in progress. It must not block. Default: yes.
 	MaySleep func(id string) bool
@@ -207,6 +210,9 @@ func (c *Config) defaults() {
 	}
 	if c.MayRun == nil {
 		c.MayRun = func(context.Context, string) bool { return true }
+	}
+	if c.Room == nil {
+		c.Room = func(int) error { return nil }
 	}
 	if c.MaySleep == nil {
 		c.MaySleep = func(string) bool { return true }

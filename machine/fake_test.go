@@ -32,6 +32,7 @@ type fakeSandbox struct {
 	mu    sync.Mutex
 	boxes map[string]*fakeBox
 	slow  chan struct{} // Checkpoint waits for it if it is not nil
+	hangs chan struct{} // Start of "hangs" waits for it if it is not nil
 	calls []string
 	code  int // that commands of Exec end with
 }
@@ -50,8 +51,24 @@ func (f *fakeSandbox) Prepare(_ context.Context, id, netns string) error {
 	return nil
 }
 
-func (f *fakeSandbox) Start(_ context.Context, spec sandbox.Spec, from string) error {
+// slowStart has "hangs" wait for the channel when it is started.
+func (f *fakeSandbox) slowStart(c chan struct{}) {
 	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hangs = c
+}
+
+func (f *fakeSandbox) Start(ctx context.Context, spec sandbox.Spec, from string) error {
+	f.mu.Lock()
+	if c := f.hangs; c != nil && spec.Args[0] == "hangs" {
+		f.mu.Unlock()
+		select {
+		case <-c:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		f.mu.Lock()
+	}
 	defer f.mu.Unlock()
 	if from != "" && f.boxes[from] == nil {
 		return sandbox.ErrNotFound

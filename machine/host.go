@@ -34,6 +34,9 @@ type Host struct {
 	atOnce   chan struct{} // a token for each start that nobody waits for at the door
 	latest   atomic.Int64  // when the latest start ended, in Unix nanoseconds
 
+	raising  sync.Mutex    // held while a machine is given more memory
+	unbidden chan struct{} // a place for each machine that the timetable is busy with
+
 	watchers watchers
 	voice    voice
 
@@ -60,7 +63,7 @@ func New(cfg Config) (*Host, error) {
 		return nil, fmt.Errorf("cannot make machine directory: %w", err)
 	}
 	h := &Host{cfg: cfg, log: cfg.Logger, ready: make(chan struct{}), machines: map[string]*machine{}, names: map[string]string{},
-		atOnce: make(chan struct{}, 2*runtime.NumCPU())}
+		atOnce: make(chan struct{}, 2*runtime.NumCPU()), unbidden: make(chan struct{}, maxUnbidden)}
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	h.pool = newPool(h)
 	for _, e := range cfg.Records.List("") {

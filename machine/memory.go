@@ -44,6 +44,13 @@ func (h *Host) SetMemory(ctx context.Context, id string, mb int, nonce string) e
 			return invalid("limit_mb", "is %d; for machine %q it can be %d to %d", mb, id, rules.MinMemoryMB, most).
 				WithHint("guest.max_memory_mb says how far it may go")
 		}
+		h.raising.Lock() // one that asks sees what the one before was given
+		defer h.raising.Unlock()
+		if more := mb - m.limit(); more > 0 {
+			if err := h.cfg.Room(more); err != nil {
+				return err
+			}
+		}
 		err := h.cfg.Sandbox.Limit(ctx, m.life.id, mb)
 		if errors.Is(err, sandbox.ErrState) {
 			return api.Errorf(api.CodePrecondition, "machine %q cannot be limited to %d MiB: it holds more", id, mb)

@@ -113,14 +113,36 @@ func (h *Host) standDown(m *machine) {
 	m.syncOrLog(h.ctx)
 }
 
-// ifStill does something with the machine's turn, if it is still so then. One that is
-// busy is looked at again later: the others are not to wait for it.
+// maxUnbidden is how many machines the timetable starts or stops at a time: all that are
+// due at the full hour are not to come at once.
+const maxUnbidden = 16
+
+// ifStill does something in the background with the machine's turn, if it is still so
+// then. One that is busy is looked at again later, and one that is slow has a place of
+// its own: the others are not to wait for it.
 func (h *Host) ifStill(m *machine, so func() bool, do func()) {
-	if !so() || m.now().gone || !m.tryTake() {
+	if !so() || m.now().gone {
 		return
 	}
-	defer m.give()
-	if h.ctx.Err() == nil && !m.now().gone && so() {
-		do()
+	select {
+	case h.unbidden <- struct{}{}:
+	case <-h.ctx.Done():
+		return
+	}
+	leave := func() { <-h.unbidden }
+	if !m.tryTake() {
+		leave()
+		return
+	}
+	going := h.spawn(func() {
+		defer leave()
+		defer m.give()
+		if h.ctx.Err() == nil && !m.now().gone && so() {
+			do()
+		}
+	})
+	if !going {
+		m.give()
+		leave()
 	}
 }

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"context"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -61,6 +62,35 @@ func TestScheduledMachineRunsAgain(t *testing.T) {
 	}
 }
 
+// TestSlowStartHoldsUpNobody: a machine whose start hangs leaves the others their turns.
+func TestSlowStartHoldsUpNobody(t *testing.T) {
+	w := newWorld(t)
+	var hours atomic.Int64
+	d := w.run(func(c *Config) {
+		c.every, c.clock = time.Millisecond, func() time.Time { return time.Now().Add(time.Duration(hours.Load()) * time.Hour) }
+	})
+	hourly := func(program string) string {
+		c := config(program)
+		c.Schedule = "hourly"
+		id := d.create(t, c)
+		w.sandbox.dies(id, sandbox.Exit{At: time.Now()})
+		d.reaches(t, id, api.StateStopped)
+		return id
+	}
+	slow := make(chan struct{})
+	ids := []string{hourly("sleep"), hourly("hangs"), hourly("sleep"), hourly("sleep")}
+	w.sandbox.slowStart(slow)
+	hours.Add(1)
+	for _, i := range []int{0, 2, 3} {
+		d.reaches(t, ids[i], api.StateStarted)
+	}
+	if s := d.state(ids[1]); s == api.StateStarted {
+		t.Errorf("the one that hangs is %s", s)
+	}
+	close(slow)
+	d.reaches(t, ids[1], api.StateStarted)
+}
+
 // TestStandbyStartsAndStandsDown: the node of the one that it stands by for is lost,
 // and comes back.
 func TestStandbyStartsAndStandsDown(t *testing.T) {
@@ -83,6 +113,13 @@ func TestStandbyStartsAndStandsDown(t *testing.T) {
 	d.reaches(t, id, api.StateStarted)
 	lost.Store(false)
 	d.reaches(t, id, api.StateStopped)
+	for _, sleep := range []func(context.Context, string, string) error{d.Pause, d.Suspend} { // also one that sleeps goes
+		lost.Store(true)
+		d.reaches(t, id, api.StateStarted)
+		ok(t, sleep(t.Context(), id, ""))
+		lost.Store(false)
+		d.reaches(t, id, api.StateStopped)
+	}
 	lost.Store(true)
 	d.reaches(t, id, api.StateStarted)
 	ok(t, d.Stop(t.Context(), id, api.StopRequest{}, ""))
@@ -104,4 +141,30 @@ func TestStandbyStartsAndStandsDown(t *testing.T) {
 	if events, _ := d.Events(t.Context(), id); !slices.ContainsFunc(events, func(e api.Event) bool { return e.Type == "start" && e.Source == byNode }) {
 		t.Errorf("events %+v", events)
 	}
+}
+
+// TestMemoryAsksForRoom: a node that has promised its memory gives a machine no more,
+// and takes back what one has too much.
+func TestMemoryAsksForRoom(t *testing.T) {
+	w := newWorld(t)
+	left := 300
+	d := w.run(func(c *Config) {
+		c.MemoryMB = 4096
+		c.Room = func(more int) error {
+			if more > left {
+				return api.Errorf(api.CodeCapacity, "%d MiB are left", left)
+			}
+			return nil
+		}
+	})
+	c := config("sleep")
+	c.Guest = &api.Guest{CPUKind: "shared", CPUs: 1, MemoryMB: 256, MaxMemoryMB: 2048}
+	id := d.create(t, c)
+	ok(t, d.SetMemory(t.Context(), id, 512, ""))
+	want(t, d.SetMemory(t.Context(), id, 1024, ""), api.CodeCapacity)
+	if m := d.lookup(id).limit(); m != 512 {
+		t.Errorf("it has %d MiB", m)
+	}
+	left = 0
+	ok(t, d.SetMemory(t.Context(), id, 300, ""))
 }

@@ -288,6 +288,7 @@ func (n *Node) openMachines(context.Context) error {
 		Console:     console{n.collector, n.store, n.cfg.Region, n.log},
 		MayRun:      n.mayRun,
 		Fallen:      n.fallen,
+		Room:        n.roomForMemory,
 		MaySleep:    n.maySleep,
 		Named:       n.named,
 		Nameservers: n.resolvers(), PublicIP: n.publicIP(), Door: n.path("door.sock"), Pool: n.cfg.Pool, SinkAfter: n.cfg.SinkAfter, Logger: n.log,

@@ -138,6 +138,17 @@ func promised(s machine.Summary) int {
 	return max(guestMB(s.Config), s.MemoryMB)
 }
 
+// roomForMemory refuses a machine of this node more memory than may still be promised.
+func (n *Node) roomForMemory(moreMB int) error {
+	for _, o := range n.hosts() {
+		if o.Name == n.cfg.Name && o.FreeMemoryMB < moreMB {
+			return api.Errorf(api.CodeCapacity, "node %q has %d MiB left to promise, not %d more", o.Name, max(0, o.FreeMemoryMB), moreMB).
+				WithField("limit_mb").WithHint("ask for less, or move machines to another node")
+		}
+	}
+	return nil
+}
+
 func guestMB(c *api.MachineConfig) int {
 	if c == nil || c.Guest == nil || c.Guest.MemoryMB == 0 {
 		return 256
