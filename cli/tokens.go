@@ -37,7 +37,7 @@ func tokensCreateCmd(e *env) *cobra.Command {
 		forOrg(c, &org)
 		c.Flags().StringVar(&req.Name, "name", "", "name, for lists")
 		c.Flags().StringVarP(&req.Expiry, "expiry", "x", "", "how long it is valid, such as 24h (default: as long as its maker, at most 20 years)")
-		if kind == api.TokenMachineExec {
+		if kind == api.TokenMachineExec || kind == api.TokenSSH {
 			c.Flags().StringSliceVar(&req.Machines, "machine", nil, "only this machine; repeated")
 		}
 		return c
@@ -46,7 +46,7 @@ func tokensCreateCmd(e *env) *cobra.Command {
 		kind("org", api.TokenOrg, "Everything in an org", "  perigee tokens create org --name ops", noArgs),
 		kind("deploy", api.TokenDeploy, "Everything in one app but to destroy it", "  perigee tokens create deploy --app shop --expiry 24h", noArgs),
 		kind("readonly", api.TokenReadOnly, "See an org, or with --app one app", "  perigee tokens create readonly --app shop", noArgs),
-		kind("ssh", api.TokenSSH, "Certificates and sessions, in an org or with --app one app", "  perigee tokens create ssh --app shop", noArgs),
+		kind("ssh", api.TokenSSH, "Certificates and sessions, in an org or with --app one app", "  perigee tokens create ssh --app shop\n  perigee tokens create ssh --app shop --machine 3d8d9014b32789", noArgs),
 		kind("machine-exec [COMMAND ...]", api.TokenMachineExec, "Run commands in an app's machines, or with COMMAND that one only; ... at its end stands for any more arguments",
 			"  perigee tokens create machine-exec --app shop\n  perigee tokens create machine-exec --app shop --machine 3d8d9014b32789 -- pg_dump ...", nil))
 }

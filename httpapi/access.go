@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/token"
 )
 
@@ -19,9 +20,12 @@ const (
 	open     = token.Open
 )
 
+// asksEach are the operations about several machines whose handlers ask for each.
+var asksEach = map[string]bool{"Machines_list": true, "Machines_org_list": true, "SSH_issue": true, "SSH_issue_app": true}
+
 // want is what the call is about to do, as far as its path tells.
 func (c *call) want() token.Want {
-	w := token.Want{Class: c.route.access, App: c.path("app_name"), Org: c.path("org_slug"), Machine: c.path("machine_id")}
+	w := token.Want{Class: c.route.access, App: c.path("app_name"), Org: c.path("org_slug"), Machine: c.path("machine_id"), Each: asksEach[c.route.id]}
 	if w.App != "" {
 		w.Org = c.server.orgOf(w.App)
 	}
@@ -57,6 +61,11 @@ func (c *call) mayRun(command []string, altered bool) error {
 	w := c.want()
 	w.Command, w.Altered = command, altered
 	return c.may(w)
+}
+
+// seesMachine reports whether the caller may know of a machine.
+func (c *call) seesMachine(org string, m api.Machine) bool {
+	return c.may(token.Want{Class: reads, Org: org, App: m.App, Machine: m.ID}) == nil
 }
 
 // sees reports whether the caller may know of an app; lists go by it.

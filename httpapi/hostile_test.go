@@ -52,6 +52,7 @@ type hostile struct {
 	useless map[string]string // by what is wrong: 401
 	own     caveat.Token      // a good one, to be narrowed
 	foreign string
+	machine string // of the victim
 	away    string // of an app and of a machine that are not these
 }
 
@@ -70,7 +71,7 @@ func newHostile(t *testing.T, k *kit) *hostile {
 	if _, err := k.SetSecrets(t.Context(), "shop", map[string]*string{"KEY": &value}); err != nil {
 		t.Fatal(err)
 	}
-	h := &hostile{k: k, useless: map[string]string{}}
+	h := &hostile{k: k, machine: m.ID, useless: map[string]string{}}
 	mint := func(org string) api.CreateTokenResponse {
 		r, err := k.CreateToken(t.Context(), org, api.CreateTokenRequest{Kind: api.TokenOrg})
 		if err != nil {
@@ -194,7 +195,11 @@ func (h *hostile) operation(t *testing.T, method, path string, op *operation) {
 		}
 	}
 	for what, auth := range h.tooNarrow(t, class, path) {
-		if code, body := call("", "Bearer "+auth); code != http.StatusForbidden || !isError([]byte(body), api.CodeForbidden) {
+		code, body := call("", "Bearer "+auth)
+		if asksEach[op.OperationID] && !strings.Contains(body, h.machine) && (code == 200 || isError([]byte(body), api.CodeUnsupported)) {
+			continue // it reaches some of what this is about, and none of these
+		}
+		if code != http.StatusForbidden || !isError([]byte(body), api.CodeForbidden) {
 			t.Errorf("%s: %d %s", what, code, body)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/token"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -94,7 +95,9 @@ func (s *Server) listMachines(c *call) ([]api.Machine, error) {
 	if f.held, err = c.bool("include_leases"); err != nil {
 		return nil, err
 	}
-	out, next := f.cut(f.choose(c, s.all(c.r.Context(), name, f.deleted)))
+	org := s.orgOf(name)
+	all := slices.DeleteFunc(s.all(c.r.Context(), name, f.deleted), func(m api.Machine) bool { return !c.seesMachine(org, m) })
+	out, next := f.cut(f.choose(c, all))
 	if next != "" {
 		c.w.Header().Set(api.NextCursorHeader, next)
 	}
@@ -121,7 +124,8 @@ func (s *Server) listOrgMachines(c *call) (api.OrgMachines, error) {
 	if err != nil {
 		return api.OrgMachines{}, err
 	}
-	all := slices.DeleteFunc(s.all(c.r.Context(), "", f.deleted), func(m api.Machine) bool { return ids[m.App] == "" })
+	org := c.path("org_slug")
+	all := slices.DeleteFunc(s.all(c.r.Context(), "", f.deleted), func(m api.Machine) bool { return ids[m.App] == "" || !c.seesMachine(org, m) })
 	part, next := f.cut(f.choose(c, all))
 	if next != "" {
 		c.w.Header().Set(api.NextCursorHeader, next)
@@ -137,11 +141,11 @@ func (s *Server) listOrgMachines(c *call) (api.OrgMachines, error) {
 	return out, nil
 }
 
-// appsOf are the ids of those apps of an org that the caller sees, by name.
+// appsOf are the ids of those apps of an org of which the caller sees something, by name.
 func (s *Server) appsOf(c *call, org string) (map[string]string, error) {
 	ids := map[string]string{}
 	for _, a := range s.cfg.Apps.List() {
-		if a.Org == org && c.sees(org, a.Name) {
+		if a.Org == org && c.may(token.Want{Class: reads, Org: org, App: a.Name, Each: true}) == nil {
 			ids[a.Name] = a.ID
 		}
 	}

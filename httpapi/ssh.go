@@ -7,6 +7,7 @@ import (
 	"github.com/coder/websocket"
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/fleet"
+	"github.com/perigee-run/perigee/token"
 )
 
 // SSH leads to the machines' SSH servers; *fleet.Fleet does.
@@ -52,6 +53,9 @@ func (s *Server) sshAuthority(c *call) (api.SSHAuthority, error) {
 
 func (s *Server) issueForOrg(c *call, in api.SSHCertificateRequest) (api.SSHCertificate, error) {
 	org := c.path("org_slug")
+	if err := c.mayEnter(org, &in); err != nil {
+		return api.SSHCertificate{}, err
+	}
 	for _, name := range in.Apps {
 		if a, err := s.cfg.Apps.Get(name); err != nil || a.Org != org {
 			return api.SSHCertificate{}, api.Errorf(api.CodeNotFound, "org %q has no app %q", org, api.Clip(name)).WithField("apps")
@@ -71,6 +75,9 @@ func (s *Server) issueForApp(c *call, in api.SSHCertificateRequest) (api.SSHCert
 		}
 	}
 	in.Apps = []string{name}
+	if err := c.mayEnter("", &in); err != nil {
+		return api.SSHCertificate{}, err
+	}
 	a, err := s.cfg.Apps.Get(name)
 	if err != nil {
 		return api.SSHCertificate{}, err
@@ -88,6 +95,36 @@ func (s *Server) issue(c *call, org string, in api.SSHCertificateRequest) (api.S
 		end = l.Ends()
 	}
 	return a.Issue(org, c.who.Name, c.who.Token, end, in)
+}
+
+// mayEnter asks for all apps and machines that a certificate is to be for. Where it names
+// none, those that the token is limited to are meant.
+func (c *call) mayEnter(org string, in *api.SSHCertificateRequest) error {
+	if l, ok := c.who.Scope.(interface {
+		Only() (apps, machines []string)
+	}); ok {
+		apps, machines := l.Only()
+		in.Apps, in.Machines = orElse(in.Apps, apps), orElse(in.Machines, machines)
+	}
+	for _, app := range orElse(in.Apps, []string{""}) {
+		if app != "" {
+			org = c.server.orgOf(app)
+		}
+		for _, id := range orElse(in.Machines, []string{""}) {
+			if err := c.may(token.Want{Class: shells, Org: org, App: app, Machine: id}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// orElse is the list, or another where it is empty.
+func orElse(list, other []string) []string {
+	if len(list) == 0 {
+		return other
+	}
+	return list
 }
 
 // sshInto carries SSH between the client and the node that owns the machine.

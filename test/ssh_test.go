@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -364,11 +365,15 @@ func (s *shells) tokens(t *testing.T) {
 	if out, errs, code := as("ssh", "console", "-a", "web", "-C", "echo in"); code != 0 || out != "in\n" {
 		t.Errorf("into its app: exit code %d, %q\n%s", code, out, errs)
 	}
-	for _, args := range [][]string{{"ssh", "console", "-a", "bare", "-C", "/testapp"}, {"ssh", "issue", s.key("wide")}, {"machine", "stop", s.web, "-a", "web"}} {
+	for _, args := range [][]string{{"ssh", "console", "-a", "bare", "-C", "/testapp"}, {"ssh", "issue", s.key("wide"), "-a", "bare"}, {"machine", "stop", s.web, "-a", "web"}} {
 		if _, errs, code := as(args...); code != 4 {
 			t.Errorf("%q: exit code %d\n%s", args, code, errs)
 		}
 	}
+	if out, errs, code := as("ssh", "issue", s.key("wide"), "--json"); code != 0 || !strings.Contains(out, `"web"`) {
+		t.Errorf("for what the token reaches: exit code %d, %s\n%s", code, out, errs)
+	}
+	s.oneMachine(t)
 	if _, errs, code := as("ssh", "issue", s.key("lent"), "-a", "web"); code != 0 {
 		t.Fatalf("issue: exit code %d\n%s", code, errs)
 	}
@@ -385,6 +390,25 @@ func (s *shells) tokens(t *testing.T) {
 	}
 	if out := s.Must("audit", "--json"); strings.Count(out, "SSH_session") < 2 || !strings.Contains(out, "SSH_issue_app") {
 		t.Errorf("the audit log says\n%s", out)
+	}
+}
+
+// oneMachine enters with tokens that are for a single machine, named or found.
+func (s *shells) oneMachine(t *testing.T) {
+	for kind, verb := range map[string][]string{api.TokenSSH: {"console", "-C", "echo in"}, api.TokenMachineExec: {"exec", "--", "echo", "in"}} {
+		made, err := s.Client.CreateToken(context.Background(), "personal", api.CreateTokenRequest{Kind: kind, App: "web", Machines: []string{s.web}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, where := range [][]string{{"-a", "web"}, {"-a", "web", "-m", s.web}} {
+			args := slices.Concat([]string{"--addr", "http://" + s.API, "--token", made.Token}, verb[:1], where, verb[1:])
+			if out, errs, code := s.Perigee(args...); code != 0 || out != "in\n" {
+				t.Errorf("%q: exit code %d, %q\n%s", args, code, out, errs)
+			}
+		}
+		if _, _, code := s.Perigee("ssh", "console", "-a", "bare", "-C", "/testapp", "--addr", "http://"+s.API, "--token", made.Token); code != 4 {
+			t.Errorf("a token of kind %s for another's machine: exit code %d", kind, code)
+		}
 	}
 }
 

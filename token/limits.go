@@ -60,11 +60,11 @@ func refuses(c caveat.Caveat, w Want) string {
 			return "it is for org " + c.Words[0]
 		}
 	case caveat.Apps:
-		if !anywhere && !slices.Contains(c.Words, w.App) {
+		if !anywhere && !(w.Each && w.App == "") && !slices.Contains(c.Words, w.App) {
 			return "it is for app " + strings.Join(c.Words, ", ")
 		}
 	case caveat.Machines:
-		if !anywhere && !slices.Contains(c.Words, w.Machine) {
+		if !anywhere && !w.Each && !slices.Contains(c.Words, w.Machine) {
 			return "it is for machine " + strings.Join(c.Words, ", ")
 		}
 	case caveat.Commands:
@@ -128,6 +128,11 @@ func (l Limits) words(name string) []string {
 		}
 	}
 	return out
+}
+
+// Only is which apps and which machines it is limited to; nil where it is not.
+func (l Limits) Only() (apps, machines []string) {
+	return l.words(caveat.Apps), l.words(caveat.Machines)
 }
 
 // Current is the scope in the API's words.

@@ -78,8 +78,10 @@ func (s *Store) record(by Maker, org string, req api.CreateTokenRequest) (Record
 		return Record{}, invalid("app", "a %s token is for one app, and none is named", req.Kind)
 	case kind.app == "never" && req.App != "":
 		return Record{}, invalid("app", "an %s token is for all apps of the org", req.Kind).WithHint("deploy is the kind for one app")
-	case req.Kind != api.TokenMachineExec && (len(req.Machines) > 0 || len(req.Commands) > 0):
-		return Record{}, invalid("kind", "machines and commands go with the kind machine-exec, not %s", req.Kind)
+	case req.Kind != api.TokenMachineExec && len(req.Commands) > 0:
+		return Record{}, invalid("kind", "commands go with the kind machine-exec, not %s", req.Kind)
+	case req.Kind != api.TokenMachineExec && req.Kind != api.TokenSSH && len(req.Machines) > 0:
+		return Record{}, invalid("kind", "machines go with the kinds machine-exec and ssh, not %s", req.Kind)
 	case len(req.Name) > maxName || strings.ContainsFunc(req.Name, func(r rune) bool { return !unicode.IsPrint(r) }):
 		return Record{}, invalid("name", "the name has more than %d bytes, or a character that is not printed", maxName)
 	}

@@ -32,7 +32,10 @@ type Want struct {
 	App     string
 	Machine string
 	Command []string // what is to be run, of Execs; nil before it is known
-	Altered bool     // it gets an environment, a user or a folder from the caller, or is no command of the machine's
+	// Each says that the handler asks again for each machine, and where App is empty for
+	// each app: limits of those are not in the way yet.
+	Each    bool
+	Altered bool // it gets an environment, a user or a folder from the caller, or is no command of the machine's
 }
 
 // Scope is what somebody may do. May returns nil, or an error of the code
