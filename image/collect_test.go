@@ -227,6 +227,7 @@ func TestLookupUser(t *testing.T) {
 		{app, "4294967295", 0, 0, nil, "", "no user"},
 		{bare, "", 0, 0, nil, "/root", ""},
 		{bare, "node", 0, 0, nil, "", "no user"},
+		{bare, "root", 0, 0, nil, "/root", ""},
 		{"sha256:" + strings.Repeat("0", 64), "", 0, 0, nil, "", "not on this node"},
 		{host + "/app:v1", "root", 0, 0, nil, "/root", ""},
 	} {

@@ -16,7 +16,8 @@ type account struct {
 // LookupUser resolves a USER value ("", "node", "1000", "1000:1000",
 // "www-data:adm") against the image's own /etc/passwd and /etc/group, as Docker
 // does. groups are the supplementary ones, which only a user without an
-// explicit group has. img is a digest or reference. A number need not be listed.
+// explicit group has. img is a digest or reference. A number need not be listed, nor,
+// unlike with Docker, root where the image lists nobody.
 func (s *Store) LookupUser(img, spec string) (uid, gid uint32, groups []uint32, home string, err error) {
 	found, _ := s.Get(img)
 	rec, ok := s.snapshot(found.Digest)
@@ -62,7 +63,7 @@ func findAccount(passwd, user string) (account, error) {
 	switch {
 	case byNumber != nil:
 		return *byNumber, nil
-	case isNumber && number == 0:
+	case isNumber && number == 0, user == "root" && passwd == "": // an image of one program has root all the same
 		return account{name: "root", home: "/root"}, nil
 	case isNumber:
 		return account{uid: number, home: "/"}, nil
