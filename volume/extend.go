@@ -46,11 +46,31 @@ func (s *Store) grow(ctx context.Context, v *volume, gb int) error {
 			return err
 		}
 	}
+	return s.catchUpMounted(ctx, v)
+}
+
+// catchUpMounted is catchUp for a volume that may be in use. Where the kernel does not
+// let it grow then, that is its problem until its machine is started next.
+func (s *Store) catchUpMounted(ctx context.Context, v *volume) error {
 	err := s.catchUp(ctx, v)
 	if errors.Is(err, disk.ErrMounted) {
+		s.complain(ctx, v, growthProblem+"it has its new size when its machine is started next: "+err.Error())
 		return nil
 	}
 	return err
+}
+
+// growOn goes on with a growth that the kernel did not allow in use: it may by now.
+func (s *Store) growOn(ctx context.Context, v *volume) {
+	if r := v.now(); !r.Growing || !v.isOpen() {
+		return
+	}
+	s.warn("a volume cannot grow yet", v, s.onTurn(ctx, v, func(ctx context.Context) error {
+		if !v.isOpen() {
+			return nil // it does when it is mounted
+		}
+		return s.catchUpMounted(ctx, v)
+	}))
 }
 
 // catchUp makes the files as large as the record says. The turn is held.

@@ -29,6 +29,8 @@ type fake struct {
 	size      int64         // what Size says
 	allocated int64         // what Allocated says
 	hold      chan struct{} // Copy and Grow wait for its end
+	still     bool          // it does not grow while it is mounted
+	usage     disk.Usage    // what Usage says, if anything
 }
 
 func (f *fake) set(edit func(*fake)) {
@@ -106,13 +108,22 @@ func (f *fake) Allocated() int64 {
 	return f.allocated
 }
 
-func (f *fake) Usage() (disk.Usage, bool) { return disk.Usage{}, false }
+func (f *fake) Usage() (disk.Usage, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.usage, f.usage.Blocks > 0
+}
 
 func (f *fake) Grow(ctx context.Context, size int64) error {
 	if err := f.wait(ctx); err != nil {
 		return err
 	}
-	f.set(func(f *fake) { f.size = size })
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.still && f.mounted {
+		return disk.ErrMounted
+	}
+	f.size, f.usage.Available, f.usage.Blocks = size, f.usage.Available+(size-f.size)/4096, size/4096
 	return nil
 }
 

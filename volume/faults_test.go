@@ -316,3 +316,40 @@ func TestProblemsOfOtherKindsStay(t *testing.T) {
 		t.Errorf("left: %q", p)
 	}
 }
+
+// TestGrowsWhileItsMachineRuns: a volume that is nearly full grows by itself and its
+// machine goes on. Where the kernel does not allow that the problem says so, and it
+// grows as soon as it may.
+func TestGrowsWhileItsMachineRuns(t *testing.T) {
+	k := newFakes(t)
+	ctx := t.Context()
+	v := k.volume(10)
+	mounts := []api.Mount{{Volume: v.id, ExtendThresholdPercent: 80, AddSizeGB: 5, SizeGBLimit: 18}}
+	if err := k.Attach(ctx, "shop", "m1", mounts); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Open(ctx, v.id, "m1"); err != nil {
+		t.Fatal(err)
+	}
+	full := func(free int64) {
+		k.disk(v.id).set(func(f *fake) {
+			f.usage = disk.Usage{BlockSize: 4096, Blocks: f.size / 4096, Free: free * disk.GiB / 4096, Available: free * disk.GiB / 4096}
+		})
+	}
+	defer k.run()()
+	full(1)
+	within(t, "it has grown", func() bool { r := v.now(); return r.SizeGB == 15 && !r.Growing && k.disk(v.id).Mounted() })
+	k.disk(v.id).set(func(f *fake) { f.still = true })
+	full(1)
+	within(t, "it says that it waits", func() bool {
+		r := v.now()
+		return r.SizeGB == 18 && r.Growing && strings.Contains(r.Problem, "it has its new size when its machine is started next: the kernel does not let it")
+	})
+	k.disk(v.id).set(func(f *fake) { f.still = false })
+	within(t, "it has grown as far as it may", func() bool { r := v.now(); return !r.Growing && r.Problem == "" })
+	full(1)
+	time.Sleep(50 * time.Millisecond)
+	if r := v.now(); r.SizeGB != 18 {
+		t.Errorf("it grew beyond its limit, to %d GB", r.SizeGB)
+	}
+}

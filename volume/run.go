@@ -66,10 +66,8 @@ func (s *Store) ensure(ctx context.Context, v *volume, now time.Time) {
 	r := v.now()
 	switch r.State {
 	case api.VolumeCreated:
+		s.growOn(ctx, v)
 		s.growByItself(ctx, v)
-		if r.Growing && r.Extend != nil {
-			s.complain(ctx, v, growthProblem+"it grows when its machine is started next: the kernel does not let it while it is in use")
-		}
 		if r.AutoBackup && now.Sub(later(r.BackedUp, r.CreatedAt)) >= s.cfg.Day {
 			s.backUp(ctx, v, now)
 		}

@@ -113,6 +113,9 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, err
 	}
 	s.shares = disk.SharesBlocks(s.copies())
+	if !disk.GrowsMounted() {
+		s.log.Info("volumes in use grow when their machines are started next: CAP_SYS_RESOURCE is missing")
+	}
 	for _, e := range cfg.Records.List("") {
 		if e.Value.Node == cfg.Node {
 			s.volumes[e.Value.ID] = s.known(e.Value)

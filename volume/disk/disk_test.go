@@ -119,6 +119,13 @@ func TestGrow(t *testing.T) {
 		t.Fatal(err)
 	}
 	online := err == nil
+	if online != GrowsMounted() {
+		t.Errorf("with CAP_SYS_RESOURCE: %v; to grow while it is mounted: %v", GrowsMounted(), err)
+	}
+	u, _ := d.Usage()
+	if has := u.Blocks * u.BlockSize; online && has < size*3/2 {
+		t.Errorf("it grew to %d bytes while it was mounted", has)
+	}
 	unmount(t, d)
 	for range 2 { // the second time there is nothing to do
 		if err := d.Grow(t.Context(), 2*size); err != nil {
@@ -126,7 +133,7 @@ func TestGrow(t *testing.T) {
 		}
 	}
 	mount(t, d, key)
-	if u, _ := d.Usage(); u.Blocks*u.BlockSize < size*3/2 {
+	if u, _ = d.Usage(); u.Blocks*u.BlockSize < size*3/2 {
 		t.Errorf("after it grew: %+v", u)
 	}
 	has(t, d, "f", "kept")

@@ -3,6 +3,7 @@ package disk
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"unsafe"
 
@@ -10,8 +11,21 @@ import (
 )
 
 // ErrMounted says that the kernel does not let the disk grow while it is mounted.
-// Its image is larger already; the next Grow after Unmount does the rest.
-var ErrMounted = errors.New("the kernel does not let this volume grow while it is in use")
+// Its image is larger already; the next Grow does the rest, at the latest after
+// Unmount.
+var ErrMounted = errors.New("the kernel does not let it grow while it is in use")
+
+// errNoRight is why it mostly does not. No other way leads around it: the kernel asks
+// for the right of whoever calls, in the initial user namespace.
+var errNoRight = fmt.Errorf("%w: the node's daemon lacks CAP_SYS_RESOURCE", ErrMounted)
+
+// GrowsMounted reports whether this process may let a disk grow that is mounted.
+func GrowsMounted() bool {
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var caps [2]unix.CapUserData
+	err := unix.Capget(&head, &caps[0])
+	return err == nil && caps[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
+}
 
 // resizeFS is EXT4_IOC_RESIZE_FS: to so many blocks.
 const resizeFS = 0x40086610
@@ -26,13 +40,8 @@ func (d *Disk) Grow(ctx context.Context, size int64) error {
 	if err := d.stretch(size); err != nil {
 		return err
 	}
-	loop, err := loopOf(d.Image())
-	if err != nil || loop == nil {
-		return errors.Join(ErrMounted, err)
-	}
-	defer loop.Close()
-	if err := unix.IoctlSetInt(int(loop.Fd()), unix.LOOP_SET_CAPACITY, 0); err != nil {
-		return errors.Join(ErrMounted, err)
+	if err := d.widen(); err != nil {
+		return fmt.Errorf("%w: its loop device does not: %w", ErrMounted, err)
 	}
 	f, err := os.Open(d.mnt())
 	if err != nil {
@@ -40,10 +49,26 @@ func (d *Disk) Grow(ctx context.Context, size int64) error {
 	}
 	defer f.Close()
 	blocks := uint64(size / 4096)
-	if err := ioctl(f, resizeFS, unsafe.Pointer(&blocks)); err != nil {
-		return errors.Join(ErrMounted, err)
+	switch err := ioctl(f, resizeFS, unsafe.Pointer(&blocks)); {
+	case errors.Is(err, unix.EPERM) && !GrowsMounted():
+		return errNoRight
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrMounted, err)
 	}
 	return unix.Syncfs(int(f.Fd()))
+}
+
+// widen tells the loop device that its image is longer.
+func (d *Disk) widen() error {
+	loop, err := loopOf(d.Image())
+	if err == nil && loop == nil {
+		err = errors.New("it is not to be found")
+	}
+	if err != nil {
+		return err
+	}
+	defer loop.Close()
+	return unix.IoctlSetInt(int(loop.Fd()), unix.LOOP_SET_CAPACITY, 0)
 }
 
 // growOffline grows a file system that is not mounted. The kernel's own growing
