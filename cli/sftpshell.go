@@ -42,7 +42,8 @@ type sftpVerb struct {
 }
 
 var sftpVerbs = map[string]sftpVerb{
-	"ls": {"ls [PATH]", 0, 1, func(p *place, a []string) error {
+	"ls": {"ls [-l] [PATH]", 0, 2, func(p *place, a []string) error {
+		a = slices.DeleteFunc(a, func(s string) bool { return s == "-l" }) // it is always long
 		list, err := p.list(p.path(at(a, ".")))
 		if err != nil {
 			return err
