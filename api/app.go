@@ -180,7 +180,7 @@ type Secret struct {
 	Version   uint64    `json:"version,omitempty"`
 	CreatedAt time.Time `json:"created_at,omitempty"`
 	UpdatedAt time.Time `json:"updated_at,omitempty"`
-	Status    string    `json:"status,omitempty" enum:"staged,partial,deployed" doc:"Whether no machine, some or all have this value"`
+	Status    string    `json:"status,omitempty" enum:"staged,partial,deployed,removed" doc:"Whether no machine, some or all have this value; removed: it is not set any more, and some have it until they are deployed"`
 }
 
 // What has become of a secret.
@@ -188,11 +188,13 @@ const (
 	SecretStaged   = "staged"
 	SecretPartial  = "partial"
 	SecretDeployed = "deployed"
+	SecretRemoved  = "removed"
 )
 
 // ListSecretsResponse is the answer of GET /v1/apps/{app}/secrets.
 type ListSecretsResponse struct {
 	Secrets []Secret `json:"secrets"`
+	Removed []Secret `json:"removed,omitempty" doc:"Those that are not set any more, and that some machines have until the next deploy"`
 	Version uint64   `json:"version,omitempty" doc:"Of the whole set: that of the latest change"`
 }
 

@@ -47,9 +47,14 @@ func (c *Client) RemoveHost(ctx context.Context, app, host string) error {
 
 // ListSecrets returns the app's secrets without their values.
 func (c *Client) ListSecrets(ctx context.Context, app string) ([]Secret, error) {
-	var r ListSecretsResponse
-	err := c.call(ctx, http.MethodGet, pathf("/apps/%s/secrets", app), nil, nil, &r)
+	r, err := c.AllSecrets(ctx, app)
 	return r.Secrets, err
+}
+
+// AllSecrets is ListSecrets with those that were removed, and that some machines still
+// have.
+func (c *Client) AllSecrets(ctx context.Context, app string) (r ListSecretsResponse, err error) {
+	return r, c.call(ctx, http.MethodGet, pathf("/apps/%s/secrets", app), nil, nil, &r)
 }
 
 // SetSecrets sets secrets, and removes those whose value is nil. Machines get

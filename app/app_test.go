@@ -221,6 +221,11 @@ func TestSecrets(t *testing.T) {
 	if old, err := s.SecretsAt(ctx, "shop", 1); err != nil || len(old) != 2 || old["DATABASE_URL"] != value {
 		t.Errorf("the first set is %v, %v", old, err)
 	}
+	for version, want := range map[uint64]int{0: 0, 1: 2, 2: 0, 9: 0} {
+		if old := s.FormerSecrets("shop", version); len(old) != want || want == 2 && old[1].Name != "EMPTY" {
+			t.Errorf("of former version %d are shown %+v", version, old)
+		}
+	}
 	if none, err := s.SecretsAt(ctx, "shop", 0); err != nil || len(none) != 0 {
 		t.Errorf("before the first set there was %v, %v", none, err)
 	}

@@ -101,6 +101,16 @@ func (s *Store) ListSecrets(app string) ([]api.Secret, uint64, error) {
 	return e.Value.shown(), e.Value.Version, nil
 }
 
+// FormerSecrets returns the app's secrets as they were at a version, without their
+// values; none if that is not a former version, or too long ago.
+func (s *Store) FormerSecrets(app string, version uint64) []api.Secret {
+	if now, _ := s.secrets.Get(app); version == 0 || now.Value.Version == version {
+		return nil
+	}
+	old, _ := s.oldSecrets.Get(setKey(app, version))
+	return old.Value.shown()
+}
+
 func (set secretSet) shown() []api.Secret {
 	out := make([]api.Secret, 0, len(set.Items))
 	for name, sec := range set.Items {

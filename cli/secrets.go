@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 	"strings"
 
@@ -23,18 +24,27 @@ func (e *env) secretsList(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	secrets, err := client.ListSecrets(ctx, app)
+	all, err := client.AllSecrets(ctx, app)
 	if err != nil {
 		return e.explain(err)
 	}
+	secrets := slices.Concat(all.Secrets, all.Removed)
+	slices.SortFunc(secrets, func(a, b api.Secret) int { return strings.Compare(a.Name, b.Name) })
 	if e.json {
 		return e.printJSON(secrets)
 	}
 	rows := make([][]string, len(secrets))
 	for i, s := range secrets {
-		rows[i] = []string{s.Name, s.Digest, first(s.Status, "-"), ago(s.UpdatedAt)}
+		rows[i] = []string{s.Name, s.Digest, secretStatus(s), ago(s.UpdatedAt)}
 	}
 	return e.table([]string{"NAME", "DIGEST", "STATUS", "UPDATED"}, rows)
+}
+
+func secretStatus(s api.Secret) string {
+	if s.Status == api.SecretRemoved {
+		return "staged for removal"
+	}
+	return first(s.Status, "-")
 }
 
 func secretsSetCmd(e *env) *cobra.Command {
@@ -152,9 +162,21 @@ func (e *env) deploySecrets(ctx context.Context) error {
 		return e.explain(err)
 	}
 	if len(machines) == 0 {
-		return hint(usagef("app %q has no machine that could get its secrets", app), "the first deploy brings them along: perigee deploy")
+		return e.nobodyToTell(ctx, client, app)
 	}
 	return e.rollSecrets(ctx, client, app, machines, "secrets deployed")
+}
+
+// nobodyToTell says why secrets cannot be deployed to an app without machines.
+func (e *env) nobodyToTell(ctx context.Context, client *api.Client, app string) error {
+	a, err := client.GetApp(ctx, app)
+	if err != nil {
+		return e.explain(err)
+	}
+	if a.Release == 0 {
+		return hint(usagef("app %s has no release and no machine yet: nothing is there that could get its secrets", app), "they are kept; the first deploy brings them along: perigee deploy")
+	}
+	return hint(usagef("app %s has no machine now: nothing is there that could get its secrets", app), "they are kept; machines that are made later have them: perigee scale count 1")
 }
 
 // rollSecrets brings the secrets to the machines: by a release, where the app has

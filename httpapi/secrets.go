@@ -1,6 +1,9 @@
 package httpapi
 
 import (
+	"cmp"
+	"maps"
+	"slices"
 	"strconv"
 
 	"github.com/perigee-run/perigee/api"
@@ -33,18 +36,44 @@ func (s *Server) listSecrets(c *call) (api.ListSecretsResponse, error) {
 				WithField("min_version").WithHint("try again in a moment")
 		}
 	}
-	return api.ListSecretsResponse{Secrets: s.spread(c.path("app_name"), secrets), Version: version}, nil
+	app := c.path("app_name")
+	return api.ListSecretsResponse{Secrets: s.spread(app, secrets), Removed: s.removed(app, secrets), Version: version}, nil
 }
 
-// spread says of each secret how far it has come: machines get a change when they
-// are made or updated, as a deploy does with all of them.
-func (s *Server) spread(app string, secrets []api.Secret) []api.Secret {
-	var have []uint64
+// removed are the secrets that machines were made with and that are not set any more.
+func (s *Server) removed(app string, now []api.Secret) []api.Secret {
+	gone, seen := map[string]api.Secret{}, map[uint64]bool{}
+	for _, v := range s.secretVersions(app) {
+		if seen[v] {
+			continue
+		}
+		seen[v] = true
+		for _, old := range s.cfg.Apps.FormerSecrets(app, v) {
+			if old.Status = api.SecretRemoved; old.Version >= gone[old.Name].Version {
+				gone[old.Name] = old
+			}
+		}
+	}
+	for _, set := range now {
+		delete(gone, set.Name)
+	}
+	return slices.SortedFunc(maps.Values(gone), func(a, b api.Secret) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// secretVersions are the sets of secrets that the app's machines have.
+func (s *Server) secretVersions(app string) (have []uint64) {
 	for _, m := range s.cfg.Machines.List(app) {
 		if m.SecretsVersion != nil {
 			have = append(have, *m.SecretsVersion)
 		}
 	}
+	return have
+}
+
+// spread says of each secret how far it has come: machines get a change when they
+// are made or updated, as a deploy does with all of them.
+func (s *Server) spread(app string, secrets []api.Secret) []api.Secret {
+	have := s.secretVersions(app)
 	for i := range secrets {
 		n := 0
 		for _, v := range have {

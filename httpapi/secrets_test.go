@@ -49,4 +49,24 @@ func TestSecretStatus(t *testing.T) {
 		t.Errorf("%d %s", resp.StatusCode, b)
 	}
 	status(api.SecretStaged)
+	// One that is removed is shown for as long as a machine has it.
+	if _, err := k.SetSecrets(t.Context(), "shop", map[string]*string{"KEY": nil}); err != nil {
+		t.Fatal(err)
+	}
+	all, err := k.AllSecrets(t.Context(), "shop")
+	if err != nil || len(all.Secrets) != 0 || len(all.Removed) != 1 || all.Removed[0].Name != "KEY" || all.Removed[0].Status != api.SecretRemoved {
+		t.Errorf("after the removal: %+v, %v", all, err)
+	}
+	machines, err := k.ListMachines(t.Context(), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range machines {
+		if _, err := k.UpdateMachine(t.Context(), "shop", m.ID, api.CreateMachineRequest{Config: &api.MachineConfig{Image: "one"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if all, err := k.AllSecrets(t.Context(), "shop"); err != nil || len(all.Removed) != 0 {
+		t.Errorf("after the deploy: %+v, %v", all, err)
+	}
 }

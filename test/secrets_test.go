@@ -54,11 +54,28 @@ func TestSecretsStaySecret(t *testing.T) {
 		// a snapshot is the machine's memory. Both are root's alone.
 		return strings.HasPrefix(path, "sandbox/") || strings.HasPrefix(path, "machines/")
 	})
+	n.stagedRemoval(t)
 	for _, dir := range []string{"sandbox", "machines"} {
 		if fi, err := os.Stat(filepath.Join(n.Data(), dir)); err != nil || fi.Mode().Perm()&0o077 != 0 {
 			t.Errorf("%s: %v, %v", dir, fi.Mode(), err)
 		}
 	}
+}
+
+// stagedRemoval: what is unset and not deployed yet shows in the list; where nothing is
+// that could get secrets, deploying them says so.
+func (n *Node) stagedRemoval(t *testing.T) {
+	t.Helper()
+	n.Must("secrets", "unset", "CANARY", "--stage", "--app", "shop")
+	if out := n.Must("secrets", "list", "--app", "shop"); !strings.Contains(out, "CANARY") || !strings.Contains(out, "staged for removal") {
+		t.Errorf("the list is\n%s", out)
+	}
+	n.Must("apps", "create", "bare")
+	n.Must("secrets", "set", "KEY=value", "--app", "bare")
+	if _, errs, code := n.Perigee("secrets", "deploy", "--app", "bare"); code != 2 || !strings.Contains(errs, "no release and no machine yet") || !strings.Contains(errs, "perigee deploy") {
+		t.Errorf("without a release: %d %s", code, errs)
+	}
+	n.Must("secrets", "unset", "KEY", "--app", "bare")
 }
 
 // answers are what the API says where a secret could be.
