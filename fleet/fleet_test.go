@@ -299,7 +299,7 @@ func TestBreakDuringCreation(t *testing.T) {
 	c.app(t, "shop")
 	n1, n2 := c.nodes[0], c.nodes[1]
 	var once sync.Once
-	n2.box.onStart(func() {
+	n2.box.OnStart(func() {
 		once.Do(func() {
 			n2.cut.set("refused")
 			time.Sleep(20 * time.Millisecond)

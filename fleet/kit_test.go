@@ -11,16 +11,12 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"iter"
 	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -36,8 +32,7 @@ import (
 	"github.com/perigee-run/perigee/image"
 	"github.com/perigee-run/perigee/logs"
 	"github.com/perigee-run/perigee/machine"
-	"github.com/perigee-run/perigee/mesh"
-	"github.com/perigee-run/perigee/sandbox"
+	"github.com/perigee-run/perigee/machine/machinetest"
 	"github.com/perigee-run/perigee/ssh"
 	"go.uber.org/goleak"
 )
@@ -63,7 +58,7 @@ var (
 
 // cloud is a few nodes in one process. Each has the real rooms for machines,
 // logs, the catalog, deploys, images and the API; what needs root, gVisor and
-// network namespaces is stood in for by box and wires. Apps are those of the first
+// network namespaces is stood in for by machinetest. Apps are those of the first
 // node's catalog, for the state is the same everywhere. Nodes reach each other by
 // HTTP/2 over mutual TLS, through connections that tests cut.
 type cloud struct {
@@ -87,7 +82,7 @@ type node struct {
 	lines       *fleet.Lines
 	log         *logs.Store
 	images      *image.Store
-	box         *box
+	box         *machinetest.Sandbox
 	router      *edge
 	peer        *httptest.Server
 	cut         *cut                            // what comes in from other nodes
@@ -134,7 +129,7 @@ func must[T any](t testing.TB) func(T, error) T {
 func (c *cloud) add(t testing.TB, name string) {
 	t.Helper()
 	dir := t.TempDir()
-	n := &node{cloud: c, name: name, index: fleet.NewIndex(), box: &box{all: map[string]*boxed{}}, router: &edge{}, cut: &cut{}, clients: map[string]*http.Client{}, cert: identity(t, name)}
+	n := &node{cloud: c, name: name, index: fleet.NewIndex(), box: &machinetest.Sandbox{}, router: &edge{}, cut: &cut{}, clients: map[string]*http.Client{}, cert: identity(t, name)}
 	cat := must[*catalog.Catalog](t)(catalog.Open(t.Context(), catalog.Config{Dir: dir, Node: name, Logger: quiet}))
 	if c.apps == nil {
 		c.apps = must[*app.Store](t)(app.New(app.Config{Catalog: cat, KeyFile: filepath.Join(dir, "secrets.key"), Domain: "node.example"}))
@@ -143,7 +138,7 @@ func (c *cloud) add(t testing.TB, name string) {
 	n.log = logs.New(t.Context(), logs.Config{JetStream: cat.JetStream(), Logger: quiet})
 	n.images = must[*image.Store](t)(image.New(image.Config{Dir: filepath.Join(dir, "images"), MinFree: 1, Hosts: []string{"registry.test"}, Peers: n}))
 	n.host = must[*machine.Host](t)(machine.New(machine.Config{
-		Dir: filepath.Join(dir, "machines"), Node: name, Region: "fra", Sandbox: n.box, Images: shelf{n.images}, Networks: wires{}, Records: records,
+		Dir: filepath.Join(dir, "machines"), Node: name, Region: "fra", Sandbox: n.box, Images: shelf{n.images}, Networks: machinetest.Networks{}, Records: records,
 		Apps: c.apps, Secrets: c.apps, Pool: -1, Logger: quiet, CPUs: 8, MemoryMB: 8192,
 		Named: func(app, name string) string { return n.fleet.Named(app, name) },
 	}))
@@ -171,7 +166,7 @@ func (n *node) serve(t testing.TB, cat *catalog.Catalog) {
 	outside := httptest.NewServer(server.Handler(httpapi.Token(secret)))
 	n.Client = must[*api.Client](t)(api.NewClient(api.ClientConfig{Addr: outside.URL, Token: secret}))
 	n.peer = n.servePeers(server)
-	n.stop = append(n.stop, n.Client.Close, outside.Close, n.cut.close, n.peer.Close, cancel, rooms.Wait, n.images.Close, func() { cat.Close() }, n.box.close)
+	n.stop = append(n.stop, n.Client.Close, outside.Close, n.cut.close, n.peer.Close, cancel, rooms.Wait, n.images.Close, func() { cat.Close() }, n.box.Close)
 }
 
 // servePeers is what the node offers to other nodes.
@@ -513,164 +508,4 @@ func (s shelf) Get(ref string) (image.Image, bool) {
 
 func (shelf) LookupUser(string, string) (uid, gid uint32, groups []uint32, home string, err error) {
 	return 0, 0, nil, "/", nil
-}
-
-// wires gives slots that lead nowhere.
-type wires struct{}
-
-func (wires) PrivateIPv6(id mesh.Identity) netip.Addr {
-	a := [16]byte{0xfd}
-	copy(a[1:], id.Machine)
-	return netip.AddrFrom16(a)
-}
-
-func (wires) Acquire(context.Context) (*mesh.Slot, error) {
-	return &mesh.Slot{NetnsPath: "/nowhere", IPv4: netip.MustParseAddr("127.0.0.1")}, nil
-}
-func (wires) Assign(_ context.Context, s *mesh.Slot, to mesh.Identity) error {
-	s.Identity = to
-	return nil
-}
-func (wires) Release(context.Context, *mesh.Slot) error { return nil }
-func (wires) Slots() []mesh.Slot                        { return nil }
-
-// box runs nothing, and its machines end when they are told to. Commands run on
-// this host.
-type box struct {
-	mu    sync.Mutex
-	all   map[string]*boxed
-	start func() // called before a sandbox starts
-}
-
-type boxed struct {
-	end  chan struct{}
-	exit sandbox.Exit
-}
-
-func (b *box) Prepare(context.Context, string, string) error { return errors.New("no pool here") }
-
-func (b *box) Start(_ context.Context, spec sandbox.Spec, _ string) error {
-	b.mu.Lock()
-	start := b.start
-	b.mu.Unlock()
-	if start != nil {
-		start()
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.all[spec.ID] = &boxed{end: make(chan struct{})}
-	return nil
-}
-
-func (b *box) onStart(f func()) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.start = f
-}
-
-func (b *box) find(id string) (*boxed, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if x := b.all[id]; x != nil {
-		return x, nil
-	}
-	return nil, sandbox.ErrNotFound
-}
-
-func (b *box) Wait(ctx context.Context, id string) (sandbox.Exit, error) {
-	x, err := b.find(id)
-	if err != nil {
-		return sandbox.Exit{}, err
-	}
-	select {
-	case <-x.end:
-		return x.exit, nil
-	case <-ctx.Done():
-		return sandbox.Exit{}, ctx.Err()
-	}
-}
-
-func (b *box) Signal(_ context.Context, id string, sig int) error {
-	x, err := b.find(id)
-	if err != nil || sig == 1 { // SIGHUP is survived
-		return err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	select {
-	case <-x.end:
-	default:
-		x.exit = sandbox.Exit{Code: 128 + sig, Signal: sig, At: time.Now()}
-		close(x.end)
-	}
-	return nil
-}
-
-func (b *box) List(context.Context) ([]sandbox.Info, error) { return nil, nil }
-
-func (b *box) Destroy(_ context.Context, id string) error {
-	_ = b.Signal(context.Background(), id, 9)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.all, id)
-	return nil
-}
-
-func (b *box) close() {
-	b.mu.Lock()
-	ids := []string{}
-	for id := range b.all {
-		ids = append(ids, id)
-	}
-	b.mu.Unlock()
-	for _, id := range ids {
-		_ = b.Destroy(context.Background(), id)
-	}
-}
-
-func (b *box) Pause(context.Context, string) error              { return nil }
-func (b *box) Resume(context.Context, string) error             { return nil }
-func (b *box) Checkpoint(context.Context, string, string) error { return nil }
-func (b *box) Restore(ctx context.Context, spec sandbox.Spec, from, _ string) error {
-	return b.Start(ctx, spec, from)
-}
-
-func (b *box) Exec(ctx context.Context, id string, spec sandbox.ExecSpec, s sandbox.Streams) (int, error) {
-	if _, err := b.find(id); err != nil {
-		return -1, err
-	}
-	if spec.Program != "" {
-		fmt.Fprintf(s.Stdout, "program %s", spec.Program)
-		return 0, nil
-	}
-	if spec.Args[0] == "sizes" {
-		size := <-s.Resize
-		fmt.Fprintf(s.Stdout, "%dx%d", size.Cols, size.Rows)
-		return 0, nil
-	}
-	cmd := exec.CommandContext(ctx, spec.Args[0], spec.Args[1:]...)
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return -1, err
-	}
-	go func() { _, _ = io.Copy(stdin, s.Stdin); stdin.Close() }()
-	cmd.Stdout, cmd.Stderr = s.Stdout, s.Stderr
-	err = cmd.Run()
-	var x *exec.ExitError
-	if errors.As(err, &x) && ctx.Err() == nil {
-		return x.ExitCode(), nil
-	}
-	return cmd.ProcessState.ExitCode(), errors.Join(err, ctx.Err())
-}
-
-func (b *box) Stats(context.Context, string) (sandbox.Stats, error) { return sandbox.Stats{}, nil }
-
-func (b *box) Processes(context.Context, string) ([]sandbox.Process, error) {
-	return []sandbox.Process{{PID: 1, Command: "/app"}}, nil
-}
-
-func (b *box) Limit(context.Context, string, int) error { return nil }
-
-func (b *box) Reclaim(_ context.Context, _ string, mib int) (uint64, error) {
-	return uint64(mib) << 19, nil
 }

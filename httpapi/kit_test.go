@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -25,8 +24,7 @@ import (
 	"github.com/perigee-run/perigee/deploy"
 	"github.com/perigee-run/perigee/image"
 	"github.com/perigee-run/perigee/machine"
-	"github.com/perigee-run/perigee/mesh"
-	"github.com/perigee-run/perigee/sandbox"
+	"github.com/perigee-run/perigee/machine/machinetest"
 	"github.com/perigee-run/perigee/token"
 	"go.uber.org/goleak"
 )
@@ -40,7 +38,7 @@ const secret = "tok-123"
 
 // kit is the API over the real rooms for apps, deploys, machines and the
 // catalog. What needs root, gVisor and network namespaces is stood in for by
-// box, wires and shelf, so that these tests run for everyone; the test folder
+// machinetest and shelf, so that these tests run for everyone; the test folder
 // has the same calls against the real ones.
 type kit struct {
 	*api.Client
@@ -49,7 +47,7 @@ type kit struct {
 	apps     *app.Store
 	machines *machine.Host
 	deploys  *deploy.Deployer
-	box      *box
+	box      *machinetest.Sandbox
 	cluster  *cluster.Cluster
 	tokens   *token.Store
 	audit    *audited
@@ -64,7 +62,7 @@ func newKit(t testing.TB) *kit {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &kit{box: &box{all: map[string]*boxed{}}, stopped: make(chan bool, 1)}
+	k := &kit{box: &machinetest.Sandbox{}, stopped: make(chan bool, 1)}
 	k.apps, err = app.New(app.Config{Catalog: cat, KeyFile: filepath.Join(dir, "secrets.key"), Domain: "node.example",
 		Pools: []netip.Prefix{netip.MustParsePrefix("2001:db8:f::/48")}})
 	records, err2 := catalog.NewLocal[machine.Record](cat, "machines")
@@ -72,7 +70,7 @@ func newKit(t testing.TB) *kit {
 		t.Fatal(err)
 	}
 	k.machines, err = machine.New(machine.Config{Dir: filepath.Join(dir, "machines"), Node: "n1", Region: "fra", Sandbox: k.box, Images: shelf{},
-		Networks: wires{}, Records: records, Apps: k.apps, Secrets: k.apps, Pool: -1, Logger: quiet, CPUs: 8, MemoryMB: 8192})
+		Networks: machinetest.Networks{}, Records: records, Apps: k.apps, Secrets: k.apps, Pool: -1, Logger: quiet, CPUs: 8, MemoryMB: 8192})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +139,7 @@ func (k *kit) serve(t testing.TB, s *Server, deploys *deploy.Deployer, cat *cata
 		endMachines()
 		<-machinesDone
 		cat.Close()
-		k.box.close()
+		k.box.Close()
 	})
 }
 
@@ -289,147 +287,3 @@ func (shelf) List() []image.Image {
 }
 
 func (shelf) Remove(context.Context, string) error { return nil }
-
-// wires gives slots that lead nowhere.
-type wires struct{}
-
-func (wires) PrivateIPv6(id mesh.Identity) netip.Addr {
-	a := [16]byte{0xfd}
-	copy(a[1:], id.Machine)
-	return netip.AddrFrom16(a)
-}
-
-func (wires) Acquire(context.Context) (*mesh.Slot, error) {
-	return &mesh.Slot{NetnsPath: "/nowhere", IPv4: netip.MustParseAddr("127.0.0.1")}, nil
-}
-func (wires) Assign(_ context.Context, s *mesh.Slot, to mesh.Identity) error {
-	s.Identity = to
-	return nil
-}
-func (wires) Release(context.Context, *mesh.Slot) error { return nil }
-func (wires) Slots() []mesh.Slot                        { return nil }
-
-// box runs nothing, and its machines end when they are told to. Commands run on
-// this host.
-type box struct {
-	mu  sync.Mutex
-	all map[string]*boxed
-}
-
-type boxed struct {
-	info sandbox.Info
-	end  chan struct{}
-	exit sandbox.Exit
-}
-
-func (b *box) Prepare(context.Context, string, string) error { return errors.New("no pool here") }
-
-func (b *box) Start(_ context.Context, spec sandbox.Spec, _ string) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.all[spec.ID] = &boxed{info: sandbox.Info{ID: spec.ID, State: sandbox.StateRunning, Spec: &spec}, end: make(chan struct{})}
-	return nil
-}
-
-func (b *box) find(id string) (*boxed, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if x := b.all[id]; x != nil {
-		return x, nil
-	}
-	return nil, sandbox.ErrNotFound
-}
-
-func (b *box) Wait(ctx context.Context, id string) (sandbox.Exit, error) {
-	x, err := b.find(id)
-	if err != nil {
-		return sandbox.Exit{}, err
-	}
-	select {
-	case <-x.end:
-		return x.exit, nil
-	case <-ctx.Done():
-		return sandbox.Exit{}, ctx.Err()
-	}
-}
-
-func (b *box) Signal(_ context.Context, id string, sig int) error {
-	x, err := b.find(id)
-	if err != nil || sig == 1 { // SIGHUP is survived
-		return err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	select {
-	case <-x.end:
-	default:
-		x.exit = sandbox.Exit{Code: 128 + sig, Signal: sig, At: time.Now()}
-		close(x.end)
-	}
-	return nil
-}
-
-func (b *box) List(context.Context) ([]sandbox.Info, error) { return nil, nil }
-
-func (b *box) Destroy(_ context.Context, id string) error {
-	_ = b.Signal(context.Background(), id, 9)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	delete(b.all, id)
-	return nil
-}
-
-func (b *box) close() {
-	b.mu.Lock()
-	ids := []string{}
-	for id := range b.all {
-		ids = append(ids, id)
-	}
-	b.mu.Unlock()
-	for _, id := range ids {
-		_ = b.Destroy(context.Background(), id)
-	}
-}
-
-func (b *box) Pause(context.Context, string) error              { return nil }
-func (b *box) Resume(context.Context, string) error             { return nil }
-func (b *box) Checkpoint(context.Context, string, string) error { return nil }
-func (b *box) Restore(ctx context.Context, spec sandbox.Spec, from, _ string) error {
-	return b.Start(ctx, spec, from)
-}
-
-func (b *box) Exec(ctx context.Context, id string, spec sandbox.ExecSpec, s sandbox.Streams) (int, error) {
-	if _, err := b.find(id); err != nil {
-		return -1, err
-	}
-	if spec.Args[0] == "sizes" {
-		size := <-s.Resize
-		fmt.Fprintf(s.Stdout, "%dx%d", size.Cols, size.Rows)
-		return 0, nil
-	}
-	cmd := exec.CommandContext(ctx, spec.Args[0], spec.Args[1:]...)
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return -1, err
-	}
-	go func() { _, _ = io.Copy(stdin, s.Stdin); stdin.Close() }()
-	cmd.Stdout, cmd.Stderr = s.Stdout, s.Stderr
-	err = cmd.Run()
-	var x *exec.ExitError
-	if errors.As(err, &x) && ctx.Err() == nil {
-		return x.ExitCode(), nil
-	}
-	return cmd.ProcessState.ExitCode(), errors.Join(err, ctx.Err())
-}
-
-func (b *box) Stats(context.Context, string) (sandbox.Stats, error) { return sandbox.Stats{}, nil }
-
-func (b *box) Processes(context.Context, string) ([]sandbox.Process, error) {
-	return []sandbox.Process{{PID: 1, Command: "/app"}}, nil
-}
-
-func (b *box) Limit(context.Context, string, int) error { return nil }
-
-func (b *box) Reclaim(_ context.Context, _ string, mib int) (uint64, error) {
-	return uint64(mib) << 19, nil
-}
