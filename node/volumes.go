@@ -1,10 +1,10 @@
 package node
 
 import (
-	"bytes"
 	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"io/fs"
 	"os"
@@ -12,6 +12,7 @@ import (
 
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/app"
+	"github.com/perigee-run/perigee/app/keyfile"
 	"github.com/perigee-run/perigee/catalog"
 	"github.com/perigee-run/perigee/cluster"
 	"github.com/perigee-run/perigee/fleet"
@@ -50,18 +51,19 @@ func (s Snapshots) store(dir string) (objects.Store, error) {
 }
 
 // snapshotKey is what seals snapshots. All nodes of a cloud have the same: it comes of
-// secrets.key, which every one was given when it joined. Nodes that had snapshots before
-// that was so keep their file.
+// the key in secrets.key, which every one was given when it joined, and not of how the
+// file holds it: each node may have wrapped it for itself. Nodes that had snapshots
+// before that was so keep their file.
 func (n *Node) snapshotKey() ([]byte, error) {
 	key, err := os.ReadFile(n.path("snapshots.key"))
 	if !errors.Is(err, fs.ErrNotExist) {
 		return key, err
 	}
-	master, err := os.ReadFile(n.path("secrets.key"))
+	master, err := keyfile.Read(n.path("secrets.key"), n.cfg.SecretsIdentity)
 	if err != nil {
 		return nil, err
 	}
-	return hkdf.Key(sha256.New, bytes.TrimSpace(master), nil, "perigee snapshots", 32)
+	return hkdf.Key(sha256.New, []byte(hex.EncodeToString(master)), nil, "perigee snapshots", 32)
 }
 
 // openVolumes reads this node's volumes and what all say of theirs.
