@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"strings"
 	"time"
 
@@ -19,13 +20,21 @@ func (s *Server) id(c *call) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if f, ok := s.cfg.Machines.(finder); ok {
-		if owner, ok := f.AppOf(c.r.Context(), c.path("machine_id")); ok && owner == name {
-			return c.path("machine_id"), nil
-		}
+	if _, ok := s.cfg.Machines.(finder); ok && s.has(c.r.Context(), name, c.path("machine_id")) {
+		return c.path("machine_id"), nil
 	}
 	m, err := s.machine(c)
 	return m.ID, err
+}
+
+// has reports whether the machine is the app's.
+func (s *Server) has(ctx context.Context, app, id string) bool {
+	if f, ok := s.cfg.Machines.(finder); ok {
+		owner, there := f.AppOf(ctx, id)
+		return there && owner == app
+	}
+	m, err := s.cfg.Machines.Get(ctx, id)
+	return err == nil && m.App == app
 }
 
 func (s *Server) machine(c *call) (api.Machine, error) {

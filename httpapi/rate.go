@@ -38,11 +38,10 @@ func newRates(perSecond float64) *rates {
 
 // allow returns how long the caller has to wait, 0 if not at all.
 func (r *rates) allow(c *call) time.Duration {
-	per := r.per(c.route.method)
+	per, key := r.per(c.route.method), c.rateKey()
 	now := time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key := c.rateKey()
 	l := r.all[key]
 	if l == nil {
 		r.forget(now)
@@ -79,15 +78,18 @@ func (r *rates) forget(now time.Time) {
 	}
 }
 
-// rateKey is the operation and what it is called on.
+// rateKey is the operation and what it is called on: a machine of the app, else the app,
+// else by whom. Names of nothing are no key, for there is no end of them; nor is a machine
+// under an app that is not its own, for its owner's calls would pay for it.
 func (c *call) rateKey() string {
-	on := "by " + c.who.Name
-	for _, name := range []string{"app_name", "machine_id"} {
-		if v := c.path(name); v != "" {
-			on = name + " " + v
-		}
+	app, id := c.path("app_name"), c.path("machine_id")
+	switch {
+	case app == "" || c.server.orgOf(app) == "":
+		return c.route.id + " by " + c.who.Name
+	case id == "" || !c.server.has(c.r.Context(), app, id):
+		return c.route.id + " on " + app
 	}
-	return c.route.id + " " + on
+	return c.route.id + " on " + app + " " + id
 }
 
 // slow refuses a call that comes too soon after others. Nodes and root of the server

@@ -47,6 +47,36 @@ func TestRates(t *testing.T) {
 	}
 }
 
+// TestRatesOfNothing: what is not there is no key of its own, and another app's machine
+// does not pay for calls under one's own app.
+func TestRatesOfNothing(t *testing.T) {
+	k := newKit(t)
+	m := k.machine(t, "shop")
+	if _, err := k.CreateApp(t.Context(), api.CreateAppRequest{AppName: "mine"}); err != nil {
+		t.Fatal(err)
+	}
+	k.limited(1)
+	keys := func() int {
+		k.server.rates.mu.Lock()
+		defer k.server.rates.mu.Unlock()
+		return len(k.server.rates.all)
+	}
+	before := keys()
+	for i := range 30 {
+		for _, path := range []string{"mine/machines/" + m.ID, fmt.Sprintf("mine/machines/%014x", i), fmt.Sprintf("none%d/machines/%014x", i, i)} {
+			if resp, b := k.do(t, "POST", "/v1/apps/"+path+"/cordon", "Bearer "+secret, ""); resp.StatusCode != 404 && resp.StatusCode != 429 {
+				t.Fatalf("%s: %d %s", path, resp.StatusCode, b)
+			}
+		}
+	}
+	if n := keys() - before; n > 2 {
+		t.Errorf("90 calls on two apps, one of which is not there, made %d keys", n)
+	}
+	if err := k.CordonMachine(t.Context(), "shop", m.ID); err != nil {
+		t.Errorf("the owner's call: %v", err)
+	}
+}
+
 // TestRatesForget: tokens come back, and what was called long ago takes no memory.
 func TestRatesForget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

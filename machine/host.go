@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -63,7 +62,7 @@ func New(cfg Config) (*Host, error) {
 		return nil, fmt.Errorf("cannot make machine directory: %w", err)
 	}
 	h := &Host{cfg: cfg, log: cfg.Logger, ready: make(chan struct{}), machines: map[string]*machine{}, names: map[string]string{},
-		atOnce: make(chan struct{}, 2*runtime.NumCPU()), unbidden: make(chan struct{}, maxUnbidden)}
+		atOnce: make(chan struct{}, 2*cfg.CPUs), unbidden: make(chan struct{}, maxUnbidden)}
 	h.ctx, h.stop = context.WithCancel(context.Background())
 	h.pool = newPool(h)
 	for _, e := range cfg.Records.List("") {

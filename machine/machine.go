@@ -33,7 +33,8 @@ type machine struct {
 	changed chan struct{}
 	saver   saver
 	wake    *wakeCall
-	wanted  bool // a request came while the machine was going to sleep
+	visited chan struct{} // closed while a visitor waits for the machine
+	wanted  bool          // a request came while the machine was going to sleep
 	retry   context.CancelFunc
 
 	doom  sync.Once
@@ -69,7 +70,7 @@ type life struct {
 }
 
 func newMachine(h *Host, rec Record) *machine {
-	m := &machine{host: h, id: rec.ID, turn: make(chan struct{}, 1), changed: make(chan struct{}), hurry: make(chan struct{})}
+	m := &machine{host: h, id: rec.ID, turn: make(chan struct{}, 1), changed: make(chan struct{}), hurry: make(chan struct{}), visited: make(chan struct{})}
 	m.saver.moved = make(chan struct{})
 	m.view.Store(&view{rec: rec, since: time.Now()})
 	return m
@@ -104,11 +105,17 @@ func (m *machine) tryTake() bool {
 }
 
 func (m *machine) give() {
+	m.settle()
+	<-m.turn
+}
+
+// settle does what was put off until the end of the turn. Who goes on with the machine's
+// life in the same turn calls it first.
+func (m *machine) settle() {
 	if f := m.later; f != nil {
 		m.later = nil
 		f()
 	}
-	<-m.turn
 }
 
 // show changes what readers see, and does not write it down: for states that

@@ -76,9 +76,6 @@ func (h *Host) rouse(ctx context.Context, m *machine, source string) error {
 func (h *Host) launch(ctx context.Context, m *machine, source string) error {
 	m.cancelRetry()
 	m.pass(api.StateStarting)
-	if source != byRouter {
-		defer h.queue(ctx, m)()
-	}
 	l, t, err := h.begin(ctx, m, "")
 	if h.ctx.Err() != nil && err != nil {
 		return errClosing() // not the machine's failure
@@ -96,26 +93,12 @@ func (h *Host) launch(ctx context.Context, m *machine, source string) error {
 	return nil
 }
 
-// queue waits until few enough machines are starting, and returns what lets the next one
-// go. A start is work for a processor: side by side many of them would all be done when the
-// last one is. The starts that visitors wait for do not come here.
-func (h *Host) queue(ctx context.Context, m *machine) (leave func()) {
-	select {
-	case h.atOnce <- struct{}{}:
-		return func() { <-h.atOnce }
-	case <-ctx.Done(): // begin says so
-	case <-m.hurry: // it is to go, and not to wait for its turn before
-	}
-	return func() {}
-}
-
 // begin makes a life: a slot, a sandbox, a running process. With a snapshot's
 // folder it is restored from there. What cannot be finished is undone.
 func (h *Host) begin(ctx context.Context, m *machine, snapshot string) (l *life, t timings, err error) {
+	m.settle()
 	h.starting.Add(1)
 	defer h.startEnded()
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
 	began := time.Now()
 	spec, err := h.describe(ctx, m)
 	if err != nil {
@@ -126,6 +109,11 @@ func (h *Host) begin(ctx context.Context, m *machine, snapshot string) (l *life,
 			h.closeVolumes(&m.now().rec)
 		}
 	}()
+	inLine := time.Now()
+	defer h.queue(ctx, m)()
+	began = began.Add(time.Since(inLine))
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
 	p, err := h.pool.take(ctx)
 	if err != nil {
 		return nil, t, internal(err, "cannot start machine %q", m.id)
@@ -139,8 +127,28 @@ func (h *Host) begin(ctx context.Context, m *machine, snapshot string) (l *life,
 	return h.newLife(spec.ID, p), t, nil
 }
 
-// describe makes the spec of the machine's next life.
+// queue waits until few enough machines are starting, and returns what lets the next one
+// go. What comes then is work for a processor: side by side many of them would all be done
+// when the last one is. One that a visitor waits for does not stand in line.
+func (h *Host) queue(ctx context.Context, m *machine) (leave func()) {
+	m.mu.Lock()
+	visited := m.visited
+	m.mu.Unlock()
+	select {
+	case h.atOnce <- struct{}{}:
+		return func() { <-h.atOnce }
+	case <-visited:
+	case <-m.hurry: // it is to go, and not to wait for its turn before
+	case <-ctx.Done(): // what comes next says so
+	}
+	return func() {}
+}
+
+// describe makes the spec of the machine's next life. What it needs may have to come from
+// elsewhere first, or to be put right.
 func (h *Host) describe(ctx context.Context, m *machine) (sandbox.Spec, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
 	if err := h.planned(ctx, m); err != nil {
 		return sandbox.Spec{}, err
 	}

@@ -72,6 +72,7 @@ func (h *Host) stopNow(ctx context.Context, m *machine, hg halting) error {
 // to the same end. What is left of the life goes before the turn does, and who
 // only stops the machine does not wait for that.
 func (h *Host) halt(ctx context.Context, m *machine, hg halting) error {
+	m.settle()
 	was := m.now().rec
 	m.cancelRetry()
 	m.record(func(v *view) {
@@ -103,7 +104,7 @@ func (h *Host) halt(ctx context.Context, m *machine, hg halting) error {
 		h.tidy(&m.now().rec)
 	}
 	if hg.after == api.StateStopped {
-		m.later = clear // nothing follows in this turn
+		m.later = clear
 	} else {
 		clear()
 	}

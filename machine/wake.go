@@ -53,8 +53,9 @@ func (h *Host) joinWake(m *machine) *wakeCall {
 		return c
 	}
 	m.wanted, m.wake = true, c // a sleep that is under way sees it and lets go
+	close(m.visited)
 	if !h.spawn(func() { h.wakeUp(m, c) }) {
-		m.wake, c.err = nil, errClosing()
+		m.wake, m.visited, c.err = nil, make(chan struct{}), errClosing()
 		close(c.done)
 	}
 	return c
@@ -66,7 +67,7 @@ func (h *Host) wakeUp(m *machine, c *wakeCall) {
 	c.err = h.wakeInTurn(ctx, m)
 	m.mu.Lock()
 	v := m.now()
-	c.addr, m.wake = v.addr, nil
+	c.addr, m.wake, m.visited = v.addr, nil, make(chan struct{})
 	if c.err == nil && !c.addr.IsValid() {
 		c.err = api.Errorf(api.CodePrecondition, "machine %q ended as soon as it ran: %s", m.id, v.rec.Standing)
 	}

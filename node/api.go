@@ -123,7 +123,7 @@ func (f *faces) Run(ctx context.Context) error {
 		handler http.Handler
 		enter   func(context.Context, net.Conn) context.Context
 	}{{f.tcp, f.remote, nil}, {f.unix, f.own, nil}, {newLobby(f.door), f.inside, f.guests.enter}} {
-		server := &http.Server{Handler: face.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		server := &http.Server{Handler: face.handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 			BaseContext: func(net.Listener) context.Context { return ctx }, ConnContext: face.enter}
 		g.Go(func() error {
 			if err := server.Serve(face.on); !errors.Is(err, http.ErrServerClosed) {
