@@ -270,7 +270,7 @@ type StopConfig struct {
 // Rootfs says how long what the machine writes to its root file system stays.
 type Rootfs struct {
 	Persist string `json:"persist,omitempty" enum:",never,restart,always" doc:"Default never: each start begins with the image"`
-	SizeGB  int    `json:"size_gb,omitempty"`
+	SizeGB  int    `json:"size_gb,omitempty" doc:"GiB that it can keep; default 8. With never it is in memory, and not looked at"`
 }
 
 // File is put into the machine before it starts.

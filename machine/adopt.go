@@ -322,8 +322,16 @@ func (h *Host) sweepDirs() {
 		switch {
 		case m != nil:
 			h.tidy(&m.now().rec)
+			if r := &m.now().rec; resting(r.State) {
+				h.closeLayer(r)
+			}
 		case idForm.MatchString(e.Name()) || strings.HasPrefix(e.Name(), "."):
 			h.remove(filepath.Join(h.cfg.Dir, e.Name()))
+		}
+	}
+	for _, id := range h.cfg.Layers.Machines() {
+		if idForm.MatchString(id) && h.lookup(id) == nil {
+			h.keepLayer(id, "")
 		}
 	}
 }

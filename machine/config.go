@@ -32,6 +32,7 @@ type Config struct {
 	Secrets  Secrets // default: no app has any
 	Console  Console // default: nobody listens
 	Volumes  Volumes // default: the node has none
+	Layers   Layers  // default: folders in Dir, of any size
 
 	// Named finds a machine of the app on another node by its name; "" if there
 	// is none. It must not block and not call the host. Default: there are no
@@ -207,6 +208,9 @@ func (c *Config) defaults() {
 	}
 	if c.Volumes == nil {
 		c.Volumes = noVolumes{}
+	}
+	if c.Layers == nil {
+		c.Layers = folders{c.Dir}
 	}
 	if c.MayRun == nil {
 		c.MayRun = func(context.Context, string) bool { return true }

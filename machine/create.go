@@ -348,6 +348,7 @@ func (h *Host) unmake(m *machine) {
 	}
 	h.cfg.Volumes.Detach(ctx, m.id, nil)
 	m.awaitRead()
+	h.keepLayer(m.id, "")
 	h.remove(h.dir(m.id))
 	m.show(func(v *view) { v.rec.State, v.gone = api.StateDestroyed, true })
 	h.leave(m, false)

@@ -50,6 +50,7 @@ func (h *Host) raze(ctx context.Context, m *machine) error {
 	}
 	h.cfg.Volumes.Detach(ctx, m.id, nil)
 	m.awaitRead()
+	h.keepLayer(m.id, "")
 	h.remove(h.dir(m.id))
 	m.show(func(v *view) {
 		v.rec.State, v.gone = api.StateDestroyed, true

@@ -7,7 +7,8 @@ import (
 )
 
 // The machine's folder: console is what it said, layer* what it wrote and may
-// keep, snapshot-* its memory while it is suspended.
+// keep where nobody keeps layers (see Layers), snapshot-* its memory while it is
+// suspended.
 const (
 	consoleName    = "console"
 	layerName      = "layer"
@@ -28,20 +29,9 @@ func layerDir(r *Record) string {
 	return ""
 }
 
-func (h *Host) writableDir(r *Record) string {
-	if d := layerDir(r); d != "" {
-		return filepath.Join(h.dir(r.ID), d)
-	}
-	return ""
-}
-
-// makeDirs makes the folders that a start of r needs.
+// makeDirs makes the folder that a start of r needs.
 func (h *Host) makeDirs(r *Record) error {
-	d := h.writableDir(r)
-	if d == "" {
-		d = h.dir(r.ID)
-	}
-	if err := os.MkdirAll(d, 0o700); err != nil {
+	if err := os.MkdirAll(h.dir(r.ID), 0o700); err != nil {
 		return internal(err, "cannot make the folder of machine %q", r.ID)
 	}
 	return nil
@@ -49,6 +39,7 @@ func (h *Host) makeDirs(r *Record) error {
 
 // tidy removes from the machine's folder what its record does not speak of.
 func (h *Host) tidy(r *Record) {
+	h.keepLayer(r.ID, layerDir(r))
 	entries, err := os.ReadDir(h.dir(r.ID))
 	if err != nil {
 		return // there is none: nothing to tidy

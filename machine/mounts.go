@@ -42,7 +42,8 @@ func (noVolumes) Detach(context.Context, string, []api.Mount)               {}
 func (noVolumes) Open(context.Context, string, string) (string, error)      { return "", errNoVolumes }
 func (noVolumes) Close(context.Context, string)                             {}
 
-// openVolumes makes the machine's volumes ready for a life, all or none.
+// openVolumes makes the machine's volumes ready for a life, all or none; with none its
+// layer is not open either.
 func (h *Host) openVolumes(ctx context.Context, r *Record, p *plan) (out []sandbox.Mount, err error) {
 	for _, m := range r.Config.Mounts {
 		dir, err := h.cfg.Volumes.Open(ctx, m.Volume, r.ID)
@@ -75,10 +76,11 @@ func own(dir string, uid, gid int) error {
 	return os.Chown(dir, uid, gid)
 }
 
-// closeVolumes is for when the machine's sandbox is gone.
+// closeVolumes is for when the machine's sandbox is gone. It closes its layer too.
 func (h *Host) closeVolumes(r *Record) {
 	ctx, cancel := h.cleanup()
 	defer cancel()
+	h.closeLayer(r)
 	for _, m := range r.Config.Mounts {
 		h.cfg.Volumes.Close(ctx, m.Volume)
 	}

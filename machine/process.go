@@ -245,11 +245,15 @@ func (h *Host) spec(ctx context.Context, m *machine, id string) (sandbox.Spec, e
 	if err != nil {
 		return sandbox.Spec{}, err
 	}
+	layer, err := h.openLayer(ctx, r)
+	if err != nil {
+		return sandbox.Spec{}, err
+	}
 	g := rules.Guest(&r.Config)
 	return sandbox.Spec{
 		ID: id, Rootfs: p.image.Rootfs, Args: p.args, Env: p.environ(r, env), Cwd: p.cwd,
 		UID: p.uid, GID: p.gid, AdditionalGIDs: p.groups, Hostname: hostname(r), Terminal: process(&r.Config).TTY,
-		Console: h.consoleFile(m.id), Files: files, WritableDir: h.writableDir(r), Sockets: h.sockets(m.id),
+		Console: h.consoleFile(m.id), Files: files, WritableDir: layer, Sockets: h.sockets(m.id),
 		Resources: sandbox.Resources{CPUs: float64(g.CPUs), MemoryMiB: g.MemoryMB, MaxMemoryMiB: g.MaxMemoryMB, PIDs: g.PIDs},
 	}, nil
 }

@@ -173,7 +173,7 @@ func (h *Host) suspend(ctx context.Context, m *machine, source string, onlyIdle 
 	if err := m.need("suspended", api.StateStarted, api.StatePaused); err != nil {
 		return err
 	}
-	if h.writableDir(&m.now().rec) != "" {
+	if layerDir(&m.now().rec) != "" {
 		return api.Errorf(api.CodePrecondition, "machine %q cannot be suspended: it keeps its file system (rootfs.persist), which a snapshot cannot hold", m.id).
 			WithHint("pause it instead, or stop it")
 	}

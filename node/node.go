@@ -285,6 +285,7 @@ func (n *Node) openMachines(context.Context) error {
 		Dir: n.path("machines"), Node: n.cfg.Name, Region: n.cfg.Region,
 		Sandbox: n.sandbox, Images: n.images, Networks: machineNetworks{n.network}, Records: records, Apps: owners{n.apps}, Secrets: n.apps,
 		Volumes:     n.volumes,
+		Layers:      n.layers(),
 		Console:     console{n.collector, n.store, n.cfg.Region, n.log},
 		MayRun:      n.mayRun,
 		Fallen:      n.fallen,

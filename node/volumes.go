@@ -117,6 +117,16 @@ func (n *Node) mounting(id string) (machine string, runs bool) {
 	return n.machines.Mounting(id)
 }
 
+// layers keep what machines write. Without the tools for file systems they are folders,
+// of any size.
+func (n *Node) layers() machine.Layers {
+	if err := n.volumes.Check(); err != nil {
+		n.log.Warn("what machines keep of their file systems has no limit here", "err", err)
+		return nil
+	}
+	return n.volumes.Layers()
+}
+
 // sayVolume tells all nodes what has become of a volume.
 func (n *Node) sayVolume(id string) {
 	if n.volumes == nil {
@@ -210,5 +220,6 @@ func (n *Node) inheritVolumes(ctx context.Context, name string) error {
 var (
 	_ httpapi.Volumes = (*fleet.Volumes)(nil)
 	_ machine.Volumes = (*volume.Store)(nil)
+	_ machine.Layers  = (*volume.Layers)(nil)
 	_ volume.Apps     = owners{(*app.Store)(nil)}
 )

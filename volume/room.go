@@ -36,8 +36,8 @@ func (s *Store) lend(path string, bytes int64) (done func(), err error) {
 	}, err
 }
 
-// room fails if so many more bytes cannot be promised: what all volumes may still
-// grow to fits on the disk, or writes would fail in the middle of somebody's file.
+// room fails if so many more bytes cannot be promised: what all volumes, and what
+// machines keep, may still grow to fits on the disk, or writes would fail in the middle of somebody's file.
 func (s *Store) room(more int64) error {
 	left, err := s.unpromised()
 	if err != nil || more <= left {
@@ -57,6 +57,7 @@ func (s *Store) unpromised() (int64, error) {
 	for _, v := range s.all() {
 		left -= s.mayTake(v)
 	}
+	left -= s.layersMayTake()
 	for path, bytes := range s.rooms.copies {
 		left -= max(0, bytes-disk.Taken(path))
 	}

@@ -173,6 +173,11 @@ func (s *Store) Leave(ctx context.Context) {
 	for _, v := range s.all() {
 		s.warn("a volume stays mounted", v, v.disk.Unmount(ctx))
 	}
+	for _, dir := range s.layers() {
+		if err := disk.At(dir).Unmount(ctx); err != nil {
+			s.log.Warn("the writable layer of a machine stays mounted", "dir", dir, "error", err)
+		}
+	}
 	if err := disk.Unshare(s.cfg.Dir); err != nil {
 		s.log.Warn("the folder of volumes stays mounted", "dir", s.cfg.Dir, "error", err)
 	}

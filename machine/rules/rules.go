@@ -320,6 +320,13 @@ func checkSpan(field string, d *api.Duration, least, most time.Duration) error {
 	return nil
 }
 
+// RootfsGB is how much a machine keeps of what it writes outside of volumes, in GiB,
+// where it does not say.
+const (
+	RootfsGB    = 8
+	maxRootfsGB = 16384
+)
+
 func checkRootfs(c *api.MachineConfig, _ Node) error {
 	allowed := []string{"", "never", "restart", "always"}
 	if c.Guest != nil && !slices.Contains(allowed, c.Guest.PersistRootfs) {
@@ -331,8 +338,8 @@ func checkRootfs(c *api.MachineConfig, _ Node) error {
 	if !slices.Contains(allowed, c.Rootfs.Persist) {
 		return invalid("config.rootfs.persist", "is %q; it can be never, restart or always", c.Rootfs.Persist)
 	}
-	if c.Rootfs.SizeGB < 0 {
-		return invalid("config.rootfs.size_gb", "is %d; it cannot be negative", c.Rootfs.SizeGB)
+	if c.Rootfs.SizeGB < 0 || c.Rootfs.SizeGB > maxRootfsGB {
+		return invalid("config.rootfs.size_gb", "is %d; it can be 1 to %d, or 0 for %d", c.Rootfs.SizeGB, maxRootfsGB, RootfsGB)
 	}
 	return nil
 }

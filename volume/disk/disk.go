@@ -44,6 +44,19 @@ func (d *Disk) Create(ctx context.Context, size int64, key Key) error {
 	})
 }
 
+// CreatePlain is Create for a disk that is not encrypted, for MountPlain.
+func (d *Disk) CreatePlain(ctx context.Context, size int64) error {
+	return d.make(func(half *Disk) error {
+		if err := half.format(ctx, size); err != nil {
+			return err
+		}
+		if err := half.MountPlain(ctx); err != nil {
+			return err
+		}
+		return errors.Join(os.Mkdir(half.Data(), 0o755), half.Unmount(ctx))
+	})
+}
+
 // CreateFrom makes the disk of a copy of another one's image, which it takes
 // away, and lets it grow to size bytes.
 func (d *Disk) CreateFrom(ctx context.Context, image string, size int64) error {
@@ -138,27 +151,36 @@ func (d *Disk) Mounted() bool {
 // Mount mounts the disk and hands the key to the kernel; Data is there then. One
 // that is mounted stays as it is; one that is damaged is not mounted (ErrDamaged).
 func (d *Disk) Mount(ctx context.Context, key Key) error {
-	if !d.Mounted() {
-		if err := d.mend(ctx); err != nil {
-			return fmt.Errorf("cannot mount a volume: %w", err)
-		}
-		lock, err := lockImage(d.Image()) // a tool that a killed daemon started may still be at it
-		if err != nil {
-			return fmt.Errorf("cannot mount a volume: %w", err)
-		}
-		defer lock.Close()
-		loop, err := attach(d.Image())
-		if err != nil {
-			return fmt.Errorf("cannot mount a volume: %w", err)
-		}
-		err = unix.Mount(loop.Name(), d.mnt(), "ext4", unix.MS_NOATIME|unix.MS_NOSUID|unix.MS_NODEV, "errors=remount-ro")
-		loop.Close() // the mount holds the device from here on
-		if err != nil {
-			return fmt.Errorf("cannot mount a volume: %w", err)
-		}
+	if err := d.MountPlain(ctx); err != nil {
+		return err
 	}
 	if err := addKey(d.mnt(), key); err != nil {
 		return errors.Join(err, d.Unmount(ctx))
+	}
+	return nil
+}
+
+// MountPlain is Mount for a disk that is not encrypted.
+func (d *Disk) MountPlain(ctx context.Context) error {
+	if d.Mounted() {
+		return nil
+	}
+	if err := d.mend(ctx); err != nil {
+		return fmt.Errorf("cannot mount a volume: %w", err)
+	}
+	lock, err := lockImage(d.Image()) // a tool that a killed daemon started may still be at it
+	if err != nil {
+		return fmt.Errorf("cannot mount a volume: %w", err)
+	}
+	defer lock.Close()
+	loop, err := attach(d.Image())
+	if err != nil {
+		return fmt.Errorf("cannot mount a volume: %w", err)
+	}
+	err = unix.Mount(loop.Name(), d.mnt(), "ext4", unix.MS_NOATIME|unix.MS_NOSUID|unix.MS_NODEV, "errors=remount-ro")
+	loop.Close() // the mount holds the device from here on
+	if err != nil {
+		return fmt.Errorf("cannot mount a volume: %w", err)
 	}
 	return nil
 }
