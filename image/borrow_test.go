@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -194,22 +195,24 @@ func TestArchiveMustHaveWhatItNames(t *testing.T) {
 }
 
 // TestForgottenRepository: whoever has an app's name after it gets none of its images
-// by a tag, and other repositories keep theirs.
+// by a tag or a digest, and other repositories keep theirs.
 func TestForgottenRepository(t *testing.T) {
 	s := open(t)
 	host := serve(t, s)
-	push(t, host+"/shop:v1", simple(t, "old"))
-	push(t, host+"/shop/web:v1", simple(t, "old web"))
-	push(t, host+"/shopping:v1", simple(t, "another"))
-	for _, ref := range []string{"/shop:v1", "/shop/web:v1", "/shopping:v1"} {
-		pull(t, s, "registry.test"+ref)
+	refs := map[string]bool{"/shop:v1": false, "/shop/web:v1": false, "/shopping:v1": true}
+	for ref, stays := range maps.Clone(refs) {
+		push(t, host+ref, simple(t, "old "+ref))
+		digest := pull(t, s, "registry.test"+ref).Digest
+		repo, _, _ := strings.Cut(ref, ":")
+		pull(t, s, "registry.test"+repo+"@"+digest)
+		refs[repo+"@"+digest] = stays
 	}
 	for range 2 {
 		if err := s.ForgetRepository("shop"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for ref, want := range map[string]bool{"/shop:v1": false, "/shop/web:v1": false, "/shopping:v1": true} {
+	for ref, want := range refs {
 		if got, ok := s.Get("registry.test" + ref); ok != want {
 			t.Errorf("%s: %v %+v", ref, ok, got)
 		}

@@ -146,39 +146,56 @@ func (s *Store) note(r *record, ref reference, indexes []string) error {
 // forget takes a reference away from all images but one. s.mu is held.
 func (s *Store) forget(ref string, but *record) error {
 	for _, r := range s.images {
-		if r == but || !r.Refs[ref] {
+		if r == but {
 			continue
 		}
-		next := *r
-		next.Refs = maps.Clone(r.Refs)
-		delete(next.Refs, ref)
-		if err := s.save(&next); err != nil {
+		if err := s.change(r, func(next *record) { delete(next.Refs, ref) }); err != nil {
 			return err
 		}
-		*r = next
-		_ = os.Chtimes(s.recordPath(r.Digest), r.used, r.used) // saving is no use
 	}
 	return nil
 }
 
 // ForgetRepository drops the built-in registry's repository of an app that was
-// destroyed, with all below it: an app that takes the name finds none of its images.
-// Machines elsewhere that run one by its digest keep it.
+// destroyed, with all below it: an app that takes the name finds none of its images,
+// by a tag or by a digest. Machines elsewhere that run one keep it.
 func (s *Store) ForgetRepository(name string) error {
 	if err := s.repos.Drop(name); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	below := func(repo string) bool { return repo == name || strings.HasPrefix(repo, name+"/") }
 	for _, r := range s.images {
-		for ref := range r.Refs {
-			if repo, ok := s.BuiltIn(ref); ok && (repo == name || strings.HasPrefix(repo, name+"/")) {
-				if err := s.forget(ref, nil); err != nil {
-					return err
-				}
-			}
+		err := s.change(r, func(next *record) {
+			maps.DeleteFunc(next.Refs, func(ref string, _ bool) bool {
+				repo, ok := s.BuiltIn(ref)
+				return ok && below(repo)
+			})
+			maps.DeleteFunc(next.From, func(home string, _ bool) bool {
+				repo, ok := strings.CutPrefix(home, "/")
+				return ok && below(repo)
+			})
+		})
+		if err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+// change takes references or homes away from a record, which is no use of it. s.mu is held.
+func (s *Store) change(r *record, take func(next *record)) error {
+	next := *r
+	next.Refs, next.From = maps.Clone(r.Refs), maps.Clone(r.From)
+	if take(&next); len(next.Refs) == len(r.Refs) && len(next.From) == len(r.From) {
+		return nil
+	}
+	if err := s.save(&next); err != nil {
+		return err
+	}
+	*r = next
+	_ = os.Chtimes(s.recordPath(r.Digest), r.used, r.used)
 	return nil
 }
 
