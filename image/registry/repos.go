@@ -25,6 +25,7 @@ import (
 
 	"github.com/perigee-run/perigee/image/blob"
 	"github.com/perigee-run/perigee/image/manifest"
+	"github.com/perigee-run/perigee/internal/durable"
 )
 
 var (
@@ -254,8 +255,9 @@ func (r *Repos) Delete(repo, digest string) error {
 // goneDir holds the repositories that are being dropped.
 const goneDir = "_gone"
 
-// Drop removes a repository and all below it, at once for those who ask. It may be
-// repeated; the blobs stay until they are collected.
+// Drop removes a repository and all below it, at once for those who ask, and for good:
+// after a power cut nobody would come back to it. It may be repeated; the blobs stay
+// until they are collected.
 func (r *Repos) Drop(repo string) error {
 	if !ValidName(repo) {
 		return nil // there can be none
@@ -269,7 +271,7 @@ func (r *Repos) Drop(repo string) error {
 		return err
 	}
 	r.mu.Lock()
-	err = os.Rename(filepath.Join(r.dir, filepath.FromSlash(repo)), filepath.Join(to, "repo"))
+	err = durable.Rename(filepath.Join(r.dir, filepath.FromSlash(repo)), filepath.Join(to, "repo"))
 	r.mu.Unlock()
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot drop repository %q: %w", repo, err)
