@@ -16,6 +16,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/perigee-run/perigee/image"
 )
 
 // TestDigestIsNoKey: who knows the digest of another repository's image does not get
@@ -155,8 +156,8 @@ func TestForeignManifestIsNoKey(t *testing.T) {
 }
 
 func TestBuiltIn(t *testing.T) {
-	s := open(t)
-	for ref, want := range map[string]string{"registry.test/shop:v1": "shop", "registry.test/shop/web@sha256:" + sixtyFour: "shop/web", "nginx": "", "ghcr.io/shop:v1": "", "registry.test/UPPER": "", "": ""} {
+	s := reopen(t, image.Config{Dir: t.TempDir(), MinFree: 1, Hosts: []string{"registry.test"}, IsHost: func(n string) bool { return n == "127.0.0.2:4280" }})
+	for ref, want := range map[string]string{"registry.test/shop:v1": "shop", "registry.test/shop/web@sha256:" + sixtyFour: "shop/web", "127.0.0.2:4280/shop:v1": "shop", "127.0.0.2:4281/shop:v1": "", "nginx": "", "ghcr.io/shop:v1": "", "registry.test/UPPER": "", "": ""} {
 		if repo, ok := s.BuiltIn(ref); ok != (want != "") || ok && repo != want {
 			t.Errorf("%q is in %q, %v", ref, repo, ok)
 		}

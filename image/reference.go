@@ -64,7 +64,7 @@ func (s *Store) parse(ref string) (reference, error) {
 	case name.Tag:
 		r.tag = p.TagStr()
 	}
-	r.local = slices.Contains(s.cfg.Hosts, r.registry)
+	r.local = slices.Contains(s.cfg.Hosts, r.registry) || s.cfg.IsHost(r.registry)
 	if r.local && !registry.ValidName(r.repository) {
 		return r, fmt.Errorf("%q is not a repository name of the built-in registry: use lower-case words with /, -, _ or . between them", r.repository)
 	}

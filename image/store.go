@@ -75,6 +75,9 @@ func (c *Config) setDefaults() error {
 	if len(c.Hosts) == 0 {
 		c.Hosts = []string{"perigee.local"}
 	}
+	if c.IsHost == nil {
+		c.IsHost = func(string) bool { return false }
+	}
 	if c.Keychain == nil {
 		c.Keychain = authn.DefaultKeychain
 	}

@@ -16,6 +16,9 @@ type Config struct {
 	// "localhost:8280". References to them touch no network but Peers. The first
 	// one names imported images. Default "perigee.local".
 	Hosts []string
+	// IsHost reports whether another name, with its port, is of the built-in registry
+	// too, for such as nobody lists. Default: none is.
+	IsHost func(name string) bool
 	// PlainHTTP lists registry hosts ("host" or "host:port") that may be spoken
 	// to without TLS. Loopback and private addresses need not be listed.
 	PlainHTTP []string

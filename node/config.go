@@ -227,17 +227,6 @@ func (c *Config) hostPorts() []uint16 {
 	return out
 }
 
-// registryHosts are the names of the built-in registry: what docker on this
-// server calls it, and the address that others use.
-func (c *Config) registryHosts() []string {
-	host, port, _ := net.SplitHostPort(c.Listen)
-	hosts := []string{"localhost:" + port, "127.0.0.1:" + port}
-	if host != "" && host != "127.0.0.1" && host != "localhost" && host != "0.0.0.0" && host != "::" {
-		hosts = append(hosts, c.Listen)
-	}
-	return append(hosts, "registry."+c.Domain)
-}
-
 // beside finds a program in the folder of this one.
 func beside(name string) (string, error) {
 	self, err := os.Executable()

@@ -219,7 +219,7 @@ func (n *Node) roomForLogs() error { return n.catalog.Room(logs.Reserve) }
 
 func (n *Node) openImages(context.Context) (err error) {
 	n.images, err = image.New(image.Config{
-		Dir: n.path("images"), Hosts: n.cfg.registryHosts(), PlainHTTP: n.cfg.PlainHTTP, InUse: n.imagesInUse, Peers: imagePeers{n}, Logger: n.log,
+		Dir: n.path("images"), Hosts: n.cfg.registryHosts(), IsHost: n.cfg.isRegistry, PlainHTTP: n.cfg.PlainHTTP, InUse: n.imagesInUse, Peers: imagePeers{n}, Logger: n.log,
 		Overrides: map[string][]byte{"/etc/hosts": []byte("127.0.0.1 localhost\n::1 localhost\n"), "/etc/resolv.conf": nil},
 	})
 	return err
