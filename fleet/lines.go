@@ -355,8 +355,8 @@ func (l latest) from(q api.LogQuery) api.LogQuery {
 	return q
 }
 
-// Forget drops what this node and all others keep of an app's lines. A node that
-// does not answer keeps them until they are too old.
+// Forget drops what this node and all others keep of an app. A node that does not
+// answer finds out for itself when it is back.
 func (f *Fleet) Forget(ctx context.Context, app string) error {
 	if err := f.cfg.Forget(ctx, app); err != nil || forwarded(ctx) {
 		return err

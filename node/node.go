@@ -76,6 +76,7 @@ type Node struct {
 	store     *logs.Store
 	collector *logs.Collector
 	images    *image.Store
+	heirs     *heirs
 	network   *mesh.Network
 	sandbox   *sandbox.Client
 	apps      *app.Store
@@ -128,7 +129,7 @@ func New(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, err
 	}
 	for _, step := range []func(context.Context) error{
-		n.openState, n.openImages, n.openNetwork, n.openSandbox, n.openVolumes, n.openMachines, n.openShells, n.openFleet, n.openHealer, n.openEdge, n.openClients, n.openDeploys, n.openAPI,
+		n.openState, n.openImages, n.openHeirs, n.openNetwork, n.openSandbox, n.openVolumes, n.openMachines, n.openShells, n.openFleet, n.openHealer, n.openEdge, n.openClients, n.openDeploys, n.openAPI,
 	} {
 		if err := step(ctx); err != nil {
 			if errors.Is(err, ErrRemoved) {
@@ -283,7 +284,7 @@ func (n *Node) openMachines(context.Context) error {
 	}
 	n.machines, err = machine.New(machine.Config{
 		Dir: n.path("machines"), Node: n.cfg.Name, Region: n.cfg.Region,
-		Sandbox: n.sandbox, Images: n.images, Networks: machineNetworks{n.network}, Records: records, Apps: owners{n.apps}, Secrets: n.apps,
+		Sandbox: n.sandbox, Images: n.images, Networks: machineNetworks{n.network}, Records: records, Apps: settled{n}, Secrets: n.apps,
 		Volumes:     n.volumes,
 		Layers:      n.layers(),
 		Console:     console{n.collector, n.store, n.cfg.Region, n.log},
@@ -409,7 +410,7 @@ func (n *Node) work(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, run := range append([]func(context.Context) error{
 		n.machines.Run, n.keepTable, n.deploys.Run, n.resolver.Run, n.keepSandbox, n.api.Run, n.announce, n.awaitHeir, n.keepDrain, n.keepHealth,
-		n.tokens.Run, n.keepMembership, n.keepCluster, n.keepStatus, n.keepSeen, n.keepSummaries, n.keepIndex, n.runHealer, n.keepVolumes,
+		n.tokens.Run, n.keepMembership, n.keepCluster, n.keepStatus, n.keepSeen, n.keepSummaries, n.keepIndex, n.runHealer, n.keepVolumes, n.keepHeirs,
 	}, slices.Concat(n.meshWorks(), n.clientWorks())...) {
 		g.Go(func() error { return run(ctx) })
 	}

@@ -55,6 +55,7 @@ func (n *Node) mayRegistry(who httpapi.Authenticator, r *http.Request) error {
 	}
 	w := registryWant(r)
 	if w.App != "" {
+		n.heirs.settle(r.Context(), w.App)
 		w.Org = n.orgOfApp(w.App)
 	}
 	if p.Scope == nil {
