@@ -37,6 +37,7 @@ type rack struct {
 	die   func()           // ends the deployer
 	watch func(op string)  // is told of each operation; mu is held
 	fail  map[string]error // by operation
+	sizes int              // GiB of the volumes that machines get; 0 leaves mounts as they are
 }
 
 func newRack() *rack {
@@ -177,6 +178,7 @@ func (k *rack) Create(ctx context.Context, app string, req api.CreateMachineRequ
 	id := fmt.Sprintf("%014x", k.next)
 	k.mu.Unlock()
 	err = k.op(ctx, "create", id, func() error {
+		k.attach(id, req.Config)
 		m := &api.Machine{ID: id, App: app, Region: req.Region, Config: req.Config, Release: req.Release, Cordoned: req.SkipServiceRegistration, CreatedAt: time.Unix(int64(k.next), 0)}
 		m.InstanceID = fmt.Sprint("v", k.next)
 		k.machines[id] = m
@@ -186,6 +188,18 @@ func (k *rack) Create(ctx context.Context, app string, req api.CreateMachineRequ
 		return nil
 	})
 	return out, err
+}
+
+// attach writes the machine's volumes into its mounts, as its node does.
+func (k *rack) attach(id string, c *api.MachineConfig) {
+	if k.sizes == 0 {
+		return
+	}
+	c.Mounts = slices.Clone(c.Mounts)
+	for i := range c.Mounts {
+		m := &c.Mounts[i]
+		m.Volume, m.Encrypted, m.SizeGB = or(m.Volume, "vol_"+m.Name+id), true, k.sizes
+	}
 }
 
 // run starts a machine, which behaves.
@@ -212,6 +226,7 @@ func (k *rack) run(m *api.Machine) {
 func (k *rack) Update(ctx context.Context, id string, req api.CreateMachineRequest, _ string) (api.Machine, error) {
 	return api.Machine{}, k.change(ctx, "update", id, func(m *api.Machine) {
 		k.next++
+		k.attach(id, req.Config)
 		m.InstanceID, m.Config, m.Release = fmt.Sprint("v", k.next), req.Config, req.Release
 		k.versions[id] = append(k.versions[id], machine.Version{ID: m.InstanceID, Config: *req.Config, Release: req.Release})
 		k.run(m)

@@ -72,7 +72,7 @@ func wanted(mounts []api.Mount) []api.Mount {
 		if out[i].Name != "" {
 			out[i].Volume = ""
 		}
-		out[i].Encrypted = false
+		out[i].Encrypted, out[i].SizeGB = false, 0 // as the volume is: a machine takes note of it
 	}
 	return out
 }

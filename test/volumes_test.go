@@ -451,7 +451,7 @@ func TestVolumesSurviveCrashes(t *testing.T) {
 // the new one fails.
 func TestMountsInDeploys(t *testing.T) {
 	s, ctx := mounted(t), context.Background()
-	dir := app(t, "shop", 8080, "[[mounts]]\n  source = \"data\"\n  destination = \"/data\"\n  initial_size = \"1gb\"\n  snapshot_retention = 7\n[env]\n  RELEASE = \"1\"\n")
+	dir := app(t, "shop", 8080, "[[mounts]]\n  source = \"data\"\n  destination = \"/data\"\n  snapshot_retention = 7\n[env]\n  RELEASE = \"1\"\n")
 	s.deploy(dir, "--image", Tiny(t))
 	one := s.machine("shop")
 	vols, err := s.Client.ListVolumes(ctx, "shop")
@@ -487,6 +487,10 @@ func TestMountsInDeploys(t *testing.T) {
 	if back := s.machine("shop"); back.ID != one.ID || back.Release != 2 || back.State != api.StateStarted || back.Cordoned || sh(back.ID, "echo $RELEASE; cat /data/f") != "2\nkept" {
 		t.Errorf("after a release that failed: %+v", back)
 	}
+	if _, err := s.Client.ExtendVolume(ctx, "shop", vols[0].ID, 2); err != nil {
+		t.Fatal(err)
+	}
+	as := s.machine("shop").InstanceID
 	for _, n := range []string{"2", "1", "2"} {
 		if _, errs, code := s.PerigeeIn(dir, "scale", "count", n); code != 0 {
 			t.Fatalf("scale to %s: %s", n, errs)
@@ -494,6 +498,9 @@ func TestMountsInDeploys(t *testing.T) {
 		list, _ := s.Client.ListMachines(ctx, "shop")
 		if vols, _ = s.Client.ListVolumes(ctx, "shop"); len(vols) != 2 || fmt.Sprint(len(list)) != n {
 			t.Errorf("with %s machines: %d volumes, %d machines", n, len(vols), len(list))
+		}
+		if slices.ContainsFunc(list, func(m api.Machine) bool { return m.ID == one.ID && m.InstanceID != as }) {
+			t.Errorf("scale to %s: the machine that was there has another version", n)
 		}
 	}
 }
