@@ -61,7 +61,7 @@ func (d *Deployer) groupsOf(name string, version int) map[string]api.MachineConf
 			continue
 		}
 		c := *m.Config
-		c.Image, c.Metadata = "", maps.Clone(c.Metadata)
+		c.Image, c.Metadata, c.Mounts = "", maps.Clone(c.Metadata), anyVolume(c.Mounts)
 		for _, k := range markKeys {
 			delete(c.Metadata, k)
 		}

@@ -65,13 +65,22 @@ func kept(mounts []api.Mount, former *api.MachineConfig) []api.Mount {
 	return out
 }
 
-// wanted is mounts without what differs from machine to machine.
-func wanted(mounts []api.Mount) []api.Mount {
+// anyVolume is mounts that take any volume of their name, as those of a group do: no two
+// machines have one.
+func anyVolume(mounts []api.Mount) []api.Mount {
 	out := slices.Clone(mounts)
 	for i := range out {
 		if out[i].Name != "" {
 			out[i].Volume = ""
 		}
+	}
+	return out
+}
+
+// wanted is mounts without what differs from machine to machine.
+func wanted(mounts []api.Mount) []api.Mount {
+	out := anyVolume(mounts)
+	for i := range out {
 		out[i].Encrypted, out[i].SizeGB = false, 0 // as the volume is: a machine takes note of it
 	}
 	return out
