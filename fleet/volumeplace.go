@@ -195,56 +195,98 @@ const promiseFor = 2 * time.Minute
 // the region, else a new one. With a node the volumes are there. It says in words what
 // it has made. For one app it must be called by one deploy at a time, of this node.
 func (v *Volumes) Provide(ctx context.Context, app, region, node string, mounts []api.Mount) (out []api.Mount, words []string, err error) {
-	v.placing.Lock()
-	defer v.placing.Unlock()
-	out = slices.Clone(mounts)
+	leave, err := v.turnOf(ctx, app)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer leave()
 	all, err := v.of(app)
 	if err != nil {
 		return nil, nil, err
 	}
+	out = slices.Clone(mounts)
 	for i := range out {
 		m := &out[i]
-		if m.Volume == "" {
-			m.Volume = v.spare(all, *m, region, node)
-		}
-		if m.Volume == "" {
+		if !v.choose(all, m, region, node) {
 			made, err := v.provideNew(ctx, app, region, node, *m, all)
 			if err != nil {
+				v.unpromise(out[:i]) // who tries again is to find them, not get empty ones
 				return nil, words, err
 			}
 			words = append(words, made.Name+": volume "+made.ID+" made in "+made.Region+" on "+made.Node)
 			all = append(all, volume.Summary{Volume: made})
 			m.Volume = made.ID
+			v.choose(all, m, region, node)
 		}
-		v.promise(m.Volume)
-		if j := slices.IndexFunc(all, func(s volume.Summary) bool { return s.Volume.ID == m.Volume }); j >= 0 {
+		if j := find(all, m.Volume); j >= 0 {
 			node = all[j].Volume.Node // the others of the machine are beside it
 		}
 	}
 	return out, words, nil
 }
 
-// spare finds a volume that no machine has nor is to have, the oldest first.
-func (v *Volumes) spare(all []volume.Summary, m api.Mount, region, node string) string {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	for _, s := range all {
-		if fits(s.Volume, m, region) && (node == "" || s.Volume.Node == node) && s.Volume.HostStatus == "ok" && time.Now().After(v.promised[s.Volume.ID]) {
-			return s.Volume.ID
+// turnOf waits until the app's other machines have been given their volumes, so that a
+// new one is put beside none of the same name. A node that is slow holds up its app alone.
+func (v *Volumes) turnOf(ctx context.Context, app string) (leave func(), err error) {
+	for {
+		v.mu.Lock()
+		before := v.placing[app]
+		if before == nil {
+			mine := make(chan struct{})
+			v.placing[app] = mine
+			v.mu.Unlock()
+			return func() { v.leave(app); close(mine) }, nil
+		}
+		v.mu.Unlock()
+		select {
+		case <-before:
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
 	}
-	return ""
 }
 
-func (v *Volumes) promise(id string) {
+func (v *Volumes) leave(app string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	delete(v.placing, app)
+}
+
+// choose finds a mount without a volume one that no machine has nor is to have, the
+// oldest first, and promises it; false if there is none.
+func (v *Volumes) choose(all []volume.Summary, m *api.Mount, region, node string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if m.Volume == "" {
+		i := slices.IndexFunc(all, func(s volume.Summary) bool {
+			return fits(s.Volume, *m, region) && (node == "" || s.Volume.Node == node) && s.Volume.HostStatus == "ok" && time.Now().After(v.promised[s.Volume.ID])
+		})
+		if i < 0 {
+			return false
+		}
+		m.Volume = all[i].Volume.ID
+	}
+	v.promise(m.Volume)
+	return true
+}
+
+// promise keeps a volume for a machine. v.mu is held.
+func (v *Volumes) promise(id string) {
 	for other, until := range v.promised {
 		if time.Now().After(until) {
 			delete(v.promised, other)
 		}
 	}
 	v.promised[id] = time.Now().Add(promiseFor)
+}
+
+// unpromise takes back what was promised to a machine that is not made.
+func (v *Volumes) unpromise(mounts []api.Mount) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, m := range mounts {
+		delete(v.promised, m.Volume)
+	}
 }
 
 // trip is how long what a node says of its volumes takes to get here, at most.

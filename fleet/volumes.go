@@ -21,8 +21,8 @@ type Volumes struct {
 
 	mu       sync.Mutex // guards what follows
 	recent   map[string]recentVolume
-	promised map[string]time.Time // volumes that machines under way are to have
-	placing  sync.Mutex           // held while volumes are chosen, so that no two get one
+	promised map[string]time.Time     // volumes that machines under way are to have
+	placing  map[string]chan struct{} // by app: one of its machines is being given volumes; closed when that ends
 }
 
 // recentVolume is a volume of another node as it answered it, until its summary
@@ -75,7 +75,7 @@ func (f *Fleet) NewVolumes(cfg VolumesConfig) (*Volumes, error) {
 			return f.cfg.Self, nil
 		}
 	}
-	return &Volumes{fleet: f, cfg: cfg, recent: map[string]recentVolume{}, promised: map[string]time.Time{}}, nil
+	return &Volumes{fleet: f, cfg: cfg, recent: map[string]recentVolume{}, promised: map[string]time.Time{}, placing: map[string]chan struct{}{}}, nil
 }
 
 // summaries are what is known of all volumes, this node's as they are.
