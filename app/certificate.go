@@ -138,15 +138,22 @@ func (s *Store) ImportCertificate(ctx context.Context, app string, req api.Impor
 	if err != nil {
 		return err
 	}
-	_, err = s.HostOf(app, name)
-	fresh := err != nil
-	if err := s.AddHost(ctx, app, name); err != nil {
+	if _, err := s.usable(app); err != nil {
 		return err
 	}
-	return s.editHost(ctx, app, name, func(h *host) {
-		h.Custom = s.seal.close(app, certificatePlace+name, text)
-		h.NoACME = h.NoACME || fresh
+	_, err = edit(ctx, s.hosts, hostKey(name), func(h *host) error {
+		now := time.Now().UTC()
+		switch h.App {
+		case "": // new: all of it in one write, so that the cloud never sees it without
+			*h = host{App: app, Host: name, CreatedAt: now, NoACME: true}
+		case app:
+		default:
+			return hostTaken(name)
+		}
+		h.Custom, h.UpdatedAt = s.seal.close(app, certificatePlace+name, text), now
+		return nil
 	})
+	return err
 }
 
 // RemoveCustomCertificate forgets what was brought for the name.

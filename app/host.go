@@ -60,6 +60,10 @@ func (s *Store) AddHost(ctx context.Context, app, name string) error {
 	if e, ok := s.hosts.Get(hostKey(name)); ok && e.Value.App == app {
 		return nil
 	}
+	return hostTaken(name)
+}
+
+func hostTaken(name string) error {
 	return api.Errorf(api.CodeNameTaken, "host %q belongs to another app", name).WithField("host").
 		WithHint("remove it there first")
 }
