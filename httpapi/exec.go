@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,15 +21,28 @@ const (
 	execFrame = 1<<20 + 1
 )
 
+// webSocket makes a WebSocket of the call. Without one and without an error the caller has
+// been answered.
+func (c *call) webSocket() (*websocket.Conn, error) {
+	if !strings.EqualFold(c.r.Header.Get("Upgrade"), "websocket") {
+		return nil, api.Errorf(api.CodeBadRequest, "%s is a WebSocket, and the request has no such Upgrade", c.route.id).WithHint("use a WebSocket client")
+	}
+	conn, err := websocket.Accept(c.w, c.r, nil)
+	if err != nil {
+		return nil, nil
+	}
+	return conn, nil
+}
+
 // execStream runs a command over a WebSocket; api/exec.go says how they talk.
 func (s *Server) execStream(c *call) error {
 	id, err := s.id(c)
 	if err != nil {
 		return err
 	}
-	conn, err := websocket.Accept(c.w, c.r, nil)
-	if err != nil {
-		return nil // Accept has answered
+	conn, err := c.webSocket()
+	if conn == nil {
+		return err
 	}
 	defer conn.CloseNow()
 	conn.SetReadLimit(execFrame)

@@ -120,10 +120,7 @@ func (s *Server) listOrgMachines(c *call) (api.OrgMachines, error) {
 	if f.limit == 0 {
 		f.limit = maxPage
 	}
-	ids, err := s.appsOf(c, c.path("org_slug"))
-	if err != nil {
-		return api.OrgMachines{}, err
-	}
+	ids := s.appsOf(c, c.path("org_slug"))
 	org := c.path("org_slug")
 	all := slices.DeleteFunc(s.all(c.r.Context(), "", f.deleted), func(m api.Machine) bool { return ids[m.App] == "" || !c.seesMachine(org, m) })
 	part, next := f.cut(f.choose(c, all))
@@ -142,17 +139,14 @@ func (s *Server) listOrgMachines(c *call) (api.OrgMachines, error) {
 }
 
 // appsOf are the ids of those apps of an org of which the caller sees something, by name.
-func (s *Server) appsOf(c *call, org string) (map[string]string, error) {
+func (s *Server) appsOf(c *call, org string) map[string]string {
 	ids := map[string]string{}
 	for _, a := range s.cfg.Apps.List() {
 		if a.Org == org && c.may(token.Want{Class: reads, Org: org, App: a.Name, Each: true}) == nil {
 			ids[a.Name] = a.ID
 		}
 	}
-	if len(ids) == 0 && s.cfg.Apps.OrgNumber(org) == 0 {
-		return nil, api.Errorf(api.CodeNotFound, "there is no org %q", api.Clip(org)).WithField("org_slug")
-	}
-	return ids, nil
+	return ids
 }
 
 // graves remembers machines that were destroyed.

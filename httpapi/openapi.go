@@ -108,7 +108,7 @@ func (r route) faults() []int {
 		out = append(out, http.StatusBadRequest, http.StatusRequestTimeout, http.StatusConflict, http.StatusPreconditionFailed, http.StatusRequestEntityTooLarge)
 	}
 	if _, ok := r.endpoint.(raw); ok && strings.HasPrefix(r.path, pMachine) {
-		out = append(out, http.StatusBadRequest, http.StatusUpgradeRequired)
+		out = append(out, http.StatusBadRequest)
 	}
 	return out
 }

@@ -21,6 +21,15 @@ func (s *Server) org(c *call) (string, error) {
 	return o.Slug, err
 }
 
+// orgThere is the error of a call about an org that is not there.
+func (c *call) orgThere() error {
+	if slug := c.path("org_slug"); slug != "" && c.server.cfg.Apps.OrgNumber(slug) == 0 {
+		_, err := c.server.org(c)
+		return err
+	}
+	return nil
+}
+
 func (s *Server) listOrgs(c *call) (api.OrgList, error) {
 	out := api.OrgList{Orgs: []api.Org{}}
 	for _, o := range s.cfg.Apps.Orgs() {

@@ -245,6 +245,9 @@ func (s *Server) serve(r route, auth Authenticator) http.Handler {
 			if err = c.may(c.about); err == nil {
 				err = s.slow(c, auth)
 			}
+			if err == nil {
+				err = c.orgThere()
+			}
 			if err != nil {
 				c.fail(err)
 				return

@@ -141,9 +141,9 @@ func (s *Server) sshInto(c *call) error {
 		return err
 	}
 	defer visit.Leave()
-	conn, err := websocket.Accept(c.w, c.r, nil)
-	if err != nil {
-		return nil // Accept has answered
+	conn, err := c.webSocket()
+	if conn == nil {
+		return err
 	}
 	conn.SetReadLimit(-1) // SSH has limits of its own
 	if err := visit.Serve(c.r.Context(), websocket.NetConn(c.r.Context(), conn, websocket.MessageBinary)); err != nil {
