@@ -40,6 +40,7 @@ func TestOwnAddresses(t *testing.T) {
 	c.flycast()
 	c.ofAnotherOrg()
 	c.ownAddress()
+	c.oneLog()
 }
 
 // app deploys the test app under a name to one city; it says its name at /release.
