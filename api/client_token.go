@@ -1,7 +1,10 @@
 package api
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"io"
 	"net/http"
 )
 
@@ -44,4 +47,41 @@ func (c *Client) CreateOrg(ctx context.Context, req CreateOrgRequest) (o Org, er
 // GetOrg returns one org.
 func (c *Client) GetOrg(ctx context.Context, slug string) (o Org, err error) {
 	return o, c.call(ctx, http.MethodGet, pathf("/orgs/%s", slug), nil, nil, &o)
+}
+
+// CreateDeployToken makes a token for deploying the app, and returns its text.
+func (c *Client) CreateDeployToken(ctx context.Context, app string, req DeployTokenRequest) (string, error) {
+	var r DeployTokenResponse
+	err := c.call(ctx, http.MethodPost, pathf("/apps/%s/deploy_token", app), nil, req, &r)
+	return r.Token, err
+}
+
+// AuthenticateToken says what a token is; CodeUnauthorized if it is none, or not any
+// more. header is an Authorization header, or the token alone.
+func (c *Client) AuthenticateToken(ctx context.Context, header string) ([]CurrentToken, error) {
+	var r CurrentTokens
+	err := c.call(ctx, http.MethodPost, pathf("/tokens/authenticate"), nil, AuthenticateRequest{Header: header}, &r)
+	return r.Tokens, err
+}
+
+// AuthorizeToken asks whether a token may do something: CodeForbidden if not,
+// CodeUnauthorized if it is no token.
+func (c *Client) AuthorizeToken(ctx context.Context, req AuthorizeRequest) (r AuthorizeResponse, err error) {
+	return r, c.call(ctx, http.MethodPost, pathf("/tokens/authorize"), nil, req, &r)
+}
+
+// IdentityToken returns a signed word about the machine that calls, which other services
+// believe by OpenID Connect. Only a machine gets one, at its socket /.fly/api.
+func (c *Client) IdentityToken(ctx context.Context, req OIDCRequest) (string, error) {
+	b, err := json.Marshal(req)
+	if err != nil {
+		return "", err
+	}
+	resp, err := c.send(ctx, http.MethodPost, pathf("/tokens/oidc"), nil, "application/json", bytes.NewReader(b))
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	word, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	return string(word), err
 }
