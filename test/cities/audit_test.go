@@ -81,7 +81,9 @@ func (c *cloud) oneLog() {
 	if err := c.nodes["iad"].Client().RevokeToken(ctx, "personal", made.ID); err != nil {
 		c.Fatal(err)
 	}
-	c.eventually("fra refuses the token", 5*time.Second, func() bool { return api.IsCode(fra.StopMachine(ctx, "shop", machines[0].ID, api.StopRequest{}), api.CodeUnauthorized) })
+	c.eventually("fra refuses the token", 5*time.Second, func() bool {
+		return api.IsCode(fra.StopMachine(ctx, "shop", machines[0].ID, api.StopRequest{}), api.CodeUnauthorized)
+	})
 	select {
 	case <-ended:
 	case <-time.After(20 * time.Second):
