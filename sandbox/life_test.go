@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -308,6 +309,45 @@ func TestManyAtOnce(t *testing.T) {
 	}
 	g.Wait()
 	k.checkNothingLeft()
+}
+
+// TestNothingIsInherited: of the descriptors of the supervisor, whose number grows with the
+// machines, a sandbox has those that it was given. Others lead to the control of machines,
+// or stand where gVisor wants to put a machine's output, at 256.
+func TestNothingIsInherited(t *testing.T) {
+	k := newKit(t)
+	for range 6 {
+		s := k.spec("sleep", "100")
+		k.start(s)
+		infos, err := k.List(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(infos, func(i sandbox.Info) bool { return i.ID == s.ID })
+		var sockets []string
+		for range 50 { // calls that are being answered come and go
+			if sockets = givenSockets(infos[i].Pid); len(sockets) == 1 {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		if len(sockets) != 1 {
+			t.Errorf("%s has the sockets %v, want that of its control alone", s.ID, sockets)
+		}
+	}
+}
+
+// givenSockets are the sockets that a process did not open for itself alone.
+func givenSockets(pid int) (out []string) {
+	paths, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	for _, p := range paths {
+		to, _ := os.Readlink(p)
+		info, _ := os.ReadFile(strings.Replace(p, "/fd/", "/fdinfo/", 1))
+		if strings.HasPrefix(to, "socket:") && !strings.Contains(string(info), "flags:\t02") {
+			out = append(out, filepath.Base(p)+" "+to)
+		}
+	}
+	return out
 }
 
 // TestUpgrade replaces the program; the machine does not notice.

@@ -24,6 +24,9 @@ func main() {
 	case filepath.Base(os.Args[0]) == "perigee-oci":
 		os.Exit(runOCI(os.Args[1:]))
 	case isReexec(os.Args):
+		if err := closeInherited(os.Args[1:]); err != nil {
+			exit(err)
+		}
 		runGVisor()
 	case len(os.Args) > 1 && os.Args[1] == "serve":
 		exit(serve(os.Args[2:]))
