@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -270,14 +269,15 @@ func splitWords(line string) ([]string, error) {
 }
 
 // capped keeps the first bytes written to it and drops the rest.
-type capped struct{ bytes.Buffer }
-
-var _ io.Writer = (*capped)(nil)
+type capped struct{ b bytes.Buffer } // not embedded: io.Copy would go round Write by its ReadFrom
 
 // Write never fails, so that the command is not stopped for talking much.
 func (c *capped) Write(b []byte) (int, error) {
-	if room := maxExecOutput - c.Len(); room > 0 {
-		c.Buffer.Write(b[:min(room, len(b))])
+	if room := maxExecOutput - c.b.Len(); room > 0 {
+		c.b.Write(b[:min(room, len(b))])
 	}
 	return len(b), nil
 }
+
+// String is what was kept.
+func (c *capped) String() string { return c.b.String() }
