@@ -12,6 +12,7 @@ import (
 
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/app"
+	"github.com/perigee-run/perigee/machine/rules"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -221,6 +222,8 @@ func text(c *api.MachineConfig) string {
 	d.Metadata = maps.Clone(c.Metadata)
 	delete(d.Metadata, metaRelease)
 	d.Mounts = wanted(c.Mounts)
+	size := rules.Guest(c) // a machine has it written out, a release may not
+	d.Guest = &size
 	b, _ := json.Marshal(d) // a map of strings and plain structs
 	return string(b)
 }

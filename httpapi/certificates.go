@@ -60,7 +60,7 @@ func (s *Server) listCertificates(c *call) (api.ListCertificatesResponse, error)
 	if err != nil {
 		return api.ListCertificatesResponse{}, err
 	}
-	if limit < 0 || limit > maxPage {
+	if limit < 0 || limit > maxPage || limit == 0 && c.text("limit") != "" {
 		return api.ListCertificatesResponse{}, invalid("limit", "limit is %d; it can be 1 to %d", limit, maxPage)
 	}
 	out := api.ListCertificatesResponse{Certificates: []api.CertificateSummary{}}
@@ -80,7 +80,7 @@ func (s *Server) listCertificates(c *call) (api.ListCertificatesResponse, error)
 			out.Certificates = append(out.Certificates, s.summary(c.r.Context(), h))
 		}
 	}
-	return out, nil
+	return out, s.lookUpAll(c.r.Context(), name, out.Certificates)
 }
 
 func (s *Server) summary(ctx context.Context, h app.Host) api.CertificateSummary {

@@ -73,6 +73,15 @@ func TestCertificates(t *testing.T) {
 	if c, err = k.CheckCertificate(t.Context(), "shop", "away.example.com"); err != nil || c.Status != "pending" || len(c.Certificates) != 0 {
 		t.Errorf("a name without any: %+v %v", c, err)
 	}
+	all, err := k.ListCertificates(t.Context(), "shop", "", 0)
+	for _, l := range all.Certificates {
+		if c, err := k.CheckCertificate(t.Context(), "shop", l.Hostname); err != nil || l.Configured != c.Configured || l.AcmeHTTPConfigured != c.Validation.HTTPConfigured {
+			t.Errorf("the list says %+v, shown is %+v %v", l, c, err)
+		}
+	}
+	if err != nil || len(all.Certificates) != 2 || all.Certificates[0].Configured == all.Certificates[1].Configured {
+		t.Errorf("one of two names leads here: %+v %v", all, err)
+	}
 	first, err := k.ListCertificates(t.Context(), "shop", "", 1)
 	if err != nil || first.TotalCount != 2 || len(first.Certificates) != 1 || first.NextCursor != "away.example.com" {
 		t.Fatalf("first part: %+v %v", first, err)

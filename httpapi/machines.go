@@ -224,6 +224,9 @@ func (s *Server) machineEvents(c *call) ([]api.Event, error) {
 	if err != nil {
 		return nil, err
 	}
+	if limit < 0 || limit == 0 && c.text("limit") != "" {
+		return nil, invalid("limit", "limit is %d; the least is 1", limit)
+	}
 	id, err := s.id(c)
 	if err != nil {
 		return nil, err

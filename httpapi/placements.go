@@ -24,8 +24,11 @@ func (s *Server) placements(c *call, in api.PlacementRequest) (api.PlacementResp
 	if in.Count < 0 || in.Count > maxPlaced {
 		return api.PlacementResponse{}, invalid("count", "count is %d; it can be 0 to %d", in.Count, maxPlaced)
 	}
-	if g := in.Compute; g != nil && (g.MemoryMB < 0 || g.CPUs < 0) {
-		return api.PlacementResponse{}, invalid("compute", "compute has a negative size")
+	if g := in.Compute; g != nil && g.MemoryMB < 0 {
+		return api.PlacementResponse{}, invalid("compute.memory_mb", "compute.memory_mb is %d; it cannot be negative", g.MemoryMB)
+	}
+	if g := in.Compute; g != nil && g.CPUs < 0 {
+		return api.PlacementResponse{}, invalid("compute.cpus", "compute.cpus is %d; it cannot be negative", g.CPUs)
 	}
 	if s.cfg.Placer == nil {
 		return api.PlacementResponse{}, api.Errorf(api.CodeUnsupported, "this node cannot say where machines would go")

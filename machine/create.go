@@ -174,7 +174,7 @@ func (h *Host) checkRequest(ctx context.Context, app string, req api.CreateMachi
 		}
 	}
 	if req.LeaseTTL != 0 {
-		if _, err := leaseTTL(req.LeaseTTL); err != nil {
+		if _, err := leaseTTL("lease_ttl", req.LeaseTTL); err != nil {
 			return err
 		}
 	}
@@ -197,7 +197,7 @@ func (h *Host) secretsVersion(ctx context.Context, app string, least *uint64) (u
 	}
 	if least != nil && version < *least {
 		return 0, api.Errorf(api.CodeConflict, "app %q has secrets of version %d here, not yet %d", app, version, *least).
-			WithHint("try again in a moment")
+			WithField("min_secrets_version").WithHint("try again in a moment")
 	}
 	return version, nil
 }

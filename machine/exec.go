@@ -69,6 +69,8 @@ func ExecCommand(req api.ExecRequest) ([]string, error) {
 		}
 	}
 	switch {
+	case len(req.Command) > 0 && req.Cmd != "":
+		return nil, invalid("cmd", "is %q, and there is a command: give one of both", api.Clip(req.Cmd))
 	case len(command) == 0 || command[0] == "":
 		return nil, invalid("command", "is missing")
 	case req.Timeout < 0 || req.Timeout > maxExecTimeout:
@@ -117,10 +119,19 @@ func (h *Host) execStream(ctx context.Context, id string, spec ExecSpec, streams
 		return -1, noProgram(err, id, spec.name())
 	case errors.Is(err, sandbox.ErrNotFound), errors.Is(err, sandbox.ErrState):
 		return -1, api.Errorf(api.CodePrecondition, "machine %q stopped before the command ran", id)
+	case err != nil && ctx.Err() == nil && m.left(life):
+		return -1, api.Errorf(api.CodePrecondition, "the command in machine %q was ended: the machine is %s", id, m.now().rec.State).
+			WithHint("run it again; a machine that sleeps is woken for it")
 	case err != nil:
 		return -1, internal(err, "cannot run %q in machine %q", spec.name(), id)
 	}
 	return code, nil
+}
+
+// left reports whether the machine has ended this life, or is about to.
+func (m *machine) left(life string) bool {
+	r := &m.now().rec
+	return r.State != api.StateStarted || r.Sandbox != life
 }
 
 // programs are those of ours that callers may name.

@@ -34,7 +34,8 @@ type fakeSandbox struct {
 	slow  chan struct{} // Checkpoint waits for it if it is not nil
 	hangs chan struct{} // Start of "hangs" waits for it if it is not nil
 	calls []string
-	code  int // that commands of Exec end with
+	exec  func() (int, error) // what Exec does, if it is not nil
+	code  int                 // that commands of Exec end with
 }
 
 type fakeBox struct {
@@ -195,6 +196,9 @@ func (f *fakeSandbox) Destroy(_ context.Context, id string) error {
 }
 
 func (f *fakeSandbox) Exec(context.Context, string, sandbox.ExecSpec, sandbox.Streams) (int, error) {
+	if f.exec != nil {
+		return f.exec()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.code, nil

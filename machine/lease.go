@@ -48,7 +48,7 @@ func leased(id string, l *api.Lease) error {
 // req.TTL seconds (default 30, at most a day). With the nonce of the lease that
 // is held it is prolonged and stays the same. 409 if somebody else has it.
 func (h *Host) AcquireLease(ctx context.Context, id, owner string, req api.LeaseRequest, nonce string) (api.Lease, error) {
-	ttl, err := leaseTTL(req.TTL)
+	ttl, err := leaseTTL("ttl", req.TTL)
 	if err != nil {
 		return api.Lease{}, err
 	}
@@ -103,11 +103,11 @@ func (m *machine) changeLease(edit func(*Record)) {
 	m.save()
 }
 
-func leaseTTL(seconds int) (time.Duration, error) {
+func leaseTTL(field string, seconds int) (time.Duration, error) {
 	ttl := time.Duration(seconds) * time.Second
 	orElse(&ttl, defaultLease)
 	if seconds < 0 || seconds > int(maxLease/time.Second) {
-		return 0, invalid("ttl", "a lease lasts 1 to %d seconds, not %d", int(maxLease/time.Second), seconds)
+		return 0, invalid(field, "a lease lasts 1 to %d seconds, not %d", int(maxLease/time.Second), seconds)
 	}
 	return ttl, nil
 }

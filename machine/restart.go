@@ -18,7 +18,7 @@ type RestartOptions struct {
 // Restart ends the machine's process and starts the machine anew.
 func (h *Host) Restart(ctx context.Context, id string, o RestartOptions, nonce string) error {
 	req := api.StopRequest{Signal: api.SignalName(o.Signal), Timeout: o.Timeout}
-	if err := rules.Stop(&api.StopConfig{Signal: o.Signal, Timeout: o.Timeout}); err != nil {
+	if err := rules.Stop(o.Signal, o.Timeout); err != nil {
 		return err
 	}
 	return h.act(ctx, id, nonce, func(ctx context.Context, m *machine) error {

@@ -31,7 +31,7 @@ type halting struct {
 // Stop asks the machine's process to end and ends it when its time is over.
 // One that is stopped already stays so.
 func (h *Host) Stop(ctx context.Context, id string, req api.StopRequest, nonce string) error {
-	if err := rules.Stop(&api.StopConfig{Signal: string(req.Signal), Timeout: req.Timeout}); err != nil {
+	if err := rules.Stop(string(req.Signal), req.Timeout); err != nil {
 		return err
 	}
 	return h.act(ctx, id, nonce, func(ctx context.Context, m *machine) error {

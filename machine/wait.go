@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/oklog/ulid/v2"
 	"github.com/perigee-run/perigee/api"
 )
 
@@ -77,6 +78,9 @@ func (q *WaitQuery) check(m *machine) error {
 	q.Timeout = max(0, min(q.Timeout, maxWait))
 	if q.Version != "" && !r.knows(q.Version) {
 		return invalid("version", "machine %q has no version %q; its present one is %s", m.id, q.Version, r.Version)
+	}
+	if _, err := ulid.ParseStrict(q.FromEvent); q.FromEvent != "" && err != nil { // one that is not known may be forgotten
+		return invalid("from_event_id", "%q is the id of no event", api.Clip(q.FromEvent)).WithHint("GET …/events lists them")
 	}
 	if q.FromEvent == "" && len(r.Events) > 0 {
 		q.FromEvent = r.Events[0].ID

@@ -16,6 +16,7 @@ func Fold(c *api.MachineConfig) error {
 	if err := foldSize(c); err != nil {
 		return err
 	}
+	fillGuest(c)
 	if len(c.Containers) == 1 {
 		foldContainer(c, &c.Containers[0])
 	}
@@ -28,6 +29,17 @@ func Fold(c *api.MachineConfig) error {
 		}
 	}
 	return nil
+}
+
+// fillGuest writes down the size that a machine has where its configuration says
+// nothing of it: Fly's clients look for it there.
+func fillGuest(c *api.MachineConfig) {
+	g, pids := Guest(c), 0
+	if c.Guest != nil {
+		pids = c.Guest.PIDs
+	}
+	g.PIDs = pids // ours alone
+	c.Guest = &g
 }
 
 // foldSize makes a guest of a name such as shared-cpu-2x, where there is none.

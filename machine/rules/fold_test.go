@@ -24,8 +24,13 @@ func TestFold(t *testing.T) {
 	}
 	own := &api.MachineConfig{Size: "shared-cpu-8x", Guest: &api.Guest{CPUs: 1}}
 	ok(t, Fold(own))
-	if own.Guest.CPUs != 1 {
-		t.Error("guest comes before size")
+	if g := own.Guest; g.CPUs != 1 || g.MemoryMB != 256 || g.CPUKind != "shared" || g.PIDs != 0 {
+		t.Errorf("guest comes before size, and is whole: %+v", g)
+	}
+	none := new(api.MachineConfig)
+	ok(t, Fold(none))
+	if g := none.Guest; g == nil || g.CPUs != 1 || g.MemoryMB != 256 {
+		t.Errorf("a machine without a guest has %+v", g)
 	}
 	want(t, Fold(&api.MachineConfig{Size: "huge"}), api.CodeInvalid)
 }

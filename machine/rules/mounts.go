@@ -3,6 +3,7 @@ package rules
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/perigee-run/perigee/api"
@@ -42,6 +43,8 @@ func checkMount(field string, m api.Mount) error {
 		return invalid(field+".volume", "is missing").WithHint("name a volume by its id, or by name")
 	case !path.IsAbs(m.Path) || p == "/" || strings.ContainsRune(m.Path, 0) || len(m.Path) > 4096:
 		return invalid(field+".path", "is %q; it must be an absolute path below /", m.Path)
+	case slices.Contains(strings.Split(m.Path, "/"), ".."):
+		return invalid(field+".path", "%q has .. in it", m.Path)
 	case isOurs(p):
 		return invalid(field+".path", "%q is the machine's own", p)
 	case m.ExtendThresholdPercent < 0 || m.ExtendThresholdPercent > 100:

@@ -297,19 +297,23 @@ func checkRestart(c *api.MachineConfig, _ Node) error {
 	return nil
 }
 
-func checkStop(c *api.MachineConfig, _ Node) error { return Stop(c.StopConfig) }
-
-// Stop refuses a signal or a time that a machine cannot be stopped with.
-func Stop(s *api.StopConfig) error {
-	if s == nil {
+func checkStop(c *api.MachineConfig, _ Node) error {
+	if c.StopConfig == nil {
 		return nil
 	}
-	if s.Signal != "" {
-		if _, err := Signal("config.stop_config.signal", s.Signal); err != nil {
+	return stop("config.stop_config.", c.StopConfig.Signal, c.StopConfig.Timeout)
+}
+
+// Stop refuses a signal or a time, of a request, that a machine cannot be stopped with.
+func Stop(signal string, timeout *api.Duration) error { return stop("", signal, timeout) }
+
+func stop(of, signal string, timeout *api.Duration) error {
+	if signal != "" {
+		if _, err := Signal(of+"signal", signal); err != nil {
 			return err
 		}
 	}
-	return checkSpan("config.stop_config.timeout", s.Timeout, 0, maxStopTimeout)
+	return checkSpan(of+"timeout", timeout, 0, maxStopTimeout)
 }
 
 // checkSpan tests a duration that may be left out.

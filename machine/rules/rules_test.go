@@ -70,6 +70,7 @@ func TestCheck(t *testing.T) {
 		{"config.services[0].ports[0].handlers", "invalid", `{"services":[{"internal_port":80,"ports":[{"port":80,"handlers":["http","proxy_proto"]}]}]}`},
 		{"config.files[0].secret_name", "invalid", `{"files":[{"guest_path":"/x","secret_name":"TLS.KEY"}]}`},
 		{"config.stop_config.signal", "invalid", `{"stop_config":{"signal":"99"}}`},
+		{"config.mounts[0].path", "invalid", `{"mounts":[{"name":"data","path":"/a/../../etc"}]}`},
 		{"config.services[1].ports[0].port", "invalid", `{"services":[{"internal_port":80,"ports":[{"port":80}]},{"internal_port":81,"ports":[{"start_port":79,"end_port":81}]}]}`},
 		{"config.services[0].concurrency.soft_limit", "invalid", `{"services":[{"internal_port":80,"concurrency":{"soft_limit":9,"hard_limit":3}}]}`},
 		{"config.services[0].concurrency.type", "invalid", `{"services":[{"internal_port":80,"concurrency":{"type":"users"}}]}`},
