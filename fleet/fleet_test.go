@@ -114,8 +114,10 @@ func leases(t *testing.T, n1, n2 *node, id string) {
 		if !errors.As(err, &e) || e.Code != api.CodeConflict || e.Status != http.StatusConflict || !strings.Contains(e.Hint, api.NonceHeader) {
 			t.Errorf("stopping a leased machine through %s: %+v", n.name, err)
 		}
-		if got, err := n.GetLease(ctx, "shop", id); err != nil || got.Nonce != l.Nonce {
-			t.Errorf("lease through %s: %+v, %v", n.name, got, err)
+		for nonce, want := range map[string]string{l.Nonce: l.Nonce, "": ""} {
+			if got, err := n.WithLease(nonce).GetLease(ctx, "shop", id); err != nil || got.Nonce != want || got.Owner != l.Owner {
+				t.Errorf("lease through %s with %q: %+v, %v", n.name, nonce, got, err)
+			}
 		}
 	}
 	if err := n1.WithLease(l.Nonce).CordonMachine(ctx, "shop", id); err != nil {

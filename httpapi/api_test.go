@@ -277,8 +277,10 @@ func TestLeases(t *testing.T) {
 	if again, err := own.AcquireLease(ctx, "shop", m.ID, api.LeaseRequest{TTL: 90}); err != nil || again.Nonce != l.Nonce || again.ExpiresAt <= l.ExpiresAt {
 		t.Errorf("prolonged = %+v, %v", again, err)
 	}
-	if shown, err := k.GetLease(ctx, "shop", m.ID); err != nil || shown.Nonce != l.Nonce || shown.Description == "" {
-		t.Errorf("shown = %+v, %v", shown, err)
+	for nonce, want := range map[string]string{l.Nonce: l.Nonce, "wrong": "", "": ""} {
+		if shown, err := k.WithLease(nonce).GetLease(ctx, "shop", m.ID); err != nil || shown.Nonce != want || shown.Description == "" {
+			t.Errorf("shown to who sends %q: %+v, %v", nonce, shown, err)
+		}
 	}
 	_, b := k.do(t, "GET", "/v1/apps/shop/machines/"+m.ID+"/lease", "Bearer "+secret, "")
 	if !bytes.HasPrefix(b, []byte(`{"status":"success","data":{`)) {

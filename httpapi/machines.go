@@ -276,12 +276,17 @@ func (s *Server) execMachine(c *call, in api.ExecRequest) (api.ExecResponse, err
 	return s.cfg.Machines.Exec(c.r.Context(), id, in)
 }
 
+// showLease gives the nonce to who sends it: to others it would be the right to
+// change the machine. A node that passes the call on compares for itself.
 func (s *Server) showLease(c *call) (api.LeaseResponse, error) {
 	id, err := s.id(c)
 	if err != nil {
 		return api.LeaseResponse{}, err
 	}
 	l, err := s.cfg.Machines.GetLease(c.r.Context(), id)
+	if c.who.Node == "" && !equal(c.nonce(), l.Nonce) {
+		l.Nonce = ""
+	}
 	return api.LeaseResponse{Status: "success", Data: l}, err
 }
 

@@ -71,7 +71,7 @@ func (r route) operation(reg huma.Registry, fault *huma.Response) *huma.Operatio
 	for _, p := range r.query {
 		op.Parameters = append(op.Parameters, &huma.Param{Name: p.name, In: "query", Description: p.doc, Schema: &huma.Schema{Type: p.kind}})
 	}
-	if r.method != http.MethodGet && strings.HasPrefix(r.path, pMachine) {
+	if strings.HasPrefix(r.path, pMachine) && (r.method != http.MethodGet || r.id == "Machines_show_lease") {
 		op.Parameters = append(op.Parameters, &huma.Param{Name: api.NonceHeader, In: "header", Description: "Nonce of the caller's lease", Schema: &huma.Schema{Type: huma.TypeString}})
 	}
 	if r.id == "Machines_create" || r.id == "Volumes_create" {
