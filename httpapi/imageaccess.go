@@ -18,10 +18,13 @@ func RepositoryApp(name string) string {
 
 // mayImages is asked wherever a caller names images. Those of the built-in registry
 // belong to the app that their repository is named for, and are for those who may
-// read it; who may call something of an app may use its own. Images from elsewhere
-// are everyone's.
+// read it; who may call something of an app may use its own. Registries on the server's
+// loopback are for who operates the cloud. Images from elsewhere are everyone's.
 func (c *call) mayImages(refs ...string) error {
 	for _, ref := range refs {
+		if err := c.mayLoopback(ref); err != nil {
+			return err
+		}
 		repo, local := c.server.cfg.Images.BuiltIn(ref)
 		app := RepositoryApp(repo)
 		if !local || app == c.path("app_name") {
@@ -32,6 +35,16 @@ func (c *call) mayImages(refs ...string) error {
 		}
 	}
 	return nil
+}
+
+// mayLoopback keeps strangers from the services of the server's loopback, most of
+// which trust whoever reaches them.
+func (c *call) mayLoopback(ref string) error {
+	if !c.server.cfg.Images.Loopback(ref) || c.may(token.Want{Class: operates}) == nil {
+		return nil
+	}
+	return api.Errorf(api.CodeForbidden, "image %q is at the server's own loopback, where only the cloud's own token may have images from", api.Clip(ref)).
+		WithField("image").WithHint("push the image to the built-in registry, or to one that has an address of its own")
 }
 
 // mayConfigs asks mayImages about all that configurations name.

@@ -55,6 +55,32 @@ func TestImagesBelongToApps(t *testing.T) {
 	}
 }
 
+// TestLoopbackIsForOperators: an image at the server's loopback is refused to every
+// token but the cloud's own, wherever one can be named, and nothing is looked up.
+func TestLoopbackIsForOperators(t *testing.T) {
+	k := newKit(t)
+	m := k.machine(t, "shop")
+	all := narrow{classes: []token.Class{reads, changes, execs, shells, owns}, org: "personal"}
+	const image = "localhost:5000/x:v1"
+	for _, call := range [][3]string{
+		{"POST", "/v1/apps/shop/machines", `{"config":{"image":"IMAGE"}}`},
+		{"POST", "/v1/apps/shop/machines", `{"config":{"image":"one","containers":[{"image":"IMAGE"}]}}`},
+		{"POST", "/v1/apps/shop/machines/" + m.ID, `{"config":{"image":"IMAGE"}}`},
+		{"POST", "/v1/apps/shop/releases", `{"image":"one","groups":{"app":{"image":"IMAGE"}}}`},
+		{"POST", "/v1/apps/shop/releases/record", `{"image":"IMAGE"}`},
+		{"POST", "/v1/apps/shop/image", `{"image":"IMAGE"}`},
+		{"POST", "/v1/images/pull", `{"image":"IMAGE"}`},
+	} {
+		body := strings.ReplaceAll(call[2], "IMAGE", image)
+		if code, got := k.ask(t, all, call[0], call[1], body); code != 403 || !isError([]byte(got), api.CodeForbidden) || !strings.Contains(got, "loopback") || !strings.Contains(got, `"field":"image"`) {
+			t.Errorf("%s: %d %s", call, code, got)
+		}
+		if code, got := k.ask(t, token.Full{}, call[0], call[1], body); code == 403 {
+			t.Errorf("%s, by the cloud's own token: %d %s", call, code, got)
+		}
+	}
+}
+
 // TestImportNamesItsApp: an archive that says itself what it is to be called could take
 // any app's name, so only who operates the cloud may send one.
 func TestImportNamesItsApp(t *testing.T) {

@@ -258,6 +258,8 @@ func (shelf) BuiltIn(ref string) (string, bool) {
 	return repo, ok
 }
 
+func (shelf) Loopback(ref string) bool { return strings.HasPrefix(ref, "localhost:5000/") }
+
 func (shelf) Get(ref string) (image.Image, bool) {
 	_, digest, ok := strings.Cut(ref, "@")
 	if !ok {

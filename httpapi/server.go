@@ -146,6 +146,8 @@ type Images interface {
 	Pull(ctx context.Context, ref string, progress func(image.Progress)) (image.Image, error)
 	// BuiltIn tells in which repository of the built-in registry a reference is.
 	BuiltIn(ref string) (repository string, ok bool)
+	// Loopback reports whether a reference is of another registry, on this server's loopback.
+	Loopback(ref string) bool
 	Import(ctx context.Context, r io.Reader, name string, progress func(image.Progress)) (image.Image, error)
 	List() []image.Image
 	Remove(ctx context.Context, digest string) error

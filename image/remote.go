@@ -2,21 +2,17 @@ package image
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/perigee-run/perigee/image/blob"
+	"github.com/perigee-run/perigee/image/registry"
 )
 
 // stalled is how long a download may go without a byte.
@@ -31,7 +27,7 @@ type remoteRegistry struct {
 }
 
 func newRemote(s *Store, r reference) origin {
-	puller, err := remote.NewPuller(remote.WithAuthFromKeychain(s.cfg.Keychain), remote.WithTransport(s.http),
+	puller, err := remote.NewPuller(remote.WithAuthFromKeychain(s.cfg.Keychain), remote.WithTransport(s.outside(r)),
 		remote.WithUserAgent("perigee"))
 	return remoteRegistry{s, r, puller, err}
 }
@@ -41,14 +37,6 @@ func (g remoteRegistry) vouches(digest string) bool {
 }
 
 func (g remoteRegistry) key() string { return g.ref.registry }
-
-func newTransport() *http.Transport {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.DialContext = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext
-	t.ResponseHeaderTimeout = 30 * time.Second
-	t.DisableCompression = true // layers are compressed, and their digest is of what is sent
-	return t
-}
 
 func (g remoteRegistry) manifest(ctx context.Context, at string) ([]byte, string, error) {
 	if g.err != nil {
@@ -80,30 +68,6 @@ func (g remoteRegistry) blob(ctx context.Context, digest string) (io.ReadCloser,
 	return r, nil
 }
 
-// explain says what a registry's refusal means to the one who deploys.
-func (g remoteRegistry) explain(ctx context.Context, at string, err error) error {
-	var refused *transport.Error
-	var authority x509.UnknownAuthorityError
-	var record tls.RecordHeaderError
-	host := g.ref.registry
-	switch text := err.Error(); {
-	case ctx.Err() != nil:
-		return alive(ctx)
-	case errors.As(err, &refused) && refused.StatusCode == http.StatusNotFound:
-		return g.notFound(ctx, at)
-	case errors.As(err, &refused) && (refused.StatusCode == http.StatusUnauthorized || refused.StatusCode == http.StatusForbidden):
-		return fmt.Errorf("registry %s refused (%d): the image is private or does not exist; %s; log in with: docker login %s",
-			host, refused.StatusCode, lookedAt(), host)
-	case errors.As(err, &refused) && refused.StatusCode == http.StatusTooManyRequests:
-		return fmt.Errorf("registry %s asks for fewer requests (429); wait, or log in with: docker login %s", host, host)
-	case strings.Contains(text, "server gave HTTP response to HTTPS client"), errors.As(err, &record):
-		return fmt.Errorf("registry %s speaks plain HTTP; if you trust the network to it, list it as a plain-HTTP registry in the node's configuration", host)
-	case errors.As(err, &authority), strings.Contains(text, "certificate"):
-		return fmt.Errorf("registry %s cannot prove who it is: %w; install its CA certificate on this node", host, err)
-	}
-	return fmt.Errorf("registry %s: %w", host, err)
-}
-
 // notFound names the tags there are, when they are few.
 func (g remoteRegistry) notFound(ctx context.Context, at string) error {
 	if blob.Valid(at) && g.ref.digest != at {
@@ -112,7 +76,8 @@ func (g remoteRegistry) notFound(ctx context.Context, at string) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	hint := ""
-	if tags, err := g.puller.List(ctx, g.ref.remote.Context()); err == nil && len(tags) > 0 && len(tags) <= 10 {
+	tags, err := g.puller.List(ctx, g.ref.remote.Context())
+	if err == nil && len(tags) > 0 && len(tags) <= 10 && !slices.ContainsFunc(tags, func(t string) bool { return !registry.ValidTag(t) }) {
 		hint = "; it has the tags " + strings.Join(tags, ", ")
 	}
 	return fmt.Errorf("%s has no %s at registry %s%s", g.ref.repository, at, g.ref.registry, hint)

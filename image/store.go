@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -26,7 +27,7 @@ type Store struct {
 	arch    string
 	blobs   *blob.Store
 	repos   *registry.Repos
-	http    *http.Transport
+	http    *outside
 	flights flights
 
 	collecting sync.Mutex // one collection at a time; taken before mu
@@ -54,7 +55,7 @@ func New(cfg Config) (*Store, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	s := &Store{cfg: cfg, arch: runtime.GOARCH, http: newTransport(), images: map[string]*record{}, pins: map[string]int{}, had: map[string]bool{}}
+	s := &Store{cfg: cfg, arch: runtime.GOARCH, http: newOutside(cfg.Private), images: map[string]*record{}, pins: map[string]int{}, had: map[string]bool{}}
 	if err := s.open(); err != nil {
 		return nil, fmt.Errorf("cannot open the image store in %q: %w", cfg.Dir, err)
 	}
@@ -77,6 +78,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.IsHost == nil {
 		c.IsHost = func(string) bool { return false }
+	}
+	if c.Private == nil {
+		c.Private = func() []netip.Prefix { return nil }
 	}
 	if c.Keychain == nil {
 		c.Keychain = authn.DefaultKeychain
@@ -240,7 +244,7 @@ func (s *Store) Registry(auth func(r *http.Request) error) http.Handler {
 }
 
 // Close lets go of idle connections to registries. The store may still be used.
-func (s *Store) Close() { s.http.CloseIdleConnections() }
+func (s *Store) Close() { s.http.closeIdle() }
 
 // pinned keeps digests from being collected until it is released.
 type pinned struct {

@@ -2,6 +2,7 @@ package image
 
 import (
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -21,7 +22,11 @@ type Config struct {
 	IsHost func(name string) bool
 	// PlainHTTP lists registry hosts ("host" or "host:port") that may be spoken
 	// to without TLS. Loopback and private addresses need not be listed.
+	// One with its port may be on this server too.
 	PlainHTTP []string
+	// Private are the networks of machines. As this server's own addresses, they are
+	// reached for no registry, nor where one leads. Default: none.
+	Private func() []netip.Prefix
 	// Keychain finds registry credentials. Default: docker's and podman's own
 	// credential files and helpers.
 	Keychain authn.Keychain

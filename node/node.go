@@ -220,10 +220,18 @@ func (n *Node) roomForLogs() error { return n.catalog.Room(logs.Reserve) }
 
 func (n *Node) openImages(context.Context) (err error) {
 	n.images, err = image.New(image.Config{
-		Dir: n.path("images"), Hosts: n.cfg.registryHosts(), IsHost: n.cfg.isRegistry, PlainHTTP: n.cfg.PlainHTTP, InUse: n.imagesInUse, Peers: imagePeers{n}, Logger: n.log,
+		Dir: n.path("images"), Hosts: n.cfg.registryHosts(), IsHost: n.cfg.isRegistry, PlainHTTP: n.cfg.PlainHTTP, Private: n.privateNetworks, InUse: n.imagesInUse, Peers: imagePeers{n}, Logger: n.log,
 		Overrides: map[string][]byte{"/etc/hosts": []byte("127.0.0.1 localhost\n::1 localhost\n"), "/etc/resolv.conf": nil},
 	})
 	return err
+}
+
+// privateNetworks are those of machines, laptops and the nodes' mesh.
+func (n *Node) privateNetworks() []netip.Prefix {
+	if n.network == nil {
+		return []netip.Prefix{n.cfg.IPv6}
+	}
+	return []netip.Prefix{n.cfg.IPv6, n.network.Pool()}
 }
 
 // imagesInUse are the images that machines run and that a rollback may need.
