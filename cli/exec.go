@@ -117,7 +117,7 @@ func (e *env) exec(ctx context.Context, f execFlags, command []string) error {
 	}
 	exit, err := client.ExecStream(ctx, app, id, req, streams)
 	if err != nil {
-		return e.execFault(err, app, id)
+		return e.execFault(brokenOff(err), app, id)
 	}
 	if exit.ExitCode != 0 {
 		return exitError{exit.ExitCode}

@@ -25,7 +25,7 @@ func logsCmd(e *env) *cobra.Command {
 			}
 			for line, err := range client.Logs(c.Context(), app, q) {
 				if err != nil {
-					return e.explain(err)
+					return e.explain(brokenOff(err))
 				}
 				e.logLine(line)
 			}

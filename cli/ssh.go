@@ -99,7 +99,7 @@ func (e *env) console(ctx context.Context, f sshFlags) error {
 		}
 	}
 	defer restore()
-	return sessionEnd(e.runSession(s, f.command))
+	return e.whyEnded(ctx, sessionEnd(e.runSession(s, f.command)))
 }
 
 // runSession runs a command, or a shell, to its end. Standard input is read
