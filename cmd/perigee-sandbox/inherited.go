@@ -5,24 +5,31 @@ import (
 	"os"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// given finds the descriptors that gVisor's commands are told of: --spec-fd=3,
-// --io-fds=6, --pass-fd=7:1.
-var given = regexp.MustCompile(`^--?[a-z-]*fds?[a-z-]*=(\d+)`)
+// given finds the arguments that tell gVisor's commands of descriptors: --spec-fd=3,
+// --io-fds=6,7, --pass-fd=8:1.
+var (
+	given  = regexp.MustCompile(`^--?[a-z-]*fds?[a-z-]*=(.*)`)
+	number = regexp.MustCompile(`\d+`)
+)
 
-// closeInherited closes what this process has of its parent's and was not given. gVisor's
-// library opens the control sockets of sandboxes so that every process begun meanwhile
-// inherits them: a machine's kernel could hold the control of another machine, and on a
-// node with some eighty machines they stand where gVisor wants to put a machine's output.
+// closeInherited closes the sockets that this process has of its parent and was not
+// given. gVisor's library opens the control sockets of sandboxes so that every process
+// begun meanwhile inherits them: a machine's kernel could hold the control of another
+// machine, and on a node with some eighty machines they stand where gVisor wants to put a
+// machine's output.
 func closeInherited(args []string) error {
 	keep := map[int]bool{}
 	for _, arg := range args {
 		if m := given.FindStringSubmatch(arg); m != nil {
-			fd, _ := strconv.Atoi(m[1]) // digits; a number too large is no descriptor
-			keep[fd] = true
+			for _, digits := range number.FindAllString(m[1], -1) {
+				fd, _ := strconv.Atoi(digits) // a number too large is no descriptor
+				keep[fd] = true
+			}
 		}
 	}
 	dir, err := os.Open("/proc/self/fd")
@@ -42,8 +49,9 @@ func closeInherited(args []string) error {
 		if err != nil || fd < 3 || keep[fd] {
 			continue
 		}
-		// What this process has opened by itself is closed on exec.
-		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+		// Sockets alone: gVisor's packages open pipes before main, which they need.
+		to, err := os.Readlink("/proc/self/fd/" + name)
+		if err == nil && strings.HasPrefix(to, "socket:") {
 			_ = unix.Close(fd)
 		}
 	}
