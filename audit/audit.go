@@ -8,8 +8,10 @@
 //
 // Refused calls come from anybody: they have a smaller stream of their own, so that
 // they push nothing else out, and of a flood only some are written down; the next
-// entry says how many were not. No app's entries push out more than their share of
-// another's.
+// entry says how many were not. An org's newest entries are kept, up to
+// [Config.PerOrg], and of one app half as many: whoever makes calls in a loop pushes
+// out what is the org's own. Only where orgs together have more than
+// [Config.MaxBytes] do the oldest of all go.
 //
 // The place for the next thing to know of a call is [api.AuditEntry].
 package audit
@@ -33,8 +35,11 @@ import (
 const (
 	nobody   = "_" // in a subject, where there is no org or app
 	patience = 5 * time.Second
-	// perApp is how many entries of one app are kept on a node.
-	perApp = 100_000
+	// trims is how often, while an org writes as much as is kept of it, the rest goes.
+	trims = 10
+	// maxOrgs bounds what is remembered of who has written; names that are no org's
+	// are among them.
+	maxOrgs = 10_000
 	// burst of refused calls, and how many a second after it, are written down.
 	burst, perSecond = 100, 10
 	defaultLimit     = 100
@@ -48,6 +53,9 @@ type Config struct {
 	Node      string
 	// MaxBytes on this node. Default 256 MiB.
 	MaxBytes int64
+	// PerOrg is how many entries of one org are kept, and a tenth more for a while; of
+	// refused calls a tenth of it. Default 100,000.
+	PerOrg int
 	// MaxAge of an entry. Default 90 days.
 	MaxAge time.Duration
 	// Room returns an error while the disk is almost full. Default: there is room.
@@ -72,9 +80,26 @@ type Log struct {
 type shelf struct {
 	name, subject string
 	bytes         int64
+	perOrg        int
 
-	mu     sync.Mutex // guards stream
-	stream jetstream.Stream
+	mu      sync.Mutex // guards what follows
+	stream  jetstream.Stream
+	written map[string]int // entries of each org since older ones were dropped
+}
+
+// due counts an entry and reports whether it is time to look how many its org has.
+func (s *shelf) due(org string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n, ok := s.written[org]; ok && n < s.perOrg/trims {
+		s.written[org]++
+		return false
+	}
+	if len(s.written) >= maxOrgs || s.written == nil {
+		s.written = map[string]int{}
+	}
+	s.written[org] = 1
+	return true
 }
 
 // bucket admits a burst, and then so many a second.
@@ -105,6 +130,9 @@ func New(ctx context.Context, cfg Config) (*Log, error) {
 	if cfg.MaxBytes == 0 {
 		cfg.MaxBytes = 256 << 20
 	}
+	if cfg.PerOrg == 0 {
+		cfg.PerOrg = 100_000
+	}
 	if cfg.MaxAge == 0 {
 		cfg.MaxAge = 90 * 24 * time.Hour
 	}
@@ -115,8 +143,8 @@ func New(ctx context.Context, cfg Config) (*Log, error) {
 		cfg.Logger = slog.Default()
 	}
 	l := &Log{cfg: cfg}
-	l.done.name, l.done.subject, l.done.bytes = "AUDIT", "audit", cfg.MaxBytes
-	l.refused.name, l.refused.subject, l.refused.bytes = "AUDIT_REFUSED", "refused", cfg.MaxBytes/8
+	l.done.name, l.done.subject, l.done.bytes, l.done.perOrg = "AUDIT", "audit", cfg.MaxBytes, cfg.PerOrg
+	l.refused.name, l.refused.subject, l.refused.bytes, l.refused.perOrg = "AUDIT_REFUSED", "refused", cfg.MaxBytes/8, max(1, cfg.PerOrg/10)
 	for _, s := range []*shelf{&l.done, &l.refused} {
 		if _, err := l.open(ctx, s); err != nil {
 			cfg.Logger.Error("the audit log is off for now", "error", err)
@@ -136,7 +164,7 @@ func (l *Log) open(ctx context.Context, s *shelf) (jetstream.Stream, error) {
 	}
 	stream, err := l.cfg.JetStream.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: s.name, Description: "who did what", Subjects: []string{s.subject + ".*.*"}, Storage: jetstream.FileStorage,
-		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, MaxBytes: s.bytes, MaxMsgsPerSubject: perApp, MaxAge: l.cfg.MaxAge, AllowDirect: true,
+		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, MaxBytes: s.bytes, MaxMsgsPerSubject: max(1, int64(s.perOrg/2)), MaxAge: l.cfg.MaxAge, AllowDirect: true,
 	})
 	if err == nil {
 		s.stream = stream
@@ -167,7 +195,8 @@ func (l *Log) Record(e api.AuditEntry) {
 }
 
 func (l *Log) write(ctx context.Context, s *shelf, e api.AuditEntry) error {
-	if _, err := l.open(ctx, s); err != nil {
+	stream, err := l.open(ctx, s)
+	if err != nil {
 		return err
 	}
 	if err := l.cfg.Room(); err != nil {
@@ -177,8 +206,14 @@ func (l *Log) write(ctx context.Context, s *shelf, e api.AuditEntry) error {
 	if err != nil {
 		return err
 	}
-	_, err = l.cfg.JetStream.PublishMsg(ctx, &nats.Msg{Subject: s.subject + "." + part(e.Org) + "." + part(e.App), Data: b})
-	return err
+	org := part(e.Org)
+	if _, err = l.cfg.JetStream.PublishMsg(ctx, &nats.Msg{Subject: s.subject + "." + org + "." + part(e.App), Data: b}); err != nil || !s.due(org) {
+		return err
+	}
+	if err := stream.Purge(ctx, jetstream.WithPurgeSubject(s.subject+"."+org+".*"), jetstream.WithPurgeKeep(uint64(s.perOrg))); err != nil {
+		l.cfg.Logger.Warn("cannot drop an org's oldest entries from the audit log", "org", org, "error", err)
+	}
+	return nil
 }
 
 // admit reports whether one more refused call is written down. Who has a token is not
@@ -242,7 +277,7 @@ func (l *Log) read(ctx context.Context, s *shelf, org string, q api.AuditQuery) 
 	if err != nil {
 		return nil, err
 	}
-	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: []string{s.subject + "." + or(org) + "." + or(q.App)}, DeliverPolicy: jetstream.DeliverAllPolicy}
+	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: []string{s.subject + "." + anyOr(org) + "." + anyOr(q.App)}, DeliverPolicy: jetstream.DeliverAllPolicy}
 	if !q.Since.IsZero() {
 		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &q.Since
 	}
@@ -272,8 +307,8 @@ func (l *Log) read(ctx context.Context, s *shelf, org string, q api.AuditQuery) 
 	return entries, nil
 }
 
-// or is a name as a token of a filter: all where none is named.
-func or(s string) string {
+// anyOr is a name as a token of a filter: all where none is named.
+func anyOr(s string) string {
 	if s == "" {
 		return "*"
 	}

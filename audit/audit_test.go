@@ -52,7 +52,7 @@ func FuzzPart(f *testing.F) {
 			t.Errorf("the subject is %q", subject)
 		}
 		for _, s := range []string{org, app} {
-			if got := or(s); got != s && got != nobody && (got != "*" || s != "") {
+			if got := anyOr(s); got != s && got != nobody && (got != "*" || s != "") {
 				t.Errorf("%q is looked for as %q", s, got)
 			}
 		}
@@ -113,5 +113,29 @@ func TestFullDisk(t *testing.T) {
 	l.Record(api.AuditEntry{Operation: "Apps_create"})
 	if !strings.Contains(said.String(), "Apps_create") {
 		t.Error(said.String())
+	}
+}
+
+// TestOrgsShare: an org that makes calls in a loop, in one app or in many, pushes out
+// its own entries and no other org's.
+func TestOrgsShare(t *testing.T) {
+	_, cat := open(t, t.TempDir())
+	const perOrg = 40
+	l, err := New(t.Context(), Config{JetStream: cat.JetStream(), Node: "n1", PerOrg: perOrg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Record(api.AuditEntry{Org: "quiet", App: "wiki", Operation: "first"})
+	l.Record(api.AuditEntry{Org: "quiet", App: "wiki", Operation: "refused", Status: 403, Who: "token:x"})
+	for i := range 4 * perOrg {
+		l.Record(api.AuditEntry{Org: "loud", App: fmt.Sprint("app", i%8), Operation: fmt.Sprint("op", i), Status: 200 + i%2*203})
+	}
+	q := api.AuditQuery{Limit: 1000}
+	if got := read(t, l, "quiet", q); got != "refused first" {
+		t.Errorf("the quiet org has %q", got)
+	}
+	all := strings.Fields(read(t, l, "loud", q))
+	if most := (perOrg + perOrg/10) * (trims + 1) / trims; len(all) > most || len(all) < perOrg || all[0] != fmt.Sprint("op", 4*perOrg-1) {
+		t.Errorf("the loud org has %d entries, the newest %s; want at most %d", len(all), all[0], most)
 	}
 }
