@@ -60,8 +60,8 @@ func (r *route) audited() bool {
 // audit writes down a call that has ended.
 func (c *call) audit(began time.Time) {
 	status := http.StatusInternalServerError // it panicked, with nothing sent
-	if rec, ok := c.w.(*recorder); ok && rec.status != 0 {
-		status = rec.status
+	if rec, ok := c.w.(*Recorder); ok && rec.Status != 0 {
+		status = rec.Status
 	}
 	if refused := status == http.StatusUnauthorized || status == http.StatusForbidden; refused || c.route.audited() {
 		c.record(began, status)

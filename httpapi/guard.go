@@ -16,10 +16,10 @@ func (s *Server) guard(mux *http.ServeMux) http.Handler {
 		began := time.Now()
 		id := ulid.Make().String()
 		w.Header().Set(api.RequestIDHeader, id)
-		rec := &recorder{ResponseWriter: w}
+		rec := &Recorder{ResponseWriter: w}
 		defer func() {
 			s.survive(rec, r, id, recover())
-			s.cfg.Logger.Debug("request", "request", id, "method", r.Method, "path", r.URL.Path, "status", rec.status, "took", time.Since(began))
+			s.cfg.Logger.Debug("request", "request", id, "method", r.Method, "path", r.URL.Path, "status", rec.Status, "took", time.Since(began))
 		}()
 		if h, pattern := mux.Handler(r); pattern == "" {
 			lost(rec, r, h)
@@ -41,7 +41,7 @@ func SameSite(h http.Handler) http.Handler {
 }
 
 // survive answers for a handler that panicked.
-func (s *Server) survive(rec *recorder, r *http.Request, id string, p any) {
+func (s *Server) survive(rec *Recorder, r *http.Request, id string, p any) {
 	switch {
 	case p == nil:
 		return
@@ -49,7 +49,7 @@ func (s *Server) survive(rec *recorder, r *http.Request, id string, p any) {
 		panic(p) // the connection is to break off
 	}
 	s.cfg.Logger.Error("request panicked", "request", id, "method", r.Method, "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))
-	if rec.status == 0 {
+	if rec.Status == 0 {
 		writeError(rec, api.Errorf(api.CodeInternal, "the node failed on this request").WithHint("report it with request id "+id))
 	}
 }
@@ -87,27 +87,27 @@ func (a *answer) WriteHeader(status int) { a.status = status }
 // Write drops the body.
 func (a *answer) Write(b []byte) (int, error) { return len(b), nil }
 
-// recorder remembers the status for the log.
-type recorder struct {
+// Recorder remembers the status of an answer, for logs; 0 while nothing is sent.
+type Recorder struct {
 	http.ResponseWriter
-	status int
+	Status int
 }
 
 // WriteHeader remembers the first status.
-func (r *recorder) WriteHeader(status int) {
-	if r.status == 0 {
-		r.status = status
+func (r *Recorder) WriteHeader(status int) {
+	if r.Status == 0 {
+		r.Status = status
 	}
 	r.ResponseWriter.WriteHeader(status)
 }
 
 // Write implies 200.
-func (r *recorder) Write(b []byte) (int, error) {
-	if r.status == 0 {
-		r.status = http.StatusOK
+func (r *Recorder) Write(b []byte) (int, error) {
+	if r.Status == 0 {
+		r.Status = http.StatusOK
 	}
 	return r.ResponseWriter.Write(b)
 }
 
 // Unwrap lets http.ResponseController and WebSockets reach the connection.
-func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+func (r *Recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }

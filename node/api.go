@@ -85,10 +85,10 @@ func (n *Node) face(server *httpapi.Server, who httpapi.Authenticator) http.Hand
 	})
 	return httpapi.SameSite(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/") {
-			kept := &statusKeeper{ResponseWriter: w}
+			kept := &httpapi.Recorder{ResponseWriter: w}
 			by, _ := visitor.Authenticate(r) // nobody, where it fails; before, for a push may outlast its token
 			registry.ServeHTTP(kept, r)
-			n.auditPush(r, by, kept.status)
+			n.auditPush(r, by, kept.Status)
 			return
 		}
 		rest.ServeHTTP(w, r)

@@ -81,21 +81,4 @@ func (n *Node) auditPush(r *http.Request, p httpapi.Principal, status int) {
 	n.audit.Record(api.AuditEntry{Who: p.Name, Token: p.Token, From: httpapi.From(r), Operation: "Registry_" + strings.ToLower(r.Method), Org: n.orgOfApp(w.App), App: w.App, Status: status})
 }
 
-// statusKeeper remembers the status of an answer.
-type statusKeeper struct {
-	http.ResponseWriter
-	status int
-}
-
-// WriteHeader remembers the first status.
-func (k *statusKeeper) WriteHeader(status int) {
-	if k.status == 0 {
-		k.status = status
-	}
-	k.ResponseWriter.WriteHeader(status)
-}
-
-// Unwrap lets http.ResponseController reach the connection.
-func (k *statusKeeper) Unwrap() http.ResponseWriter { return k.ResponseWriter }
-
 var _ httpapi.Audit = auditor{}
