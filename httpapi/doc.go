@@ -7,16 +7,16 @@
 //
 // # How an endpoint is made
 //
-// All endpoints stand in one table, routes.go: method, path, access, operation,
-// handler. Access is a class of package token; before the handler runs, the caller's
+// All endpoints stand in tables, one for each subject, which routes.go joins: method,
+// path, access, operation, handler. Access is a class of package token; before the handler runs, the caller's
 // scope is asked about the class, the app ({app_name}), the org ({org_slug}) and the
 // machine of the path. A handler that touches or lists what the path does not name
 // asks itself: call.may, call.mayApp, call.sees. A handler is a plain function from a call and a body type to an
 // answer type. The OpenAPI document is made from the same table and the same
 // types (by Huma's schema generator), and the body is checked against the same
 // types (check.go), so the document cannot drift from the wire. To add an
-// endpoint, add its types to package api, a row to the table, and its handler to
-// the file of its subject.
+// endpoint, add its types to package api, and a row and its handler to the file of its
+// subject.
 //
 // # What clients may rely on
 //
