@@ -20,12 +20,15 @@ const (
 	open     = token.Open
 )
 
-// asksEach are the operations about several machines whose handlers ask for each.
-var asksEach = map[string]bool{"Machines_list": true, "Machines_org_list": true, "SSH_issue": true, "SSH_issue_app": true}
+// asksEach reports whether the handler asks for each of the machines it is about.
+func (r *route) asksEach() bool {
+	e, ok := r.endpoint.(interface{ asksEach() bool })
+	return ok && e.asksEach()
+}
 
 // want is what the call is about to do, as far as its path tells.
 func (c *call) want() token.Want {
-	w := token.Want{Class: c.route.access, App: c.path("app_name"), Org: c.path("org_slug"), Machine: c.path("machine_id"), Each: asksEach[c.route.id]}
+	w := token.Want{Class: c.route.access, App: c.path("app_name"), Org: c.path("org_slug"), Machine: c.path("machine_id"), Each: c.route.asksEach()}
 	if w.App != "" {
 		w.Org = c.server.orgOf(w.App)
 	}

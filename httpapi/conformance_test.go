@@ -101,6 +101,7 @@ func (s *schema) kind() string {
 type operation struct {
 	OperationID string
 	Class       string `json:"x-perigee-class"`
+	AsksEach    bool   `json:"x-perigee-asks-each"`
 	Security    []any
 	RequestBody *struct{ Content map[string]media }
 	Responses   map[string]struct{ Content map[string]media }

@@ -23,17 +23,18 @@ type none struct{}
 // verb is an endpoint with a JSON body and a JSON answer.
 type verb[I, O any] struct {
 	status int
+	each   bool
 	do     func(c *call, in I) (O, error)
 }
 
 // get is an endpoint without a body.
 func get[O any](do func(c *call) (O, error)) verb[none, O] {
-	return verb[none, O]{http.StatusOK, func(c *call, _ none) (O, error) { return do(c) }}
+	return verb[none, O]{status: http.StatusOK, do: func(c *call, _ none) (O, error) { return do(c) }}
 }
 
 // take is an endpoint with a body.
 func take[I, O any](do func(c *call, in I) (O, error)) verb[I, O] {
-	return verb[I, O]{http.StatusOK, do}
+	return verb[I, O]{status: http.StatusOK, do: do}
 }
 
 // act is an endpoint without a body that has nothing to tell.
@@ -51,6 +52,15 @@ func (v verb[I, O]) with(status int) verb[I, O] {
 	v.status = status
 	return v
 }
+
+// asking says that the endpoint is about several machines, and its handler asks the
+// caller's scope for each: a token that reaches some of them may call it.
+func (v verb[I, O]) asking() verb[I, O] {
+	v.each = true
+	return v
+}
+
+func (v verb[I, O]) asksEach() bool { return v.each }
 
 func (v verb[I, O]) serve(c *call) error {
 	var in I

@@ -27,8 +27,8 @@ func (s *Server) listRoutes() []route {
 	}
 	org := slices.Concat(list[:4], list[5:], []param{{"updated_after", "string", "Only machines that changed after this time (RFC 3339)"}})
 	return []route{
-		{rGet, pApp + "/machines", reads, "Machines_list", "List the app's machines, oldest first", list, get(s.listMachines)},
-		{rGet, "/v1/orgs/{org_slug}/machines", reads, "Machines_org_list", "List the machines of all the org's apps, oldest first", org, get(s.listOrgMachines)},
+		{rGet, pApp + "/machines", reads, "Machines_list", "List the app's machines, oldest first", list, get(s.listMachines).asking()},
+		{rGet, "/v1/orgs/{org_slug}/machines", reads, "Machines_org_list", "List the machines of all the org's apps, oldest first", org, get(s.listOrgMachines).asking()},
 	}
 }
 

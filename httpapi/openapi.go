@@ -17,6 +17,10 @@ import (
 // classExtension tells in the document which class of calls an operation is of.
 const classExtension = "x-perigee-class"
 
+// eachExtension tells of those that a token for some machines may call: the answer is
+// about the ones it reaches.
+const eachExtension = "x-perigee-asks-each"
+
 var segment = regexp.MustCompile(`\{([a-z_]+)\}`)
 
 // document makes the OpenAPI document from the routes and their types.
@@ -80,6 +84,9 @@ func (r route) operation(reg huma.Registry, fault *huma.Response) *huma.Operatio
 	if r.access != open {
 		op.Security = []map[string][]string{{"token": {}}}
 		op.Extensions = map[string]any{classExtension: r.access}
+		if r.asksEach() {
+			op.Extensions[eachExtension] = true
+		}
 	}
 	r.endpoint.describe(op, reg)
 	for _, status := range r.faults() {

@@ -29,8 +29,8 @@ const pOrgSSH = "/v1/orgs/{org_slug}/ssh"
 func (s *Server) sshRoutes() []route {
 	return []route{
 		{rGet, pOrgSSH + "/authority", reads, "SSH_authority", "Show who signs the org's SSH certificates", nil, get(s.sshAuthority)},
-		{rPost, pOrgSSH + "/certificates", shells, "SSH_issue", "Sign a public key for machines of the org, for some hours", nil, take(s.issueForOrg)},
-		{rPost, pApp + "/ssh/certificates", shells, "SSH_issue_app", "Sign a public key for machines of the app, for some hours", nil, take(s.issueForApp)},
+		{rPost, pOrgSSH + "/certificates", shells, "SSH_issue", "Sign a public key for machines of the org, for some hours", nil, take(s.issueForOrg).asking()},
+		{rPost, pApp + "/ssh/certificates", shells, "SSH_issue_app", "Sign a public key for machines of the app, for some hours", nil, take(s.issueForApp).asking()},
 		{rGet, pMachine + "/ssh", shells, "Machines_ssh", "Speak SSH with a machine's server over a WebSocket, in binary messages", nil, raw{"", s.sshInto}},
 	}
 }
