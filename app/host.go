@@ -49,7 +49,7 @@ func (s *Store) AddHost(ctx context.Context, app, name string) error {
 	if _, err := s.usable(app); err != nil {
 		return err
 	}
-	name = strings.TrimSuffix(strings.ToLower(name), ".")
+	name = tidyHost(name)
 	if err := s.checkHost(name); err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ func hostTaken(name string) error {
 
 // RemoveHost takes a name from the app; api.CodeNotFound if it does not have it.
 func (s *Store) RemoveHost(ctx context.Context, app, name string) error {
-	name = strings.TrimSuffix(strings.ToLower(name), ".")
+	name = tidyHost(name)
 	if catalog.CheckKey(hostKey(name)) == nil {
 		if e, ok := s.hosts.Get(hostKey(name)); ok && e.Value.App == app {
 			return s.hosts.Delete(ctx, e.Key)

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -98,7 +99,7 @@ func (c *Config) defaults() error {
 
 // fill puts what the configuration says over what the node was.
 func (c *Config) fill(n Node) Node {
-	n.Name, n.Region, n.Address = or(c.Name, n.Name), or(c.Region, n.Region, "local"), or(c.Address, n.Address)
+	n.Name, n.Region, n.Address = cmp.Or(c.Name, n.Name), cmp.Or(c.Region, n.Region, "local"), cmp.Or(c.Address, n.Address)
 	if len(c.Roles) > 0 {
 		n.Roles = slices.Clone(c.Roles)
 	}
@@ -108,10 +109,10 @@ func (c *Config) fill(n Node) Node {
 	if n.Address == "" {
 		n.Address = ownAddress()
 	}
-	n.PeerPort, n.StatePort = or(c.PeerPort, n.PeerPort, DefaultPeerPort), or(c.StatePort, n.StatePort, DefaultStatePort)
-	n.RoutePort, n.WireGuardPort = or(c.RoutePort, n.RoutePort, DefaultRoutePort), or(c.WireGuardPort, n.WireGuardPort, DefaultWireGuardPort)
-	n.WireGuardKey, n.Version = or(c.WireGuardKey, n.WireGuardKey), or(c.Version, n.Version)
-	n.WantMembers = or(c.Members, n.WantMembers)
+	n.PeerPort, n.StatePort = cmp.Or(c.PeerPort, n.PeerPort, DefaultPeerPort), cmp.Or(c.StatePort, n.StatePort, DefaultStatePort)
+	n.RoutePort, n.WireGuardPort = cmp.Or(c.RoutePort, n.RoutePort, DefaultRoutePort), cmp.Or(c.WireGuardPort, n.WireGuardPort, DefaultWireGuardPort)
+	n.WireGuardKey, n.Version = cmp.Or(c.WireGuardKey, n.WireGuardKey), cmp.Or(c.Version, n.Version)
+	n.WantMembers = cmp.Or(c.Members, n.WantMembers)
 	return n
 }
 
@@ -125,14 +126,4 @@ func ownAddress() string {
 		}
 	}
 	return "127.0.0.1"
-}
-
-func or[T comparable](vals ...T) T {
-	var zero T
-	for _, v := range vals {
-		if v != zero {
-			return v
-		}
-	}
-	return zero
 }

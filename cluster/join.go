@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/sha256"
@@ -94,7 +95,7 @@ func (c *JoinConfig) defaults() error {
 		c.step = func(string) {}
 	}
 	said := c.self("127.0.0.1")
-	said.Region = or(said.Region, "local")
+	said.Region = cmp.Or(said.Region, "local")
 	if len(said.Roles) == 0 {
 		said.Roles = Roles()
 	}
@@ -117,9 +118,9 @@ func joinAddress(s string) (string, error) {
 
 // self is what the node says of itself.
 func (c *JoinConfig) self(address string) Node {
-	return Node{Name: c.Name, Region: c.Region, Roles: c.Roles, Address: or(c.Advertise, address),
-		PeerPort: or(c.PeerPort, DefaultPeerPort), StatePort: or(c.StatePort, DefaultStatePort), RoutePort: or(c.RoutePort, DefaultRoutePort),
-		WireGuardPort: or(c.WireGuardPort, DefaultWireGuardPort), WireGuardKey: c.WireGuardKey, Version: c.Version}
+	return Node{Name: c.Name, Region: c.Region, Roles: c.Roles, Address: cmp.Or(c.Advertise, address),
+		PeerPort: cmp.Or(c.PeerPort, DefaultPeerPort), StatePort: cmp.Or(c.StatePort, DefaultStatePort), RoutePort: cmp.Or(c.RoutePort, DefaultRoutePort),
+		WireGuardPort: cmp.Or(c.WireGuardPort, DefaultWireGuardPort), WireGuardKey: c.WireGuardKey, Version: c.Version}
 }
 
 // joiner is one join.

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -155,7 +156,7 @@ func TestJoinRefusals(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := tc.cfg
-			cfg.Dir, cfg.Name, cfg.Address = or(cfg.Dir, t.TempDir()), or(cfg.Name, "n"), or(cfg.Address, a.at)
+			cfg.Dir, cfg.Name, cfg.Address = cmp.Or(cfg.Dir, t.TempDir()), cmp.Or(cfg.Name, "n"), cmp.Or(cfg.Address, a.at)
 			if cfg.now == nil {
 				cfg.now = k.now
 			}

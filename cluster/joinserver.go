@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/x509"
@@ -183,9 +184,9 @@ func (c *Cluster) wanted(req joinRequest, rec tokenRecord, key string) (Node, er
 			now.UTC().Format(time.DateTime), req.Time.UTC().Format(time.DateTime)).WithHint("set the clocks of both servers, by NTP for example")
 	}
 	said := req.Node
-	n := Node{Name: said.Name, Region: or(said.Region, rec.Region, "local"), Roles: said.Roles, Address: said.Address,
-		PeerPort: or(said.PeerPort, DefaultPeerPort), StatePort: or(said.StatePort, DefaultStatePort), RoutePort: or(said.RoutePort, DefaultRoutePort),
-		WireGuardPort: or(said.WireGuardPort, DefaultWireGuardPort), WireGuardKey: said.WireGuardKey, Version: said.Version, JoinedAt: now.UTC(), KeyHash: key}
+	n := Node{Name: said.Name, Region: cmp.Or(said.Region, rec.Region, "local"), Roles: said.Roles, Address: said.Address,
+		PeerPort: cmp.Or(said.PeerPort, DefaultPeerPort), StatePort: cmp.Or(said.StatePort, DefaultStatePort), RoutePort: cmp.Or(said.RoutePort, DefaultRoutePort),
+		WireGuardPort: cmp.Or(said.WireGuardPort, DefaultWireGuardPort), WireGuardKey: said.WireGuardKey, Version: said.Version, JoinedAt: now.UTC(), KeyHash: key}
 	if len(n.Roles) == 0 {
 		n.Roles = rec.Roles
 	}

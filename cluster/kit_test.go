@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -66,7 +67,7 @@ type station struct {
 // found starts the first node.
 func (cl *cloud) found(t testing.TB, cfg Config) *station {
 	t.Helper()
-	cfg.Name = or(cfg.Name, "a")
+	cfg.Name = cmp.Or(cfg.Name, "a")
 	return cl.start(t, cfg, listen(t))
 }
 
@@ -96,7 +97,7 @@ func port(l net.Listener) int { return l.Addr().(*net.TCPAddr).Port }
 
 func (cl *cloud) start(t testing.TB, cfg Config, l net.Listener) *station {
 	t.Helper()
-	cfg.Dir, cfg.Logger, cfg.PeerPort = or(cfg.Dir, t.TempDir()), quiet, port(l)
+	cfg.Dir, cfg.Logger, cfg.PeerPort = cmp.Or(cfg.Dir, t.TempDir()), quiet, port(l)
 	if cfg.Address == "" {
 		cfg.Address = "127.0.0.1"
 	}

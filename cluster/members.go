@@ -35,7 +35,7 @@ func wanted(able []Node, present int) int {
 	for _, n := range able {
 		most = max(most, n.WantMembers)
 	}
-	most = or(most, 3)
+	most = cmp.Or(most, 3)
 	want := most
 	for want > 1 && len(able) < want {
 		want -= 2

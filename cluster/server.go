@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -136,7 +137,7 @@ func refuse(w http.ResponseWriter, err error) {
 func fail(w http.ResponseWriter, err error) {
 	e := api.AsError(err)
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(or(e.Status, api.Codes[e.Code], http.StatusInternalServerError))
+	w.WriteHeader(cmp.Or(e.Status, api.Codes[e.Code], http.StatusInternalServerError))
 	_ = json.NewEncoder(w).Encode(e) // the caller may be gone
 }
 

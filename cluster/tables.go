@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -88,7 +89,7 @@ func write[T any](ctx context.Context, t *catalog.Table[T], key string, v T, rev
 // not given; zero asks for any.
 func (t *tables) claimNumber(ctx context.Context, node string, number uint32) (uint32, error) {
 	for range 8 {
-		want := or(number, randomNumber())
+		want := cmp.Or(number, randomNumber())
 		key := strconv.FormatUint(uint64(want), 10)
 		_, err := t.numbers.Create(ctx, key, owner{node})
 		if err == nil {

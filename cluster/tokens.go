@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,7 +56,7 @@ func (c *Cluster) CreateToken(ctx context.Context, req api.CreateJoinTokenReques
 }
 
 func (c *Cluster) newTokenRecord(req api.CreateJoinTokenRequest) (tokenRecord, error) {
-	ttl, uses := time.Hour, or(req.Uses, 1)
+	ttl, uses := time.Hour, cmp.Or(req.Uses, 1)
 	if req.TTL != nil {
 		ttl = time.Duration(*req.TTL)
 	}
@@ -165,7 +166,7 @@ func (r tokenRecord) check(tok Token, key string, now time.Time) (used bool, err
 	case used:
 		return true, nil
 	case r.Left < 1:
-		return false, refused("the join token %s was used already, by %s", tok.ID, or(strings.Join(r.Nodes, ", "), "another node"))
+		return false, refused("the join token %s was used already, by %s", tok.ID, cmp.Or(strings.Join(r.Nodes, ", "), "another node"))
 	case !now.Before(r.Expires):
 		return false, refused("the join token %s expired on %s", tok.ID, r.Expires.UTC().Format("2006-01-02 15:04:05 MST"))
 	}

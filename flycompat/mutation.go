@@ -1,6 +1,7 @@
 package flycompat
 
 import (
+	"cmp"
 	"context"
 	"strings"
 
@@ -148,7 +149,7 @@ func (*root) ReleaseIPAddress(ctx context.Context, args struct {
 		AppID, IPAddressID   *graphql.ID
 	}
 }) (*appPayload, error) {
-	name, ip := string(value(args.Input.AppID)), or(value(args.Input.IP), string(value(args.Input.IPAddressID)))
+	name, ip := string(value(args.Input.AppID)), cmp.Or(value(args.Input.IP), string(value(args.Input.IPAddressID)))
 	if err := caller(ctx).ReleaseIP(ctx, name, ip); err != nil {
 		return nil, faulty(err)
 	}

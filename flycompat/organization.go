@@ -1,6 +1,7 @@
 package flycompat
 
 import (
+	"cmp"
 	"context"
 	"strconv"
 
@@ -54,7 +55,7 @@ func (*root) Organization(ctx context.Context, args struct {
 	Slug, Name *string
 	ID         *graphql.ID
 }) (*organization, error) {
-	o, err := org(ctx, caller(ctx), or(or(value(args.Slug), string(value(args.ID))), value(args.Name)))
+	o, err := org(ctx, caller(ctx), cmp.Or(cmp.Or(value(args.Slug), string(value(args.ID))), value(args.Name)))
 	if err != nil {
 		return nil, faulty(err)
 	}
@@ -74,7 +75,7 @@ func (x *organization) Slug() string { return x.o.Slug }
 func (x *organization) RawSlug() string { return x.o.Slug }
 
 // Name is the org's name.
-func (x *organization) Name() string { return or(x.o.Name, x.o.Slug) }
+func (x *organization) Name() string { return cmp.Or(x.o.Name, x.o.Slug) }
 
 // Type tells the org of a person from one of several.
 func (x *organization) Type() string {

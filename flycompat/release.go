@@ -1,6 +1,7 @@
 package flycompat
 
 import (
+	"cmp"
 	"context"
 	"strconv"
 	"strings"
@@ -43,7 +44,7 @@ func (x *release) InProgress() bool {
 func (x *release) Reason() string { return x.r.Reason }
 
 // Description is who made the release and what for, in words.
-func (x *release) Description() string { return or(x.r.Description, "Release") }
+func (x *release) Description() string { return cmp.Or(x.r.Description, "Release") }
 
 // Status is what has become of the release.
 func (x *release) Status() string { return x.r.Status }

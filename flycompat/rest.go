@@ -1,6 +1,7 @@
 package flycompat
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -72,7 +73,7 @@ func (x *asked) read(v any) error {
 func plain(err error) error {
 	var wrong *json.UnmarshalTypeError
 	if errors.As(err, &wrong) {
-		return fmt.Errorf("%s cannot be a %s", or(wrong.Field, "it"), wrong.Value)
+		return fmt.Errorf("%s cannot be a %s", cmp.Or(wrong.Field, "it"), wrong.Value)
 	}
 	return err
 }
@@ -158,7 +159,7 @@ func finishBuild(x *asked) (any, error) {
 		return nil, err
 	}
 	_, err := x.c.GetApp(x.r.Context(), in.App)
-	return build{ID: in.ID, Status: or(in.Status, "completed"), Wallclock: int(max(0, time.Now().UnixMilli()-in.ID))}, err
+	return build{ID: in.ID, Status: cmp.Or(in.Status, "completed"), Wallclock: int(max(0, time.Now().UnixMilli()-in.ID))}, err
 }
 
 // releaseView is a release in the shape of /api/v1.

@@ -88,13 +88,6 @@ func text(s string) *string {
 	return &s
 }
 
-func or(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
-}
-
 // value is what a pointer points to, or the zero value.
 func value[T any](p *T) T {
 	if p == nil {

@@ -1,6 +1,7 @@
 package flycompat
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"time"
@@ -20,7 +21,7 @@ type token struct {
 }
 
 func tokenOf(org string, t api.TokenInfo) *token {
-	return &token{ID: tokenID(org, t.ID), Name: or(t.Name, t.Kind), ExpiresAt: clockOf(t.ExpiresAt), RevokedAt: clockOf(t.RevokedAt), User: userOf(t.CreatedBy)}
+	return &token{ID: tokenID(org, t.ID), Name: cmp.Or(t.Name, t.Kind), ExpiresAt: clockOf(t.ExpiresAt), RevokedAt: clockOf(t.RevokedAt), User: userOf(t.CreatedBy)}
 }
 
 func clockOf(t *time.Time) *graphql.Time {

@@ -1,6 +1,7 @@
 package flycompat
 
 import (
+	"cmp"
 	"context"
 	"strings"
 
@@ -28,7 +29,7 @@ func userOf(name string) *user {
 	if !strings.Contains(email, "@") {
 		email += "@perigee"
 	}
-	return &user{ID: graphql.ID(or(name, "perigee")), Name: text(name), Email: email}
+	return &user{ID: graphql.ID(cmp.Or(name, "perigee")), Name: text(name), Email: email}
 }
 
 // viewer is the caller.
@@ -46,5 +47,5 @@ func (*root) Viewer(ctx context.Context) (*viewer, error) {
 	if err != nil || len(all) == 0 {
 		return nil, faulty(err)
 	}
-	return &viewer{userOf(or(all[0].User, all[0].Kind))}, nil
+	return &viewer{userOf(cmp.Or(all[0].User, all[0].Kind))}, nil
 }

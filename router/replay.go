@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/perigee-run/perigee/api"
 )
 
 // replay is what an app asks for with the answer "fly-replay": to have its request sent elsewhere instead.
@@ -39,7 +41,7 @@ func parseReplay(v string) (*replay, error) {
 			continue
 		}
 		if !ok {
-			return nil, fmt.Errorf("cannot read fly-replay: %q has no \"=\"", clip(part))
+			return nil, fmt.Errorf("cannot read fly-replay: %q has no \"=\"", api.Clip(part))
 		}
 		if err := r.set(strings.ToLower(strings.TrimSpace(name)), strings.TrimSpace(value)); err != nil {
 			return nil, err
@@ -84,7 +86,7 @@ func splitRegions(v string) []string {
 func replayTimeout(v string) (time.Duration, error) {
 	d, err := time.ParseDuration(v)
 	if err != nil || d <= 0 {
-		return 0, fmt.Errorf("cannot read fly-replay: timeout %q is no duration like \"5s\"", clip(v))
+		return 0, fmt.Errorf("cannot read fly-replay: timeout %q is no duration like \"5s\"", api.Clip(v))
 	}
 	return d, nil
 }
@@ -129,7 +131,7 @@ func (r *replay) check() error {
 		return errors.New("cannot replay: the answer names no region, instance, app or elsewhere")
 	}
 	if r.Fallback != "" && r.Fallback != "force_self" && r.Fallback != "prefer_self" {
-		return fmt.Errorf("cannot read fly-replay: fallback %q is neither force_self nor prefer_self", clip(r.Fallback))
+		return fmt.Errorf("cannot read fly-replay: fallback %q is neither force_self nor prefer_self", api.Clip(r.Fallback))
 	}
 	for _, c := range r.State {
 		if c < 0x20 || c == 0x7f {
@@ -138,8 +140,6 @@ func (r *replay) check() error {
 	}
 	return nil
 }
-
-func clip(s string) string { return s[:min(len(s), 40)] }
 
 // judge applies the wishes to a candidate.
 func (r *replay) judge(sp *spot, c *candidate) {
@@ -160,10 +160,10 @@ func (r *replay) judge(sp *spot, c *candidate) {
 // which names the machines that are meant, in words that follow "machine".
 func (r *replay) which() (words string) {
 	if r.Instance != "" {
-		words = fmt.Sprintf(" %q", clip(r.Instance))
+		words = fmt.Sprintf(" %q", api.Clip(r.Instance))
 	}
 	if len(r.Regions) > 0 {
-		words += fmt.Sprintf(" in region %q", clip(strings.Join(r.Regions, ",")))
+		words += fmt.Sprintf(" in region %q", api.Clip(strings.Join(r.Regions, ",")))
 	}
 	if r.Elsewhere {
 		words += " elsewhere"

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/router/http1"
 )
 
@@ -120,7 +121,7 @@ func (r *Router) mayReplay(tg *target, rp *replay, replays int) error {
 		return nil
 	}
 	if app := r.routes.Load().apps[rp.App]; app == nil || app.org != tg.app.org || tg.app.org == "" {
-		return fmt.Errorf("app %q is not of the same organization", clip(rp.App))
+		return fmt.Errorf("app %q is not of the same organization", api.Clip(rp.App))
 	}
 	return nil
 }

@@ -25,6 +25,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/perigee-run/perigee/api"
 )
 
 // The names of limits.
@@ -74,10 +76,10 @@ func (c Caveat) String() string {
 func Parse(line string) (Caveat, error) {
 	c, err := parse(line)
 	if err == nil && c.String() != line {
-		err = fmt.Errorf("it would be written %s", clip(c.String()))
+		err = fmt.Errorf("it would be written %q", api.Clip(c.String()))
 	}
 	if err != nil {
-		return Caveat{}, fmt.Errorf("cannot read the limit %s: %w", clip(line), err)
+		return Caveat{}, fmt.Errorf("cannot read the limit %q: %w", api.Clip(line), err)
 	}
 	return c, nil
 }
@@ -111,7 +113,7 @@ func (c Caveat) check() error {
 	}
 	for _, w := range c.Words {
 		if !word.MatchString(w) {
-			return fmt.Errorf("%s is not a name of small letters, digits and hyphens", clip(w))
+			return fmt.Errorf("%q is not a name of small letters, digits and hyphens", api.Clip(w))
 		}
 	}
 	if c.Name != Commands {
@@ -136,13 +138,4 @@ func (c Caveat) Allows(command []string) bool {
 		}
 		return slices.Equal(command, args)
 	})
-}
-
-// clip shows what somebody sent, of bounded length.
-func clip(s string) string {
-	const most = 100
-	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "") + "…"
-	}
-	return fmt.Sprintf("%q", s)
 }
