@@ -97,6 +97,7 @@ func (v *view) exited(x sandbox.Exit, again bool, delay time.Duration) {
 	if !again && r.Config.AutoDestroy {
 		r.Desired = api.StateDestroyed // a crash from here on must not keep it
 	}
+	r.Raised = r.Raised && again
 	r.noteExit(x, false, again)
 	v.dead()
 }

@@ -45,8 +45,11 @@ type Record struct {
 
 	// Scheduled is when the machine's schedule had its turn last.
 	Scheduled time.Time `json:"scheduled,omitzero"`
-	// StandsFor are the machines for whose loss this one was started.
+	// StandsFor are the machines whose loss this one has had its turn for. Raised says
+	// that it was started for it and has run since: what somebody else started runs on
+	// when they are back.
 	StandsFor []string `json:"stands_for,omitempty"`
+	Raised    bool     `json:"raised,omitempty"`
 	// MemoryMB is the bound of the present life's memory, 0 if it is the
 	// configuration's.
 	MemoryMB int `json:"memory_mb,omitempty"`

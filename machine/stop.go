@@ -123,6 +123,9 @@ func (h *Host) leaveAsItWas(m *machine, was *Record) {
 func (v *view) halted(l *life, hg halting) {
 	r := &v.rec
 	r.State, r.Snapshot, r.Restarts, r.Standing = hg.after, "", 0, hg.standing
+	if hg.after == api.StateStopped {
+		r.Raised = false
+	}
 	if l != nil {
 		r.noteExit(l.exit, true, false)
 		if r.Standing == "" {

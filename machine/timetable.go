@@ -75,8 +75,8 @@ func (v *view) asleep() bool {
 }
 
 // keepStandby starts the machine when one that it stands by for is lost with its node,
-// once for each, so that who stops it then is obeyed; and stops it again when all are
-// back, or others have taken their place.
+// once for each, so that who stops it then is obeyed; and stops what it started when all
+// are back, or others have taken their place.
 func (h *Host) keepStandby(m *machine) {
 	fallen := []string{}
 	for _, id := range m.now().rec.Config.Standbys {
@@ -90,20 +90,29 @@ func (h *Host) keepStandby(m *machine) {
 	switch {
 	case fresh():
 		h.ifStill(m, func() bool { return fresh() && m.admits("") == nil }, func() {
-			m.record(func(v *view) { v.rec.StandsFor = fallen }) // also where it runs already: who stops it is obeyed
-			if m.now().asleep() {
-				h.relaunch(m)
-			}
-			m.syncOrLog(h.ctx)
+			h.standUp(m, fallen)
 		})
 	case len(fallen) == 0 && len(m.now().rec.StandsFor) > 0:
 		h.ifStill(m, func() bool { return m.admits("") == nil }, func() { h.standDown(m) })
 	}
 }
 
+func (h *Host) standUp(m *machine, fallen []string) {
+	m.record(func(v *view) {
+		v.rec.StandsFor = fallen // also where it runs already: who stops it is obeyed
+		v.rec.Raised = v.rec.Raised || v.asleep()
+	})
+	if m.now().asleep() {
+		h.relaunch(m)
+		m.record(func(v *view) { v.rec.Raised = !v.asleep() })
+	}
+	m.syncOrLog(h.ctx)
+}
+
 func (h *Host) standDown(m *machine) {
-	m.record(func(v *view) { v.rec.StandsFor = nil })
-	if !m.now().asleep() {
+	raised := m.now().rec.Raised
+	m.record(func(v *view) { v.rec.StandsFor, v.rec.Raised = nil, false })
+	if raised && !m.now().asleep() {
 		hg := m.stopping(api.StopRequest{}, byNode)
 		hg.standing = "those that it stands by for are back"
 		if err := h.halt(h.ctx, m, hg); err != nil {

@@ -138,6 +138,21 @@ func TestStandbyStartsAndStandsDown(t *testing.T) {
 	if s := d.state(id); s != api.StateStopped {
 		t.Errorf("one that ran by hand and was stopped is %s for the loss", s)
 	}
+	comesBack := func() {
+		t.Helper()
+		lost.Store(false)
+		until(t, "it stands for nobody", func() bool { return len(d.lookup(id).now().rec.StandsFor) == 0 })
+		time.Sleep(20 * time.Millisecond)
+		if s := d.state(id); s != api.StateStarted {
+			t.Errorf("one that somebody started is %s when the other is back", s)
+		}
+	}
+	_, err = d.Start(t.Context(), id, "") // by hand, though another is lost
+	ok(t, err)
+	comesBack()
+	lost.Store(true) // and again while it runs
+	until(t, "the loss is noted", func() bool { return len(d.lookup(id).now().rec.StandsFor) == 1 })
+	comesBack()
 	if events, _ := d.Events(t.Context(), id); !slices.ContainsFunc(events, func(e api.Event) bool { return e.Type == "start" && e.Source == byNode }) {
 		t.Errorf("events %+v", events)
 	}
