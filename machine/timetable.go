@@ -22,8 +22,8 @@ func (h *Host) timetable() {
 	}
 }
 
-// next is when a machine with the schedule is due after it was at last.
-func next(schedule string, last time.Time) time.Time {
+// next is when a machine with the schedule, made at made, is due after it was at last.
+func next(schedule string, made, last time.Time) time.Time {
 	switch schedule {
 	case "hourly":
 		return last.Add(time.Hour)
@@ -32,7 +32,19 @@ func next(schedule string, last time.Time) time.Time {
 	case "weekly":
 		return last.AddDate(0, 0, 7)
 	}
-	return last.AddDate(0, 1, 0)
+	n := 12*(last.Year()-made.Year()) + int(last.Month()-made.Month())
+	at := monthsAfter(made, n)
+	for ; !at.After(last); n++ {
+		at = monthsAfter(made, n+1)
+	}
+	return at
+}
+
+// monthsAfter is the same day n months later, or the last one of a month that is too
+// short for it. Counted from the first time, the 31st comes back after it.
+func monthsAfter(t time.Time, n int) time.Time {
+	first := t.AddDate(0, 0, 1-t.Day()).AddDate(0, n, 0)
+	return first.AddDate(0, 0, min(t.Day(), first.AddDate(0, 1, -1).Day())-1)
 }
 
 // scheduled is the turn that the machine had last; its creation counts as one.
@@ -47,7 +59,7 @@ func scheduled(r *Record) time.Time {
 // not move those after it.
 func lastTurn(r *Record, now time.Time) time.Time {
 	last := scheduled(r)
-	for at := next(r.Config.Schedule, last); !now.Before(at); at = next(r.Config.Schedule, at) {
+	for at := next(r.Config.Schedule, r.CreatedAt, last); !now.Before(at); at = next(r.Config.Schedule, r.CreatedAt, at) {
 		last = at
 	}
 	return last
@@ -127,15 +139,15 @@ func (h *Host) standDown(m *machine) {
 const maxUnbidden = 16
 
 // ifStill does something in the background with the machine's turn, if it is still so
-// then. One that is busy is looked at again later, and one that is slow has a place of
-// its own: the others are not to wait for it.
+// then. One that is busy, or for which there is no place left, is looked at again later:
+// the others are not to wait for those that are slow.
 func (h *Host) ifStill(m *machine, so func() bool, do func()) {
 	if !so() || m.now().gone {
 		return
 	}
 	select {
 	case h.unbidden <- struct{}{}:
-	case <-h.ctx.Done():
+	default:
 		return
 	}
 	leave := func() { <-h.unbidden }

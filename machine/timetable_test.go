@@ -14,10 +14,25 @@ import (
 func TestNext(t *testing.T) {
 	at := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
 	for schedule, want := range map[string]string{"hourly": "2026-01-31T13:00:00Z", "daily": "2026-02-01T12:00:00Z",
-		"weekly": "2026-02-07T12:00:00Z", "monthly": "2026-03-03T12:00:00Z"} {
-		if got := next(schedule, at).Format(time.RFC3339); got != want {
+		"weekly": "2026-02-07T12:00:00Z", "monthly": "2026-02-28T12:00:00Z"} {
+		if got := next(schedule, at, at).Format(time.RFC3339); got != want {
 			t.Errorf("%s: %s, want %s", schedule, got, want)
 		}
+	}
+}
+
+// TestMonthlyComesBack: a machine made on the 31st has each month's last day, or its own.
+func TestMonthlyComesBack(t *testing.T) {
+	made := time.Date(2027, 10, 31, 9, 30, 0, 7, time.UTC)
+	at := made
+	for _, want := range []string{"2027-11-30", "2027-12-31", "2028-01-31", "2028-02-29", "2028-03-31"} {
+		if at = next("monthly", made, at); at.Format(time.DateOnly) != want || at.Format("15:04:05.000000000") != "09:30:00.000000007" {
+			t.Errorf("%s, want %s", at, want)
+		}
+	}
+	drifted := time.Date(2027, 12, 3, 9, 30, 0, 7, time.UTC)
+	if got := next("monthly", made, drifted).Format(time.DateOnly); got != "2027-12-31" {
+		t.Errorf("after a turn on another day: %s", got)
 	}
 }
 
@@ -89,6 +104,43 @@ func TestSlowStartHoldsUpNobody(t *testing.T) {
 	}
 	close(slow)
 	d.reaches(t, ids[1], api.StateStarted)
+}
+
+// TestFullTimetableGoesOn: while as many starts as may be are under way, the timetable
+// passes over those that are due, and comes to them when there is a place.
+func TestFullTimetableGoesOn(t *testing.T) {
+	w := newWorld(t)
+	var hours atomic.Int64
+	d := w.run(func(c *Config) {
+		c.every, c.clock = time.Millisecond, func() time.Time { return time.Now().Add(time.Duration(hours.Load()) * time.Hour) }
+	})
+	c := config("sleep")
+	c.Schedule = "hourly"
+	id := d.create(t, c)
+	w.sandbox.dies(id, sandbox.Exit{At: time.Now()})
+	d.reaches(t, id, api.StateStopped)
+	for range maxUnbidden {
+		d.unbidden <- struct{}{}
+	}
+	hours.Add(1)
+	passed := make(chan struct{})
+	go func() {
+		defer close(passed)
+		d.keepSchedule(d.lookup(id))
+	}()
+	select {
+	case <-passed:
+	case <-time.After(5 * time.Second):
+		t.Error("the timetable waits for a place")
+	}
+	if s := d.state(id); s != api.StateStopped {
+		t.Errorf("without a place it is %s", s)
+	}
+	for range maxUnbidden {
+		<-d.unbidden
+	}
+	d.reaches(t, id, api.StateStarted)
+	<-passed
 }
 
 // TestStandbyStartsAndStandsDown: the node of the one that it stands by for is lost,
