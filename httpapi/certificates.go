@@ -34,7 +34,6 @@ type Resolver interface {
 const (
 	pCertificates = pApp + "/certificates"
 	lookupWait    = 2 * time.Second
-	obtainWait    = 20 * time.Second
 )
 
 func (s *Server) certificateRoutes() []route {
@@ -121,20 +120,6 @@ func (s *Server) createCertificate(c *call, in api.CreateCertificateRequest) (ap
 	}
 	s.begin(in.Hostname)
 	return s.certificate(c.r.Context(), name, in.Hostname)
-}
-
-// begin asks for a certificate while nobody waits. The first visitor would do so too.
-func (s *Server) begin(host string) {
-	if s.cfg.Certificates == nil {
-		return
-	}
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), obtainWait)
-		defer cancel()
-		if err := s.cfg.Certificates.Obtain(ctx, host); err != nil {
-			s.cfg.Logger.Info("no certificate yet", "host", host, "error", err)
-		}
-	}()
 }
 
 func (s *Server) importCertificate(c *call, in api.ImportCertificateRequest) (api.Certificate, error) {

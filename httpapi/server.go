@@ -175,15 +175,17 @@ type Node interface {
 	Upgrade(ctx context.Context, node string) (string, error)
 }
 
-// Server is the API. Make its handlers with [Server.Handler].
+// Server is the API. Make its handlers with [Server.Handler], and call [Server.Run] while
+// they serve.
 type Server struct {
-	cfg   Config
-	rates *rates   // nil: no bound
-	naps  sync.Map // the ids of machines that are being put to sleep at their own word
-	doc   *huma.OpenAPI
-	json  []byte // the document
-	yaml  []byte
-	page  []byte // the document for people
+	cfg    Config
+	orders *orders
+	rates  *rates   // nil: no bound
+	naps   sync.Map // the ids of machines that are being put to sleep at their own word
+	doc    *huma.OpenAPI
+	json   []byte // the document
+	yaml   []byte
+	page   []byte // the document for people
 }
 
 // The rooms fit as they are.
@@ -217,7 +219,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.ImagesInUse == nil {
 		cfg.ImagesInUse = func() map[string]bool { return nil }
 	}
-	s := &Server{cfg: cfg}
+	s := &Server{cfg: cfg, orders: newOrders()}
 	return s, s.document()
 }
 

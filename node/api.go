@@ -21,6 +21,7 @@ import (
 // faces are the listeners of the API and of the built-in registry.
 type faces struct {
 	tcp, unix   net.Listener
+	server      *httpapi.Server
 	remote, own http.Handler // with a token, and for root of this server
 	door        net.Listener // of this node's machines
 	inside      http.Handler // for them
@@ -43,7 +44,7 @@ func (n *Node) openAPI(context.Context) (err error) {
 	}
 	server.Certify(certificateView{n})
 	server.Limit(n.cfg.APIRate)
-	f := &faces{remote: n.face(server, httpapi.Tokens{Root: httpapi.Token(n.token), Store: n.tokens}), own: n.face(server, httpapi.Trust("root"))}
+	f := &faces{server: server, remote: n.face(server, httpapi.Tokens{Root: httpapi.Token(n.token), Store: n.tokens}), own: n.face(server, httpapi.Trust("root"))}
 	if f.tcp, err = n.listen(apiName, func() (net.Listener, error) { return net.Listen("tcp", n.cfg.Listen) }); err != nil {
 		return fmt.Errorf("cannot open the API: %w; choose another address with --listen", err)
 	}
@@ -118,6 +119,7 @@ func listenUnix(path string) (net.Listener, error) {
 // Run serves until ctx ends; calls in progress get a moment to finish.
 func (f *faces) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return f.server.Run(ctx) })
 	for _, face := range []struct {
 		on      net.Listener
 		handler http.Handler
