@@ -214,37 +214,6 @@ func (s *Server) requirements(a app.App, host string) api.DNSRequirements {
 	return r
 }
 
-// lookUp compares what the DNS says with what it should. A wildcard is asked for by a
-// name that it covers.
-func (s *Server) lookUp(ctx context.Context, out *api.Certificate) {
-	ctx, cancel := context.WithTimeout(ctx, lookupWait)
-	defer cancel()
-	host := strings.Replace(out.Hostname, "*", "perigee-check", 1)
-	rec := &api.DNSRecords{A: []string{}, AAAA: []string{}, CNAME: []string{}, ResolvedAddresses: []string{}}
-	out.DNSRecords = rec
-	ips, err := s.cfg.Resolver.LookupNetIP(ctx, "ip", host)
-	for _, ip := range ips {
-		ip = ip.Unmap()
-		rec.ResolvedAddresses = append(rec.ResolvedAddresses, ip.String())
-		if ip.Is4() {
-			rec.A = append(rec.A, ip.String())
-		} else {
-			rec.AAAA = append(rec.AAAA, ip.String())
-		}
-	}
-	if alias, err := s.cfg.Resolver.LookupCNAME(ctx, host); err == nil && !strings.EqualFold(strings.TrimSuffix(alias, "."), host) {
-		rec.CNAME = append(rec.CNAME, strings.TrimSuffix(alias, "."))
-	}
-	want := slices.Concat(out.DNSRequirements.A, out.DNSRequirements.AAAA)
-	here := slices.ContainsFunc(rec.ResolvedAddresses, func(ip string) bool { return slices.Contains(want, ip) }) ||
-		slices.Contains(rec.CNAME, out.DNSRequirements.CNAME)
-	out.Configured = here
-	out.Validation = api.CertificateValidation{DNSConfigured: here, ALPNConfigured: here, HTTPConfigured: here, OwnershipTxtConfigured: s.owned(ctx, out)}
-	if !here {
-		out.ValidationErrors = append(out.ValidationErrors, astray(out, host, err))
-	}
-}
-
 // owned looks for the record that shows whose the name is.
 func (s *Server) owned(ctx context.Context, out *api.Certificate) bool {
 	o := out.DNSRequirements.Ownership
@@ -254,24 +223,6 @@ func (s *Server) owned(ctx context.Context, out *api.Certificate) bool {
 	}
 	out.DNSRecords.OwnershipTXT = &texts[0]
 	return slices.Contains(texts, o.AppValue) || slices.Contains(texts, o.OrgValue)
-}
-
-// astray says that the name does not lead here.
-func astray(out *api.Certificate, host string, err error) api.ValidationError {
-	e := api.ValidationError{Message: host + " does not lead to this cloud", Timestamp: time.Now().UTC()}
-	r := out.DNSRequirements
-	switch want := slices.Concat(r.A, r.AAAA); {
-	case err != nil:
-		e.Message = host + " leads nowhere: " + err.Error()
-	case len(out.DNSRecords.ResolvedAddresses) > 0:
-		e.Message += ", but to " + strings.Join(out.DNSRecords.ResolvedAddresses, ", ")
-	case len(want) == 0:
-		e.Message += ", whose public addresses are not known"
-	}
-	if r.CNAME != "" {
-		e.Remediation = "make it an alias (CNAME) of " + r.CNAME + ", or point it at the addresses of dns_requirements"
-	}
-	return e
 }
 
 func (s *Server) deleteCertificate(c *call) error {
