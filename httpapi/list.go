@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/perigee-run/perigee/api"
+	"github.com/perigee-run/perigee/machine"
 	"github.com/perigee-run/perigee/token"
 	"golang.org/x/sync/errgroup"
 )
@@ -24,6 +25,7 @@ func (s *Server) listRoutes() []route {
 		{"include_deleted", "boolean", "Also those destroyed lately, as long as their nodes remember them"}, {"summary", "boolean", "Without configuration, events and checks"},
 		{"include_leases", "boolean", "With who has the lease of each, without the nonce"},
 		{"limit", "integer", "At most so many, 1 to 1000; the header fly-next-cursor says that there are more"}, {"cursor", "string", "Go on after the part that gave it"},
+		{"metadata.KEY", "object", "Only machines whose metadata has this value under KEY; any number of keys"},
 	}
 	org := slices.Concat(list[:4], list[5:], []param{{"updated_after", "string", "Only machines that changed after this time (RFC 3339)"}})
 	return []route{
@@ -68,13 +70,8 @@ func (c *call) selection() (f selection, err error) {
 	return f, err
 }
 
-var states = []string{
-	api.StateCreated, api.StateStarted, api.StateStopped, api.StateSuspended, api.StatePaused, api.StateFailed,
-	api.StateCreating, api.StateStarting, api.StateStopping, api.StateRestarting, api.StateSuspending, api.StateDestroying,
-	api.StateUpdating, api.StateReplacing, api.StateDestroyed, api.StateReplaced, "launch_failed", "migrated",
-}
-
 func knownStates(given []string) error {
+	states := machine.States()
 	for _, g := range given {
 		if !slices.Contains(states, g) {
 			return invalid("state", "there is no state %q; it can be %s", api.Clip(g), strings.Join(states, ", "))

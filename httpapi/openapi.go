@@ -73,7 +73,7 @@ func (r route) operation(reg huma.Registry, fault *huma.Response) *huma.Operatio
 		op.Parameters = append(op.Parameters, &huma.Param{Name: m[1], In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}})
 	}
 	for _, p := range r.query {
-		op.Parameters = append(op.Parameters, &huma.Param{Name: p.name, In: "query", Description: p.doc, Schema: &huma.Schema{Type: p.kind}})
+		op.Parameters = append(op.Parameters, p.describe())
 	}
 	if strings.HasPrefix(r.path, pMachine) && (r.method != http.MethodGet || r.id == "Machines_show_lease") {
 		op.Parameters = append(op.Parameters, &huma.Param{Name: api.NonceHeader, In: "header", Description: "Nonce of the caller's lease", Schema: &huma.Schema{Type: huma.TypeString}})
@@ -93,6 +93,19 @@ func (r route) operation(reg huma.Registry, fault *huma.Response) *huma.Operatio
 		op.Responses[statusText(status)] = fault
 	}
 	return op
+}
+
+// describe is the parameter in the document's words. An object's names are the client's,
+// and each of them is a parameter on the wire: that is what an exploded form is.
+func (p param) describe() *huma.Param {
+	out := &huma.Param{Name: p.name, In: "query", Description: p.doc, Schema: &huma.Schema{Type: p.kind}}
+	if p.kind == huma.TypeObject {
+		before, _, _ := strings.Cut(p.name, ".")
+		yes := true
+		out.Style, out.Explode, out.Schema.AdditionalProperties = "form", &yes, &huma.Schema{Type: huma.TypeString}
+		out.Schema.Extensions = map[string]any{"propertyNames": map[string]string{"pattern": "^" + before + `\..`}}
+	}
+	return out
 }
 
 // faults are the statuses of the errors that the operation may answer.

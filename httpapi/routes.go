@@ -17,7 +17,8 @@ type route struct {
 	endpoint     endpoint
 }
 
-// param is a query parameter. Its kind is "string", "integer" or "boolean".
+// param is a query parameter. Its kind is "string", "integer", "boolean", or "object" for
+// those whose names are the client's, NAME.KEY each.
 type param struct{ name, kind, doc string }
 
 // Methods, short, to keep the table in columns.

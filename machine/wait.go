@@ -29,8 +29,13 @@ const maxWait = time.Minute
 var lasting = []string{api.StateCreated, api.StateStarted, api.StateStopped, api.StateSuspended,
 	api.StatePaused, api.StateFailed, api.StateDestroyed}
 
-var transient = []string{api.StateCreating, api.StateStarting, api.StateStopping, api.StateRestarting,
-	api.StateSuspending, api.StateDestroying, api.StateUpdating, api.StateReplacing, api.StateReplaced}
+// passing are the other states: those on the way, and those that Fly's machines have and
+// none here ever does, which who waits for them waits for in vain.
+var passing = []string{api.StateCreating, api.StateStarting, api.StateStopping, api.StateRestarting,
+	api.StateSuspending, api.StateDestroying, api.StateUpdating, api.StateReplacing, api.StateReplaced, "launch_failed", "migrated"}
+
+// States are all that there are, for whoever names some.
+func States() []string { return slices.Concat(lasting, passing) }
 
 // Wait returns when the machine is, or since FromEvent has been, in one of the
 // states. api.CodeTimeout if that did not happen in time.
@@ -70,7 +75,7 @@ func (q *WaitQuery) check(m *machine) error {
 		q.States = []string{api.StateStarted}
 	}
 	for _, s := range q.States {
-		if s != "settled" && !slices.Contains(lasting, s) && !slices.Contains(transient, s) {
+		if s != "settled" && !slices.Contains(States(), s) {
 			return invalid("state", "there is no state %q; wait for one of %s or settled", s, strings.Join(lasting, ", "))
 		}
 	}
