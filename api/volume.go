@@ -43,7 +43,7 @@ type Volume struct {
 	Node         string     `json:"node,omitempty" doc:"Node that has it (Perigee)"`
 	DestroyAt    *time.Time `json:"destroy_at,omitempty" doc:"With pending_destroy: when it is gone for good (Perigee)"`
 	NeedsRestart bool       `json:"needs_restart,omitempty" doc:"It grows when its machine is started next (Perigee)"`
-	Problem      string     `json:"problem,omitempty" doc:"What keeps its snapshots or its growth from happening (Perigee)"`
+	Problem      string     `json:"problem,omitempty" doc:"What keeps its snapshots, its growth or its mount from happening, with semicolons between (Perigee)"`
 }
 
 // CreateVolumeRequest makes a volume (POST /v1/apps/{app}/volumes): an empty one, or

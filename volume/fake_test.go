@@ -144,19 +144,23 @@ func (oneApp) Owner(app string) (Owner, error) {
 	return Owner{ID: "app_1", Org: "personal"}, nil
 }
 
-// slow is a store of objects that takes its time, if it is told to.
+// slow is a store of objects that takes its time, or fails, if it is told to.
 type slow struct {
 	*objects.Dir
 	shared bool
 
 	mu   sync.Mutex // guards what follows
 	hold chan struct{}
+	err  error // of Put
 }
 
 func (s *slow) Put(ctx context.Context, name string, data []byte) error {
 	s.mu.Lock()
-	hold := s.hold
+	hold, err := s.hold, s.err
 	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	if hold != nil {
 		select {
 		case <-hold:
@@ -173,6 +177,12 @@ func (s *slow) stall(hold chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hold = hold
+}
+
+func (s *slow) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = err
 }
 
 // fakes is a store over fakes, on a disk of a hundred GB.

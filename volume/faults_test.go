@@ -301,22 +301,6 @@ func TestCreateIsAllOrNothing(t *testing.T) {
 	within(t, "what nobody knows of is gone", func() bool { return len(k.all()) == 0 })
 }
 
-// TestProblemsOfOtherKindsStay when one is solved.
-func TestProblemsOfOtherKindsStay(t *testing.T) {
-	k := newFakes(t)
-	v := k.volume(1)
-	k.complain(t.Context(), v, "its files are gone from the node")
-	k.solve(t.Context(), v, snapshotProblem)
-	if v.now().Problem == "" {
-		t.Error("a stored snapshot wipes another problem")
-	}
-	k.complain(t.Context(), v, snapshotProblem+"x")
-	k.solve(t.Context(), v, snapshotProblem)
-	if p := v.now().Problem; p != "" {
-		t.Errorf("left: %q", p)
-	}
-}
-
 // TestGrowsWhileItsMachineRuns: a volume that is nearly full grows by itself and its
 // machine goes on. Where the kernel does not allow that the problem says so, and it
 // grows as soon as it may.

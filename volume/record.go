@@ -2,6 +2,7 @@ package volume
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/perigee-run/perigee/api"
@@ -46,7 +47,7 @@ type Record struct {
 
 	// Usage is how full it was when it was last looked.
 	Usage disk.Usage `json:"usage,omitzero"`
-	// Problem is what keeps something that is due from being done.
+	// Problem is what keeps something that is due from being done: a line for each kind.
 	Problem string `json:"problem,omitempty"`
 }
 
@@ -93,7 +94,7 @@ func (r *Record) shown() api.Volume {
 		Encrypted: true, Fstype: "ext4", CreatedAt: r.CreatedAt, SnapshotRetention: r.Retention, AutoBackupEnabled: r.AutoBackup, HostStatus: "ok",
 		BlockSize: u.BlockSize, Blocks: u.Blocks, BlocksFree: u.Free, BlocksAvail: u.Available,
 		BytesUsed: (u.Blocks - u.Free) * u.BlockSize, BytesTotal: u.Blocks * u.BlockSize,
-		App: r.App, Node: r.Node, DestroyAt: r.DestroyAt, NeedsRestart: r.Growing, Problem: r.Problem,
+		App: r.App, Node: r.Node, DestroyAt: r.DestroyAt, NeedsRestart: r.Growing, Problem: strings.ReplaceAll(r.Problem, "\n", "; "),
 	}
 	if r.Machine != "" {
 		v.AttachedMachineID = &r.Machine

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/volume/disk"
@@ -81,32 +80,4 @@ func (s *Store) wanted(id string) bool {
 		}
 	}
 	return false
-}
-
-// What a problem is about begins its words, so that its end does not wipe others.
-const (
-	snapshotProblem = "snapshots: "
-	growthProblem   = "growth: "
-	mountProblem    = "mount: "
-	unmountProblem  = "unmount: "
-)
-
-// complain notes a problem with a volume.
-func (s *Store) complain(ctx context.Context, v *volume, problem string) {
-	if v.now().Problem != problem {
-		s.warn("cannot note a volume's problem", v, s.save(ctx, v, func(r *Record) { r.Problem = problem }))
-	}
-}
-
-// solve forgets a problem of that kind.
-func (s *Store) solve(ctx context.Context, v *volume, kind string) {
-	if strings.HasPrefix(v.now().Problem, kind) {
-		s.warn("cannot note the end of a volume's problem", v, s.save(ctx, v, func(r *Record) { r.solved(kind) }))
-	}
-}
-
-func (r *Record) solved(kind string) {
-	if strings.HasPrefix(r.Problem, kind) {
-		r.Problem = ""
-	}
 }

@@ -23,8 +23,15 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // table keeps records in memory, as bytes, so that nothing is shared.
 type table struct {
-	mu  sync.Mutex
-	all map[string][]byte
+	mu   sync.Mutex
+	all  map[string][]byte
+	puts int
+}
+
+func (t *table) written() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.puts
 }
 
 func (t *table) Put(_ context.Context, key string, r Record) (uint64, error) {
@@ -32,6 +39,7 @@ func (t *table) Put(_ context.Context, key string, r Record) (uint64, error) {
 	defer t.mu.Unlock()
 	b, err := json.Marshal(r)
 	t.all[key] = b
+	t.puts++
 	return 1, err
 }
 
