@@ -107,5 +107,5 @@ type VolumeSnapshot struct {
 
 	Volume    string `json:"volume,omitempty" doc:"Volume that it is of (Perigee)"`
 	Scheduled bool   `json:"scheduled,omitempty" doc:"Taken by itself (Perigee)"`
-	Reason    string `json:"reason,omitempty" doc:"With failed: why (Perigee)"`
+	Reason    string `json:"reason,omitempty" doc:"With failed: why; with creating: why it could not be stored so far (Perigee)"`
 }

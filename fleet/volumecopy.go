@@ -2,7 +2,6 @@ package fleet
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/perigee-run/perigee/api"
@@ -49,7 +48,7 @@ func (v *Volumes) copyBySnapshot(ctx context.Context, app string, req api.Create
 }
 
 // awaitStored waits until all of a snapshot is in the store. What keeps it from getting
-// there is the volume's problem, and the error then.
+// there is its reason, and the error then.
 func (v *Volumes) awaitStored(ctx context.Context, app, id, snapshot string) error {
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		all, err := v.Snapshots(ctx, app, id)
@@ -60,9 +59,9 @@ func (v *Volumes) awaitStored(ctx context.Context, app, id, snapshot string) err
 			if o.ID == snapshot && o.Status == api.SnapshotCreated {
 				return nil
 			}
-		}
-		if got, err := v.Get(ctx, app, id); err == nil && strings.Contains(got.Problem, snapshot) {
-			return api.Errorf(api.CodePrecondition, "volume %q cannot be copied by a snapshot: %s", id, got.Problem)
+			if o.ID == snapshot && o.Reason != "" {
+				return api.Errorf(api.CodePrecondition, "volume %q cannot be copied by a snapshot: snapshot %s cannot be stored: %s", id, snapshot, o.Reason)
+			}
 		}
 		select {
 		case <-time.After(pause):

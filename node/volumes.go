@@ -80,7 +80,9 @@ func (n *Node) openVolumes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	folder := ""
 	if dir, ok := place.(*objects.Dir); ok {
+		folder = dir.Path()
 		dir.Guard(func(dir string, bytes int64) error { return n.volumes.Spare(dir, bytes) })
 	}
 	own, err := secretFile(n.path("volumes.key"), 32, false)
@@ -95,7 +97,7 @@ func (n *Node) openVolumes(ctx context.Context) error {
 		return err
 	}
 	n.volumes, err = volume.New(ctx, volume.Config{
-		Dir: n.path("volumes"), Node: n.cfg.Name, Region: n.cfg.Region, Key: own, Records: records, Apps: owners{n.apps}, Snapshots: repo,
+		Dir: n.path("volumes"), Node: n.cfg.Name, Region: n.cfg.Region, Key: own, Records: records, Apps: owners{n.apps}, Snapshots: repo, SnapshotDir: folder,
 		Holder: n.mounting, Changed: n.sayVolume, Synced: n.synced, Logger: n.log,
 		Listed: func(app, snapshot string) bool { return n.allVolumes.Lists(app, snapshot) },
 	})

@@ -26,6 +26,9 @@ type Config struct {
 	Apps    Apps
 	// Snapshots is where snapshots are put.
 	Snapshots *snapshot.Repo
+	// SnapshotDir is the folder of the node that they are in, "" if they are elsewhere:
+	// what they take of the volumes' disk must be there.
+	SnapshotDir string
 
 	// Holder tells which machine of this node mounts a volume, "" if none does, and
 	// whether it runs. It must not block. It is asked by Settle.

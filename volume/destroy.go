@@ -8,8 +8,8 @@ import (
 )
 
 // Destroy marks a volume that no machine has: a day later it is gone, with now at
-// once. Its snapshots stay for as long as they are kept. One that is marked already
-// stays so.
+// once. Its snapshots stay for as long as they are kept, but with now none that could
+// not be stored so far. One that is marked already stays so.
 func (s *Store) Destroy(ctx context.Context, app, id string, now bool) (out api.Volume, err error) {
 	v, err := s.there(app, id)
 	if err != nil {
@@ -20,9 +20,10 @@ func (s *Store) Destroy(ctx context.Context, app, id string, now bool) (out api.
 		if r.Machine != "" {
 			return out, api.Errorf(api.CodePrecondition, "volume %q is attached to machine %s", id, r.Machine).WithHint("destroy the machine first")
 		}
-		if now && len(s.unsent(v)) > 0 {
-			return out, api.Errorf(api.CodeConflict, "volume %q cannot be destroyed at once: a snapshot of it is not complete yet", id).
-				WithHint("wait until it is; perigee volumes snapshots list shows that")
+		if now {
+			if err := s.abandon(ctx, v); err != nil {
+				return out, err
+			}
 		}
 		if err := s.mark(ctx, v); err != nil {
 			return out, err

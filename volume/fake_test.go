@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -131,7 +132,7 @@ func (f *fake) Copy(ctx context.Context, to string) error {
 	if err := f.wait(ctx); err != nil {
 		return err
 	}
-	return os.WriteFile(to, []byte("the image of "+f.dir), 0o600)
+	return os.WriteFile(to, bytes.Repeat([]byte("the image of "+f.dir), 1<<16), 0o600) // of several chunks
 }
 
 // oneApp is the app "shop" and no other.
@@ -152,11 +153,15 @@ type slow struct {
 	mu   sync.Mutex // guards what follows
 	hold chan struct{}
 	err  error // of Put
+	left int   // puts that work before err
 }
 
 func (s *slow) Put(ctx context.Context, name string, data []byte) error {
 	s.mu.Lock()
 	hold, err := s.hold, s.err
+	if s.left > 0 {
+		s.left, err = s.left-1, nil
+	}
 	s.mu.Unlock()
 	if err != nil {
 		return err
@@ -179,10 +184,11 @@ func (s *slow) stall(hold chan struct{}) {
 	s.hold = hold
 }
 
-func (s *slow) fail(err error) {
+// fail has Put fail, once it has worked for so many times.
+func (s *slow) fail(err error, left int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.err = err
+	s.err, s.left = err, left
 }
 
 // fakes is a store over fakes, on a disk of a hundred GB.

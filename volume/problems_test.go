@@ -37,7 +37,7 @@ func TestProblemsComeToRest(t *testing.T) {
 	k := newFakes(t)
 	v := k.volume(1)
 	k.disk(v.id).set(func(f *fake) { f.still = true })
-	k.objects.fail(errors.New("the bucket is away"))
+	k.objects.fail(errors.New("the bucket is away"), 0)
 	if _, err := k.Open(t.Context(), v.id, "m1"); err != nil {
 		t.Fatal(err)
 	}

@@ -69,7 +69,8 @@ type Snapshot struct {
 	CreatedAt  time.Time `json:"created_at"`
 	Retention  int       `json:"retention"` // days
 	Scheduled  bool      `json:"scheduled,omitempty"`
-	Reason     string    `json:"reason,omitempty"`
+	// Reason is why it failed, or could not be stored so far.
+	Reason string `json:"reason,omitempty"`
 }
 
 func (r *Record) snapshot(id string) *Snapshot {

@@ -2,6 +2,8 @@ package volume
 
 import (
 	"cmp"
+	"errors"
+	"path/filepath"
 	"sync"
 
 	"github.com/perigee-run/perigee/api"
@@ -86,11 +88,25 @@ func (s *Store) mayTake(v *volume) (bytes int64) {
 // Spare fails if a file of so many bytes in the folder would take what is promised to
 // volumes. Folders of other file systems do as they like.
 func (s *Store) Spare(dir string, bytes int64) error {
-	var here, there unix.Stat_t
-	if err := cmp.Or(unix.Stat(s.cfg.Dir, &here), unix.Stat(dir, &there)); err != nil || here.Dev != there.Dev {
+	if beside, err := s.beside(dir); err != nil || !beside {
 		return err
 	}
 	s.rooms.Lock()
 	defer s.rooms.Unlock()
 	return s.room(bytes)
+}
+
+// beside says that a folder, which may not be made yet, is on the volumes' disk.
+func (s *Store) beside(dir string) (bool, error) {
+	if dir == "" {
+		return false, nil
+	}
+	var here, there unix.Stat_t
+	err := unix.Stat(dir, &there)
+	for errors.Is(err, unix.ENOENT) && dir != filepath.Dir(dir) {
+		dir = filepath.Dir(dir)
+		err = unix.Stat(dir, &there)
+	}
+	err = cmp.Or(err, unix.Stat(s.cfg.Dir, &here))
+	return err == nil && here.Dev == there.Dev, err
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -74,21 +73,39 @@ func (s *Store) take(ctx context.Context, v *volume, scheduled bool) (Snapshot, 
 }
 
 // lendCopy keeps room for a copy of all that the volume uses; where blocks are shared
-// a copy takes none.
+// a copy takes none. A snapshot whose chunks would find no room is not begun.
 func (s *Store) lendCopy(v *volume, id string) (done func(), err error) {
-	if s.shares {
-		return func() {}, nil
+	bytes, err := s.chunksOf(v)
+	if !s.shares {
+		bytes += v.disk.Allocated()
 	}
-	done, err = s.lend(s.copyOf(id)+".part", v.disk.Allocated())
+	if err == nil {
+		done, err = s.lend(s.copyOf(id)+".part", bytes)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("volume %q cannot be copied for a snapshot: %w", v.id, err)
 	}
 	return done, nil
 }
 
+// chunksOf is about how much of this disk the store takes for one more snapshot:
+// nothing, if it is elsewhere, else what has come since the one before. Encrypted files
+// do not get smaller.
+func (s *Store) chunksOf(v *volume) (int64, error) {
+	if beside, err := s.beside(s.cfg.SnapshotDir); err != nil || !beside {
+		return 0, err
+	}
+	r := v.now()
+	before := int64(0)
+	if i := slices.IndexFunc(r.Snapshots, func(o Snapshot) bool { return o.Status == api.SnapshotCreated }); i >= 0 {
+		before = r.Snapshots[i].Size
+	}
+	return max(0, v.disk.Allocated()-before), nil
+}
+
 func onDemand(all []Snapshot) (n int) {
 	for _, one := range all {
-		if !one.Scheduled {
+		if !one.Scheduled && one.Status != api.SnapshotFailed {
 			n++
 		}
 	}
@@ -116,62 +133,14 @@ func (r *Record) drop(id string) {
 	r.Snapshots = slices.DeleteFunc(r.Snapshots, func(o Snapshot) bool { return o.ID == id })
 }
 
-// send brings the copy into the store in the background, unless that is under way.
-func (s *Store) send(v *volume, id string) {
-	if _, busy := v.sending.LoadOrStore(id, true); busy {
-		return
-	}
-	ok := s.spawn(func() {
-		defer v.sending.Delete(id)
-		v.storing.Lock()
-		defer v.storing.Unlock()
-		err := s.sendNow(s.ctx, v, id)
-		switch {
-		case s.ctx.Err() != nil:
-		case err != nil: // Run tries again
-			s.warn("cannot send a snapshot yet", v, err)
-			s.complain(s.ctx, v, snapshotProblem+"snapshot "+id+" cannot be stored yet: "+err.Error())
-		default:
-			s.solve(s.ctx, v, snapshotProblem)
-		}
-	})
-	if !ok {
-		v.sending.Delete(id)
-	}
-}
-
-func (s *Store) sendNow(ctx context.Context, v *volume, id string) error {
-	r := v.now()
-	one := r.snapshot(id)
-	if one == nil || one.Status != api.SnapshotCreating {
-		return nil
-	}
-	m := &snapshot.Manifest{ID: id, Volume: v.id, Name: r.Name, App: r.AppID, Org: r.Org, SizeGB: r.SizeGB, CreatedAt: one.CreatedAt}
-	key, err := s.sealer.open(r.ID, r.Key)
-	if err != nil {
-		return err
-	}
-	m.Key = key[:]
-	if err := s.cfg.Snapshots.Write(ctx, m, s.copyOf(id), nil); err != nil {
-		return err
-	}
-	err = s.save(ctx, v, func(r *Record) {
-		if one := r.snapshot(id); one != nil {
-			one.Status, one.Size, one.Digest, one.Reason = api.SnapshotCreated, m.Size(), m.Digest(), ""
-		}
-	})
-	return errors.Join(err, removeFile(s.copyOf(id)))
-}
-
 // expire deletes the volume's snapshots that are older than they are to be kept.
 func (s *Store) expire(ctx context.Context, v *volume, now time.Time) error {
 	r := v.now()
 	var errs []error
 	for _, one := range r.Snapshots {
-		if one.Status == api.SnapshotCreating || now.Sub(one.CreatedAt) < time.Duration(one.Retention)*s.cfg.Day {
-			continue
+		if one.due(r.State, now, s.cfg.Day) {
+			errs = append(errs, s.deleteSnapshot(ctx, v, one.ID))
 		}
-		errs = append(errs, s.deleteSnapshot(ctx, v, one.ID))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
@@ -180,6 +149,18 @@ func (s *Store) expire(ctx context.Context, v *volume, now time.Time) error {
 		return s.forget(ctx, v)
 	}
 	return nil
+}
+
+// due says that a snapshot is to be deleted. One that failed shows why; of a volume
+// that is destroyed nobody asks.
+func (s *Snapshot) due(state string, now time.Time, day time.Duration) bool {
+	switch {
+	case s.Status == api.SnapshotCreating:
+		return false
+	case s.Status == api.SnapshotFailed && state == api.VolumeDestroyed:
+		return true
+	}
+	return now.Sub(s.CreatedAt) >= time.Duration(s.Retention)*day
 }
 
 // deleteSnapshot deletes a snapshot, unless one is being sent, which may take hours:
@@ -199,15 +180,4 @@ func (s *Store) deleteSnapshot(ctx context.Context, v *volume, id string) error 
 		s.complain(ctx, v, snapshotProblem+err.Error())
 	}
 	return s.save(ctx, v, func(r *Record) { r.drop(id) })
-}
-
-// unsent are the snapshots whose copies are on disk and not in the store.
-func (s *Store) unsent(v *volume) (ids []string) {
-	r := v.now()
-	for _, one := range r.Snapshots {
-		if _, err := os.Stat(s.copyOf(one.ID)); one.Status == api.SnapshotCreating && err == nil {
-			ids = append(ids, one.ID)
-		}
-	}
-	return ids
 }

@@ -45,7 +45,7 @@ type volume struct {
 
 	keeping sync.Mutex // held by ensure
 	storing sync.Mutex // held while its snapshots in the store are written or deleted
-	sending sync.Map   // ids of snapshots that are being sent
+	sending sync.Map   // by ids of snapshots that are being sent, what ends that
 
 	mu      sync.Mutex // guards what follows
 	rec     Record

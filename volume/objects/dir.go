@@ -27,6 +27,9 @@ func NewDir(path string) *Dir { return &Dir{path: path} }
 // called before the Dir is used.
 func (d *Dir) Guard(spare func(dir string, bytes int64) error) { d.spare = spare }
 
+// Path is the folder.
+func (d *Dir) Path() string { return d.path }
+
 // Shared is false: other nodes have folders of their own.
 func (d *Dir) Shared() bool { return false }
 
