@@ -160,6 +160,7 @@ and lets idle machines sleep until the next request.`,
 	f := root.PersistentFlags()
 	f.BoolVar(&e.json, "json", false, "print JSON instead of text")
 	f.StringVarP(&e.app, "app", "a", "", "app to act on (default: the one in perigee.toml or fly.toml)")
+	root.RegisterFlagCompletionFunc("app", e.completeApps)
 	f.StringVarP(&e.config, "config", "c", "", "configuration file (default: perigee.toml, then fly.toml)")
 	f.StringVar(&e.addr, "addr", "", "node to talk to: http://host:4280 or unix:///path (env PERIGEE_ADDR)")
 	f.StringVar(&e.token, "token", "", "API token (env PERIGEE_TOKEN; better than a flag, which others can see)")

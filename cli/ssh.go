@@ -60,6 +60,7 @@ shell, a command is taken as plain words.`,
 		},
 	}
 	f.where(c)
+	c.RegisterFlagCompletionFunc("machine", e.completeMachines)
 	fl := c.Flags()
 	fl.StringVarP(&f.command, "command", "C", "", "run this instead of a shell (default: console_command of the configuration)")
 	fl.StringArrayVarP(&f.env, "env", "e", nil, "NAME=VALUE beside the machine's environment, many times")
