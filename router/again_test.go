@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
 )
 
 // TestDeadConnections checks what is sent again when the machine has closed a connection that was kept, or dies.

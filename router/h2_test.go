@@ -11,7 +11,6 @@ import (
 	"net/textproto"
 	"strings"
 	"testing"
-
 )
 
 // TestH2Clear speaks HTTP/2 without TLS to the edge, as some gRPC clients do.
