@@ -56,6 +56,10 @@ var Codes = map[string]int{
 // kinds are the codes that Fly's clients know, in their words.
 var kinds = map[string]string{CodeNameTaken: "name_taken", CodeCapacity: "insufficient_capacity"}
 
+// KindVolumePlacement is the [Error.Kind] of a CodeCapacity where it is a volume that
+// finds no room: Fly's clients try another place then.
+const KindVolumePlacement = "volume_placement_capacity"
+
 // KindOf is what Fly's clients call the code.
 func KindOf(code string) string {
 	if k := kinds[code]; k != "" {
@@ -72,6 +76,9 @@ func (e Error) WithField(f string) *Error { e.Field = f; return &e }
 
 // WithHint returns a copy of e that says what to do.
 func (e Error) WithHint(h string) *Error { e.Hint = h; return &e }
+
+// WithKind returns a copy of e that Fly's clients know by that word.
+func (e Error) WithKind(k string) *Error { e.Kind = k; return &e }
 
 // Errorf makes an error with a code and its status.
 func Errorf(code, format string, a ...any) *Error {

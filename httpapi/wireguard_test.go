@@ -40,6 +40,9 @@ func newPeers(cat *catalog.Catalog) (*peers.Store, error) {
 
 func TestWireGuardPeers(t *testing.T) {
 	k := newKit(t)
+	if _, err := k.CreateOrg(t.Context(), api.CreateOrgRequest{Slug: "acme"}); err != nil {
+		t.Fatal(err)
+	}
 	key, err := wire.NewKey()
 	if err != nil {
 		t.Fatal(err)

@@ -110,13 +110,21 @@ func (o owners) Owner(name string) (volume.Owner, error) {
 	return volume.Owner{ID: a.ID, Org: a.Org, Deleting: a.Deleting}, err
 }
 
-// mounting is the machine of this node that has a volume. The volumes come before
-// the machines.
-func (n *Node) mounting(id string) (machine string, runs bool) {
+// mounting is the machine of this node that has a volume, and its mount of it. The
+// volumes come before the machines.
+func (n *Node) mounting(id string) (machine string, mount api.Mount, runs bool) {
 	if n.machines == nil {
-		return "", false
+		return "", mount, false
 	}
-	return n.machines.Mounting(id)
+	machine, runs = n.machines.Mounting(id)
+	got, err := n.machines.Get(context.Background(), machine) // it only looks
+	if err != nil || got.Config == nil {
+		return machine, mount, runs
+	}
+	if i := slices.IndexFunc(got.Config.Mounts, func(m api.Mount) bool { return m.Volume == id }); i >= 0 {
+		mount = got.Config.Mounts[i]
+	}
+	return machine, mount, runs
 }
 
 // layers keep what machines write. Without the tools for file systems they are folders,
@@ -175,7 +183,8 @@ func (n *Node) placeVolume(ctx context.Context, name string, req api.CreateVolum
 	if len(not) > 0 && n.hostsIn(or(req.Region, n.cfg.Region)) > 1 {
 		want.Not = not
 	}
-	return n.choose(ctx, want)
+	node, err := n.choose(ctx, want)
+	return node, volume.NoPlace(err)
 }
 
 // hostsIn is how many nodes of a region take machines.

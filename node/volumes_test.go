@@ -56,7 +56,7 @@ func TestWrappingKeepsSnapshots(t *testing.T) {
 		t.Fatal(err)
 	}
 	place, m := objects.NewDir(t.TempDir()), &snapshot.Manifest{ID: "vs_1", Volume: "vol_1"}
-	if err := repo(t, place, plain).Write(t.Context(), m, image, nil); err != nil {
+	if err := repo(t, place, plain).Write(t.Context(), m, image); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -67,7 +67,7 @@ func TestWrappingKeepsSnapshots(t *testing.T) {
 		r, to := repo(t, place, wrapped), filepath.Join(t.TempDir(), "restored")
 		found, err := r.Find(t.Context(), "vs_1")
 		if err == nil {
-			err = r.Restore(t.Context(), found, to, nil)
+			err = r.Restore(t.Context(), found, to)
 		}
 		if got, _ := os.ReadFile(to); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("restored %d bytes of %d: %v", len(got), len(want), err)

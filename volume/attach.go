@@ -340,14 +340,14 @@ func (s *Store) Settle(ctx context.Context) {
 }
 
 func (s *Store) settle(ctx context.Context, v *volume) error {
-	machine, runs := s.cfg.Holder(v.id)
+	machine, mount, runs := s.cfg.Holder(v.id)
 	v.mu.Lock()
 	used := v.open || runs
 	v.open = used
 	v.mu.Unlock()
 	if r := v.now(); r.Machine != machine {
 		s.log.Info("a volume's machine is put right", "volume", v.id, "machine", machine, "was", r.Machine)
-		if err := s.save(ctx, v, func(r *Record) { r.Machine, r.Extend = machine, nil }); err != nil {
+		if err := s.save(ctx, v, func(r *Record) { r.Machine, r.Extend = machine, extendOf(mount) }); err != nil {
 			return err
 		}
 	}

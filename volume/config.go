@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/perigee-run/perigee/api"
 	"github.com/perigee-run/perigee/catalog"
 	"github.com/perigee-run/perigee/volume/disk"
 	"github.com/perigee-run/perigee/volume/snapshot"
@@ -30,9 +31,9 @@ type Config struct {
 	// what they take of the volumes' disk must be there.
 	SnapshotDir string
 
-	// Holder tells which machine of this node mounts a volume, "" if none does, and
-	// whether it runs. It must not block. It is asked by Settle.
-	Holder func(volume string) (machine string, runs bool)
+	// Holder tells which machine of this node mounts a volume, "" if none does, by what
+	// mount, and whether it runs. It must not block. It is asked by Settle.
+	Holder func(volume string) (machine string, mount api.Mount, runs bool)
 	// Changed is called after each change of a volume, with its id. It must not
 	// block. Default: nobody cares.
 	Changed func(id string)
@@ -89,7 +90,7 @@ func (c *Config) check() error {
 		return errors.New("cannot make volume store: records, apps and snapshots are all needed")
 	}
 	if c.Holder == nil {
-		c.Holder = func(string) (string, bool) { return "", false }
+		c.Holder = func(string) (string, api.Mount, bool) { return "", api.Mount{}, false }
 	}
 	if c.Changed == nil {
 		c.Changed = func(string) {}

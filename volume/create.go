@@ -87,7 +87,7 @@ func (b *birth) make(ctx context.Context) (*volume, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, NoPlace(err)
 	}
 	err = s.save(ctx, v, func(*Record) {})
 	if err == nil {
@@ -101,6 +101,14 @@ func (b *birth) make(ctx context.Context) (*volume, error) {
 		return nil, b.fault(err)
 	}
 	return v, nil
+}
+
+// NoPlace says of an error that it is a volume that found no room, if that is what it is.
+func NoPlace(err error) error {
+	if !api.IsCode(err, api.CodeCapacity) {
+		return err
+	}
+	return api.AsError(err).WithKind(api.KindVolumePlacement)
 }
 
 // fault puts what went wrong with a volume's making into the API's words.
@@ -205,7 +213,7 @@ func (b *birth) build(ctx context.Context, v *volume) error {
 			return errors.Join(err, removeFile(image))
 		}
 	case b.from != nil:
-		if err := b.store.cfg.Snapshots.Restore(ctx, b.from, image, nil); err != nil {
+		if err := b.store.cfg.Snapshots.Restore(ctx, b.from, image); err != nil {
 			return err
 		}
 	default:

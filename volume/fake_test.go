@@ -132,7 +132,11 @@ func (f *fake) Copy(ctx context.Context, to string) error {
 	if err := f.wait(ctx); err != nil {
 		return err
 	}
-	return os.WriteFile(to, bytes.Repeat([]byte("the image of "+f.dir), 1<<16), 0o600) // of several chunks
+	half := to + ".half"                                                                                  // who looks for the copy meanwhile sees none, as with the real one
+	if err := os.WriteFile(half, bytes.Repeat([]byte("the image of "+f.dir), 1<<16), 0o600); err != nil { // of several chunks
+		return err
+	}
+	return os.Rename(half, to)
 }
 
 // oneApp is the app "shop" and no other.

@@ -71,7 +71,7 @@ func (s *Store) sendNow(ctx context.Context, v *volume, id string) error {
 		return err
 	}
 	m.Key = key[:]
-	if err := s.cfg.Snapshots.Write(ctx, m, s.copyOf(id), nil); err != nil {
+	if err := s.cfg.Snapshots.Write(ctx, m, s.copyOf(id)); err != nil {
 		return err
 	}
 	err = s.save(ctx, v, func(r *Record) {
@@ -82,13 +82,14 @@ func (s *Store) sendNow(ctx context.Context, v *volume, id string) error {
 	return errors.Join(err, removeFile(s.copyOf(id)))
 }
 
-// delayed notes why a snapshot is not stored yet.
+// delayed notes why a snapshot is not stored yet, once: the next try may fail at another
+// chunk, or under another number of the bucket's, and the log has those.
 func (s *Store) delayed(ctx context.Context, v *volume, id string, cause error) {
-	s.complain(ctx, v, snapshotProblem+"snapshot "+id+" cannot be stored yet: "+cause.Error())
 	r := v.now()
-	if one := r.snapshot(id); one == nil || one.Reason == cause.Error() {
+	if one := r.snapshot(id); one == nil || one.Reason != "" {
 		return
 	}
+	s.complain(ctx, v, snapshotProblem+"snapshot "+id+" cannot be stored yet: "+cause.Error())
 	s.warn("cannot note why a snapshot is not stored", v, s.save(ctx, v, func(r *Record) {
 		if one := r.snapshot(id); one != nil {
 			one.Reason = cause.Error()

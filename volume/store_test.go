@@ -81,6 +81,7 @@ type kit struct {
 	records *table
 	apps    *apps
 	machine string // has every volume, as its records say
+	mount   api.Mount
 	day     time.Duration
 	end     func()
 }
@@ -111,7 +112,7 @@ func (k *kit) open() {
 	}
 	k.Store, err = New(k.t.Context(), Config{
 		Dir: filepath.Join(k.dir, "volumes"), Node: "n1", Region: "fra", Key: k.key, Records: k.records, Apps: k.apps, Snapshots: repo,
-		Holder: func(string) (string, bool) { return k.machine, false }, Synced: func() bool { return true },
+		Holder: func(string) (string, api.Mount, bool) { return k.machine, k.mount, false }, Synced: func() bool { return true },
 		Every: 20 * time.Millisecond, Day: k.day, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"sync"
-	"sync/atomic"
 
 	"github.com/perigee-run/perigee/volume/disk"
 	"github.com/perigee-run/perigee/volume/objects"
@@ -38,9 +37,8 @@ func New(store objects.Store, key []byte) (*Repo, error) {
 func (r *Repo) Shared() bool { return r.objects.Shared() }
 
 // Write puts the image at path into the store as the snapshot that m describes, and
-// fills m in. It may be repeated: what is there already is not sent again. Progress
-// (which may be nil) is told how much of how much is done.
-func (r *Repo) Write(ctx context.Context, m *Manifest, path string, progress func(done, total int64)) error {
+// fills m in. It may be repeated: what is there already is not sent again.
+func (r *Repo) Write(ctx context.Context, m *Manifest, path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("cannot write snapshot %q: %w", m.ID, err)
@@ -48,7 +46,6 @@ func (r *Repo) Write(ctx context.Context, m *Manifest, path string, progress fun
 	defer f.Close()
 	w, err := r.writer(ctx, m, f)
 	if err == nil {
-		w.progress = progress
 		err = w.all(ctx)
 	}
 	if err == nil {
@@ -62,14 +59,13 @@ func (r *Repo) Write(ctx context.Context, m *Manifest, path string, progress fun
 
 // writer is one Write under way.
 type writer struct {
-	repo     *Repo
-	m        *Manifest
-	image    *os.File
-	box      box
-	namer    *namer
-	known    map[chunkID]struct{} // in the store, or on the way
-	progress func(done, total int64)
-	buffers  sync.Pool
+	repo    *Repo
+	m       *Manifest
+	image   *os.File
+	box     box
+	namer   *namer
+	known   map[chunkID]struct{} // in the store, or on the way
+	buffers sync.Pool
 }
 
 func (r *Repo) writer(ctx context.Context, m *Manifest, image *os.File) (*writer, error) {
@@ -137,9 +133,6 @@ func (w *writer) eachChunk(ctx context.Context, take func(at uint32, chunk *[Chu
 		n, err := w.image.ReadAt(chunk[:min(ChunkSize, size-at)], at)
 		if err != nil && !errors.Is(err, io.EOF) {
 			return err
-		}
-		if w.progress != nil {
-			w.progress(at+int64(n), size)
 		}
 		if zero(chunk[:n]) {
 			w.buffers.Put(chunk)
@@ -216,7 +209,7 @@ func (r *Repo) read(ctx context.Context, name string) (*Manifest, error) {
 
 // Restore writes the snapshot's image to the file path, which is made. It is whole,
 // every chunk checked, and on disk when Restore has returned nil; else it is gone.
-func (r *Repo) Restore(ctx context.Context, m *Manifest, path string, progress func(done, total int64)) (err error) {
+func (r *Repo) Restore(ctx context.Context, m *Manifest, path string) (err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
@@ -229,10 +222,10 @@ func (r *Repo) Restore(ctx context.Context, m *Manifest, path string, progress f
 	if err := f.Truncate(m.ImageSize); err != nil {
 		return err
 	}
-	return r.fill(ctx, m, f, progress)
+	return r.fill(ctx, m, f)
 }
 
-func (r *Repo) fill(ctx context.Context, m *Manifest, f *os.File, progress func(done, total int64)) error {
+func (r *Repo) fill(ctx context.Context, m *Manifest, f *os.File) error {
 	b, err := newBox(r.master, "chunk", m.Volume)
 	if err != nil {
 		return err
@@ -243,16 +236,9 @@ func (r *Repo) fill(ctx context.Context, m *Manifest, f *os.File, progress func(
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
-	var done atomic.Int64
 	for i, at := range m.At {
 		g.Go(func() error {
-			if err := r.fillOne(ctx, m, b, names, f, m.id(i), int64(at)*ChunkSize); err != nil {
-				return err
-			}
-			if n := done.Add(1); progress != nil {
-				progress(n*ChunkSize, m.Size())
-			}
-			return nil
+			return r.fillOne(ctx, m, b, names, f, m.id(i), int64(at)*ChunkSize)
 		})
 	}
 	return g.Wait()

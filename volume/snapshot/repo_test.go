@@ -72,7 +72,7 @@ func (k *kit) write(t *testing.T, id, path string) (*Manifest, int64) {
 	t.Helper()
 	before := k.store.puts.Load()
 	m := &Manifest{ID: id, Volume: "vol_1", Name: "data", App: "shop", SizeGB: 1, Key: []byte("key")}
-	if err := k.Write(t.Context(), m, path, nil); err != nil {
+	if err := k.Write(t.Context(), m, path); err != nil {
 		t.Fatal(err)
 	}
 	return m, k.store.puts.Load() - before
@@ -85,7 +85,7 @@ func (k *kit) same(t *testing.T, id, path string) {
 		t.Fatal(err)
 	}
 	to := filepath.Join(k.dir, "restored")
-	if err := k.Restore(t.Context(), m, to, nil); err != nil {
+	if err := k.Restore(t.Context(), m, to); err != nil {
 		t.Fatal(err)
 	}
 	a, _ := os.ReadFile(path)
@@ -132,7 +132,7 @@ func TestCutOff(t *testing.T) {
 	k := newKit(t)
 	path := k.image(t, 8*ChunkSize, map[int64]byte{0: 1, 1: 2, 2: 3, 3: 4})
 	k.store.fail.Store(3)
-	if err := k.Write(t.Context(), &Manifest{ID: "vs_1", Volume: "vol_1"}, path, nil); err == nil {
+	if err := k.Write(t.Context(), &Manifest{ID: "vs_1", Volume: "vol_1"}, path); err == nil {
 		t.Fatal("the store was away, and it is no error")
 	}
 	if ids, err := k.List(t.Context(), "vol_1"); len(ids) != 0 || err != nil {
@@ -166,7 +166,7 @@ func TestDamage(t *testing.T) {
 	to := filepath.Join(k.dir, "restored")
 	for name, bad := range map[string][]byte{"flipped": flipped, "another": other, "short": whole[:5], "empty": nil, "newer": append([]byte{9}, whole[1:]...)} {
 		k.store.Put(t.Context(), a, bad)
-		if err := k.Restore(t.Context(), m, to, nil); err == nil {
+		if err := k.Restore(t.Context(), m, to); err == nil {
 			t.Errorf("a chunk that is %s is restored", name)
 		}
 		if _, err := os.Stat(to); !errors.Is(err, os.ErrNotExist) {
@@ -174,7 +174,7 @@ func TestDamage(t *testing.T) {
 		}
 	}
 	k.store.Delete(t.Context(), a)
-	if err := k.Restore(t.Context(), m, to, nil); !errors.Is(err, objects.ErrNotFound) {
+	if err := k.Restore(t.Context(), m, to); !errors.Is(err, objects.ErrNotFound) {
 		t.Errorf("without a chunk: %v", err)
 	}
 	stranger, _ := New(k.store, make([]byte, 32))
