@@ -121,6 +121,7 @@ func (e *env) awaitNode(ctx context.Context, f upFlags, cmd *exec.Cmd) error {
 		return err
 	}
 	deadline := time.After(f.timeout)
+	var answered time.Time
 	for {
 		select {
 		case err := <-exited:
@@ -133,7 +134,12 @@ func (e *env) awaitNode(ctx context.Context, f upFlags, cmd *exec.Cmd) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(20 * time.Millisecond):
-			if _, err := client.Node(ctx); err == nil {
+			n, err := client.Node(ctx)
+			if err == nil && answered.IsZero() {
+				answered = time.Now()
+			}
+			// The doors for visitors open a moment after the API, on a node that has them.
+			if err == nil && (n.HTTP != "" || len(n.Problems) > 0 || time.Since(answered) > time.Second) {
 				return nil
 			}
 		}
