@@ -34,6 +34,11 @@ test-cities: build ## the tests of clouds of several cities: cuts, kills, drains
 	@scripts/deps.sh test
 	@scripts/test.sh "$(BIN)" cities
 
+.PHONY: test-builds
+test-builds: build ## the tests of builds once more, every RUN step in gVisor
+	@scripts/deps.sh test
+	@scripts/test.sh "$(BIN)" builds
+
 .PHONY: test-crash
 test-crash: build ## the long crash test: 2,000 operations under kill -9
 	@scripts/deps.sh test

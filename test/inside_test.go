@@ -114,7 +114,7 @@ func (i insider) hostile(t *testing.T) {
 	for _, call := range [][2]string{
 		{"GET", "/v1/apps/neighbour"}, {"GET", "/v1/apps/neighbour/machines"}, {"GET", theirs}, {"POST", theirs + "/stop"},
 		{"POST", theirs + "/exec"}, {"DELETE", theirs}, {"GET", "/v1/apps/neighbour/secrets"}, {"GET", "/v1/apps/far"}, {"GET", "/v1/apps/none"},
-		{"GET", "/v1/orgs/other/machines"}, {"GET", "/v1/orgs/personal/machines"}, {"GET", "/v1/nodes"}, {"POST", "/v1/node/stop"}, {"POST", "/v1/nodes/tokens"},
+		{"GET", "/v1/orgs/other/machines"}, {"GET", "/v1/nodes"}, {"POST", "/v1/node/stop"}, {"POST", "/v1/nodes/tokens"},
 		{"POST", "/v1/apps"}, {"DELETE", "/v1/apps/shop"}, {"GET", "/v1/apps/shop/machines/" + other.ID},
 		{"POST", "/v1/apps/shop/machines/" + other.ID + "/stop"}, {"POST", "/v1/apps/shop/machines/" + other.ID + "/suspend"},
 		{"POST", "/v1/apps/neighbour/machines/" + i.m.ID + "/suspend"},
@@ -126,8 +126,10 @@ func (i insider) hostile(t *testing.T) {
 			}
 		}
 	}
-	if got := i.get(t, "GET", "/v1/apps?org_slug=personal"); strings.Contains(got, "neighbour") {
-		t.Errorf("it sees other apps: %s", got)
+	for _, list := range []string{"/v1/apps?org_slug=personal", "/v1/orgs/personal/machines", "/v1/orgs/personal/volumes"} {
+		if got := i.get(t, "GET", list); strings.Contains(got, "neighbour") || strings.Contains(got, other.ID) {
+			t.Errorf("it sees other apps: %s", got)
+		}
 	}
 	if m := i.n.machine("neighbour"); m.State != api.StateStarted {
 		t.Errorf("the neighbour is %s", m.State)

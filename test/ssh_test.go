@@ -335,6 +335,7 @@ func (s *shells) forward(t *testing.T) {
 func (s *shells) refused(t *testing.T) {
 	s.Must("ssh", "issue", s.key("narrow"), "-a", "bare")
 	s.Must("ssh", "issue", s.key("other"), "-m", s.bare)
+	s.Must("orgs", "create", "elsewhere")
 	s.Must("ssh", "issue", s.key("foreign"), "--org", "elsewhere")
 	for key, want := range map[string]string{"narrow": "not for app", "other": "not for machine", "foreign": "not of org"} {
 		// The host's certificate is of the right org everywhere but in the last.
