@@ -36,16 +36,21 @@ func TestMonthlyComesBack(t *testing.T) {
 	}
 }
 
-// TestScheduledMachineRunsAgain moves the clock by hours.
-func TestScheduledMachineRunsAgain(t *testing.T) {
-	w := newWorld(t)
-	var hours atomic.Int64
-	d := w.run(func(c *Config) {
+// hourly is a world with a machine that has an hourly schedule, and a clock that the hours
+// are added to.
+func hourly(t *testing.T) (w *world, d *daemon, hours *atomic.Int64, id string) {
+	w, hours = newWorld(t), &atomic.Int64{}
+	d = w.run(func(c *Config) {
 		c.every, c.clock = time.Millisecond, func() time.Time { return time.Now().Add(time.Duration(hours.Load()) * time.Hour) }
 	})
 	c := config("sleep")
 	c.Schedule = "hourly"
-	id := d.create(t, c)
+	return w, d, hours, d.create(t, c)
+}
+
+// TestScheduledMachineRunsAgain moves the clock by hours.
+func TestScheduledMachineRunsAgain(t *testing.T) {
+	w, d, hours, id := hourly(t)
 	starts := func() (n int) {
 		events, err := d.Events(t.Context(), id)
 		ok(t, err)
@@ -109,14 +114,7 @@ func TestSlowStartHoldsUpNobody(t *testing.T) {
 // TestFullTimetableGoesOn: while as many starts as may be are under way, the timetable
 // passes over those that are due, and comes to them when there is a place.
 func TestFullTimetableGoesOn(t *testing.T) {
-	w := newWorld(t)
-	var hours atomic.Int64
-	d := w.run(func(c *Config) {
-		c.every, c.clock = time.Millisecond, func() time.Time { return time.Now().Add(time.Duration(hours.Load()) * time.Hour) }
-	})
-	c := config("sleep")
-	c.Schedule = "hourly"
-	id := d.create(t, c)
+	w, d, hours, id := hourly(t)
 	w.sandbox.dies(id, sandbox.Exit{At: time.Now()})
 	d.reaches(t, id, api.StateStopped)
 	for range maxUnbidden {

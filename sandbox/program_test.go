@@ -165,7 +165,7 @@ func TestFilesAndSnapshots(t *testing.T) {
 // neither the main process nor what it forks.
 func TestFalseName(t *testing.T) {
 	k := newKit(t)
-	s := k.spec("/bin/sh", "-c", "cp /bin/busybox '/tmp/host:[7]'; (exec -a sleep '/tmp/host:[7]' 100) & exec -a sleep '/tmp/host:[7]' 101")
+	s := k.spec("/bin/sh", "-c", "cp /bin/busybox '/host:[7]'; (exec -a sleep '/host:[7]' 100) & exec -a sleep '/host:[7]' 101")
 	k.start(s)
 	c, end := k.files(t.Context(), s.ID, sandbox.ExecSpec{})
 	for named := 0; named < 2; {
@@ -178,7 +178,7 @@ func TestFalseName(t *testing.T) {
 			}
 		}
 	}
-	must(t, c.Mkdir("/tmp/here"))
+	must(t, c.Mkdir("/here"))
 	must(t, k.Checkpoint(t.Context(), s.ID, filepath.Join(k.dir, "snap")))
 	must(t, k.Resume(t.Context(), s.ID))
 	_, _ = end()
